@@ -1,0 +1,121 @@
+"""AdaLoRA: simultaneous descent on P, diag(lam), Q with a penalty for orthogonality and a budget of triplets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from array_api_compat import array_namespace, device
+
+from .integrator import Integrator, Proposal
+from .linalg import dagger, double_svd
+from .lowrank import LowRank, diagonalise
+from .optimizers import check_fraction
+from .truncation import ImportanceBudget
+
+__all__ = ["AdaLoRA"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaLoRA(Integrator):
+    r"""``W = P diag(lam) Q``: descent on the loss plus :math:`\gamma (\|P^H P - I\|_F^2 + \|Q Q^H - I\|_F^2)`.
+
+    .. math::
+        P_1 &= P + h\,(F Q^H \Lambda - 4 \gamma P (P^H P - I)), \\
+        \lambda_1 &= \lambda + h\, \mathrm{diag}(P^H F Q^H), \\
+        Q^H_1 &= Q^H + h\,(F^H P \Lambda - 4 \gamma Q^H (Q Q^H - I)).
+
+    From the sensitivity :math:`I = |w\, \partial \mathcal{L} / \partial w|` of each entry w of P, lam and Q (loss with
+    penalty; the real part of the product for complex w) two running means and the importance of triplet i follow:
+
+    .. math::
+        \bar I &= \beta_1 \bar I + (1 - \beta_1) I, \qquad \bar U = \beta_2 \bar U + (1 - \beta_2) |I - \bar I|,
+        \qquad s = \bar I\, \bar U, \\
+        s_i &= s(\lambda_i) + \mathrm{mean}_j\, s(P_{ji}) + \mathrm{mean}_j\, s(Q_{ij}).
+
+    ``truncation`` then zeroes the lam_i of the least important triplets over all matrices.
+
+    Parameters
+    ----------
+    truncation : ImportanceBudget, optional
+        The budget; without it no triplet is ever masked.
+    gamma : float
+        Weight of the penalty, >= 0.
+    beta1, beta2 : float
+        Smoothing of sensitivity and uncertainty, in [0, 1).
+    optimizer : Optimizer
+        Acts on P, lam and Q, elementwise.
+
+    Notes
+    -----
+    One field per step, cost O((m + n) r^2). ``state.Y`` is ``P diag(lam) Q`` with V = Q^H.
+
+    References
+    ----------
+    Zhang et al. (2023), AdaLoRA: Adaptive budget allocation for parameter-efficient fine-tuning, arXiv:2303.10512.
+    """
+
+    truncation: ImportanceBudget | None = None  # type: ignore[misc]
+    gamma: float = 0.1
+    beta1: float = 0.85
+    beta2: float = 0.85
+
+    manifold: ClassVar[bool] = False
+    rank_adaptive: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if not self.gamma >= 0:
+            raise ValueError(f"gamma must be >= 0, got {self.gamma!r}")
+        check_fraction("beta1", self.beta1)
+        check_fraction("beta2", self.beta2)
+
+    def start(self, Y: LowRank) -> LowRank:
+        """The singular value decomposition of Y."""
+        P, d, Q = double_svd(Y.S)
+        return diagonalise(Y, P, d, Q, Y.rank)
+
+    def memory(self, Y):
+        """Optimiser moments, smoothed sensitivity and uncertainty of P, lam and Q, and the step count."""
+        blocks = _triplet_factors(Y)
+        means = {f"{mean}.{w}": 0.0 * abs(X) for mean in ("sensitivity", "uncertainty") for w, X in blocks.items()}
+        return {**_prefixed("optimizer", self.optimizer.init(blocks)), **means, "step": 0}
+
+    def stages(self, t, state, h):
+        """One gradient step on P, lam and Q, and the new importance of each triplet."""
+        Y, memory = state.Y, dict(state.memory)
+        xp = array_namespace(Y.S)
+        factors = _triplet_factors(Y)
+        P, lam, QH = factors["P"], factors["lam"], factors["Q"]
+        one = xp.eye(Y.rank, dtype=Y.dtype, device=device(Y.S))
+        f = yield t, Y
+        descent = {
+            "P": f.K * dagger(lam[:, None]) - 4 * self.gamma * P @ (dagger(P) @ P - one),
+            "lam": xp.linalg.diagonal(f.S),
+            "Q": f.L * lam - 4 * self.gamma * QH @ (dagger(QH) @ QH - one),
+        }
+        importance = 0.0
+        for w, X in factors.items():
+            sensitivity = abs(xp.real(xp.conj(X) * descent[w])) if _is_complex(X) else abs(X * descent[w])
+            smooth = self.beta1 * memory[f"sensitivity.{w}"] + (1 - self.beta1) * sensitivity
+            unsure = self.beta2 * memory[f"uncertainty.{w}"] + (1 - self.beta2) * abs(sensitivity - smooth)
+            memory |= {f"sensitivity.{w}": smooth, f"uncertainty.{w}": unsure}
+            score = smooth * unsure
+            importance = importance + (score if w == "lam" else xp.mean(score, axis=0))
+        old = {key.removeprefix("optimizer."): X for key, X in memory.items() if key.startswith("optimizer.")}
+        d, moments = self.optimizer.update(old, descent)
+        memory |= _prefixed("optimizer", moments) | {"step": int(memory["step"]) + 1}
+        Y1 = LowRank(P + h * d["P"], (lam + h * d["lam"]) * one, QH + h * d["Q"])
+        return Proposal(Y1, {"step": memory["step"], "importance": importance}, finish=lambda _: memory)
+
+
+def _triplet_factors(Y: LowRank) -> dict:
+    """P (m, r), lam (r,) and Q^H (n, r); real singular values may come as complex numbers."""
+    return {"P": Y.U, "lam": array_namespace(Y.S).linalg.diagonal(Y.S), "Q": Y.V}
+
+
+def _prefixed(prefix: str, memory) -> dict:
+    return {f"{prefix}.{key}": X for key, X in memory.items()}
+
+
+def _is_complex(X) -> bool:
+    return array_namespace(X).isdtype(X.dtype, "complex floating")

@@ -1,0 +1,58 @@
+"""GeoLoRA: parallel BUG with one gradient, for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from .integrator import Integrator
+from .parallel_bug import augmented
+from .truncation import Tolerance, Truncation
+
+__all__ = ["GeoLoRA"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeoLoRA(Integrator):
+    r"""One gradient G = -F, one step of an optimiser on K, L and S, augmentation, truncation.
+
+    With learning rate h = lam, F V = -G V, and so on:
+
+    .. math::
+        K_1 &= U S - \lambda\, G V, \qquad L_1 = V S^H - \lambda\, G^H U, \qquad S_1 = S - \lambda\, U^H G V, \\
+        \hat S &= \begin{pmatrix} S_1 & L_1^H \tilde V \\ \tilde U^H K_1 & 0 \end{pmatrix}, \qquad
+        \tilde U = \mathrm{orth}((I - U U^H) G V), \quad \tilde V = \mathrm{orth}((I - V V^H) G^H U).
+
+    Without truncation and with the plain optimiser this is the Riemannian gradient step
+    :math:`\hat W = W - \lambda P(W) G` for every S, singular S included: on an L-smooth loss it descends
+    by :math:`\lambda (1 - L \lambda / 2) \|P(W) G\|_F^2`, whatever the singular values.
+
+    Parameters
+    ----------
+    truncation : Truncation
+        ``Tolerance(relative=0.1, spare=1)`` by default. The published method has ``spare=0``; with it, rank can
+        be lost for good where a direction grows by less than the tolerance in one step.
+    optimizer : Optimizer
+        Plain descent by default.
+
+    Notes
+    -----
+    Order 1 (as a method for the gradient flow), robust, one field per step. Never divides by S. Cost O((m + n) r^2).
+
+    References
+    ----------
+    Schotthöfer, Zangrando, Ceruti, Tudisco, Kusch (2025), GeoLoRA: Geometric integration for parameter-efficient
+    fine-tuning, ICLR 2025, arXiv:2410.18720.
+    """
+
+    truncation: Truncation = field(default_factory=lambda: Tolerance(relative=0.1, spare=1))  # type: ignore[misc]
+
+    order: ClassVar[int] = 1
+    robust: ClassVar[bool] = True
+    rank_adaptive: ClassVar[bool] = True
+
+    def stages(self, t, state, h):
+        """The increments of K, L and S are h times the field through the bases."""
+        Y = state.Y
+        f = yield t, Y
+        return augmented(Y, h * f.K, h * f.L, h * f.S)

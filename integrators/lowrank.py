@@ -1,0 +1,239 @@
+"""The low-rank matrix ``Y = U S V^H``: the one data structure of the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from .linalg import concat, dagger, double_svd, qr, rotate
+
+__all__ = ["LowRank", "tangent"]
+
+Array = Any
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    r"""A matrix in factored form, :math:`Y = U S V^H`.
+
+    Parameters
+    ----------
+    U : array (..., m, rU)
+    S : array (..., rU, rV)
+    V : array (..., n, rV)
+        numpy or torch arrays of one dtype. Methods on the manifold of rank-r matrices keep U and V orthonormal. The
+        points of a K-step (``U = K, S = I``), of an L-step and of LoRA-type methods are not: nothing here but
+        :meth:`project` and :meth:`embed` assumes it. The S of an augmented matrix need not be square.
+
+    Raises
+    ------
+    ValueError
+        The shapes or dtypes do not fit.
+    """
+
+    U: Array
+    S: Array
+    V: Array
+
+    def __post_init__(self):
+        U, S, V = self.U, self.S, self.V
+        for name, X in (("U", U), ("S", S), ("V", V)):
+            if getattr(X, "ndim", 0) < 2:
+                raise ValueError(f"{name} must be an array with at least 2 axes, got {_describe(X)}")
+        if tuple(S.shape[-2:]) != (U.shape[-1], V.shape[-1]):
+            raise ValueError(f"S has shape {tuple(S.shape)}, expected (..., {U.shape[-1]}, {V.shape[-1]}) from U and V")
+        if not U.dtype == S.dtype == V.dtype:
+            raise ValueError(f"U, S and V must have one dtype, got {U.dtype}, {S.dtype} and {V.dtype}")
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(..., m, n)."""
+        return (*self.U.shape[:-1], self.V.shape[-2])
+
+    @property
+    def rank(self) -> int:
+        """Number of columns of the narrower basis: an upper bound of the rank of Y."""
+        return min(self.S.shape[-2:])
+
+    @property
+    def dtype(self):
+        """dtype of the factors."""
+        return self.U.dtype
+
+    def __repr__(self):
+        """Shape, rank and dtype."""
+        return f"LowRank(shape={self.shape}, rank={self.rank}, dtype={self.dtype})"
+
+    # -- views -----------------------------------------------------------------------------------------------------
+
+    @property
+    def H(self) -> LowRank:
+        """The conjugate transpose ``V S^H U^H``."""
+        return LowRank(self.V, dagger(self.S), self.U)
+
+    @property
+    def K(self) -> Array:
+        """``U S`` (..., m, rV), so that Y = K V^H."""
+        return self.U @ self.S
+
+    @property
+    def L(self) -> Array:
+        """``V S^H`` (..., n, rU), so that Y = U L^H."""
+        return self.V @ dagger(self.S)
+
+    def full(self) -> Array:
+        """The dense matrix (..., m, n). Cost O(m n r): for tests, plots and small problems."""
+        return self.K @ dagger(self.V)
+
+    # -- numbers ---------------------------------------------------------------------------------------------------
+
+    def core(self) -> Array:
+        """A small matrix with the singular values of Y, from QR factors of U and V. Cost O((m + n) r^2)."""
+        return qr(self.U)[1] @ self.S @ dagger(qr(self.V)[1])
+
+    def singular_values(self) -> Array:
+        """Singular values, largest first, in double precision; U and V may be any. Cost O((m + n) r^2)."""
+        return double_svd(self.core())[1]
+
+    def norm(self) -> float:
+        """Frobenius norm; U and V may be any. Cost O((m + n) r^2)."""
+        xp = array_namespace(self.U)
+        return float(xp.linalg.vector_norm(self.singular_values()))
+
+    # -- geometry (U and V orthonormal) ----------------------------------------------------------------------------
+
+    def project(self, Z: Array | LowRank) -> LowRank:
+        r"""Tangent projection :math:`P(Y) Z = U U^H Z + Z V V^H - U U^H Z V V^H`, for orthonormal U and V.
+
+        Parameters
+        ----------
+        Z : array (m, n) or LowRank of that shape
+
+        Returns
+        -------
+        LowRank
+            Of rank at most 2 r. No m x m or n x n projector is formed: O(m n r) for dense Z, O((m + n) r^2) for a
+            low-rank one.
+        """
+        if isinstance(Z, LowRank):
+            ZV, ZHU = Z.K @ (dagger(Z.V) @ self.V), Z.L @ (dagger(Z.U) @ self.U)
+        else:
+            ZV, ZHU = Z @ self.V, dagger(Z) @ self.U
+        return tangent(self, ZV, ZHU, dagger(self.U) @ ZV)
+
+    def embed(self, U: Array, V: Array) -> LowRank:
+        """``U U^H Y V V^H`` in the orthonormal bases U and V: the same matrix wherever they contain the old bases."""
+        return LowRank(U, (dagger(U) @ self.U) @ self.S @ (dagger(self.V) @ V), V)
+
+    # -- constructors ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_dense(cls, A: Array, rank: int | None = None, tol: float | None = None) -> LowRank:
+        """Best approximation of ``A`` (m, n) of the given rank, or of the smallest rank with error <= tol (Frobenius).
+
+        Raises ValueError unless exactly one of ``rank`` and ``tol`` is given, or if the rank does not fit.
+        """
+        if (rank is None) == (tol is None):
+            raise ValueError(f"from_dense takes either rank or tol, got rank={rank} and tol={tol}")
+        P, d, Q = double_svd(A)
+        if rank is None:
+            tails = np.sqrt(np.cumsum(np.square(d.tolist()[::-1])))[::-1]
+            rank = max(1, int(np.sum(tails > tol)))
+        rank = _checked_rank(rank, A.shape)
+        xp = array_namespace(A)
+        S = xp.astype(d[:rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), A.dtype)
+        return cls(xp.astype(P[:, :rank], A.dtype), S, xp.astype(Q[:, :rank], A.dtype))
+
+    @classmethod
+    def random(
+        cls, shape, rank: int, rng: np.random.Generator, like: Array | None = None, singular_values=None
+    ) -> LowRank:
+        """Haar-distributed orthonormal bases and given singular values.
+
+        Parameters
+        ----------
+        shape : (int, int)
+        rank : int
+            1 <= rank <= min(shape).
+        rng : numpy.random.Generator
+        like : array, optional
+            Gives library, dtype and device; numpy's float64 without it.
+        singular_values : sequence of ``rank`` floats, optional
+            Without it S is Gaussian.
+
+        Raises
+        ------
+        ValueError
+            The rank exceeds min(shape) or does not fit the singular values.
+        TypeError
+            ``rng`` is not a numpy Generator.
+        """
+        rank = _checked_rank(rank, shape)
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng must be a numpy.random.Generator, got {_describe(rng)}")
+        like = np.zeros(()) if like is None else like
+        xp = array_namespace(like)
+        complex_ = xp.isdtype(like.dtype, "complex floating")
+
+        def gaussian(m):
+            X = rng.standard_normal((m, rank))
+            return X + 1j * rng.standard_normal((m, rank)) if complex_ else X
+
+        def haar(m):
+            Q, R = np.linalg.qr(gaussian(m))
+            d = np.diagonal(R)
+            return Q * (d / np.abs(d))
+
+        U, V = haar(shape[0]), haar(shape[1])
+        if singular_values is None:
+            S = gaussian(rank)
+        elif len(singular_values) == rank:
+            S = np.diag(np.asarray(singular_values, dtype=float))
+        else:
+            raise ValueError(f"singular_values must have rank = {rank} entries, got {len(singular_values)}")
+        return cls(*(xp.asarray(X, dtype=like.dtype, device=device(like)) for X in (U, S, V)))
+
+    @classmethod
+    def zeros(cls, shape, rank: int, rng: np.random.Generator, like: Array | None = None) -> LowRank:
+        """The zero matrix in random orthonormal bases (S = 0): the usual start of an adapter."""
+        return cls.random(shape, rank, rng, like, singular_values=[0.0] * _checked_rank(rank, shape))
+
+
+def tangent(Y: LowRank, K: Array, L: Array, S: Array) -> LowRank:
+    r"""The tangent vector at Y whose projections are ``K = Z V``, ``L = Z^H U``, ``S = U^H Z V``, as a matrix.
+
+    It is :math:`K V^H + U L^H - U S V^H`, of rank at most 2 r, in bases that are not orthonormal. Its squared norm is
+    ``||K||^2 + ||L||^2 - ||S||^2``. Cost O((m + n) r^2).
+    """
+    xp = array_namespace(Y.U)
+    one = xp.eye(S.shape[-1], dtype=S.dtype, device=device(S))
+    eye_u = xp.eye(S.shape[-2], dtype=S.dtype, device=device(S))
+    zero = xp.zeros((one.shape[0], eye_u.shape[0]), dtype=S.dtype, device=device(S))
+    core = concat(concat(S, eye_u), concat(one, zero), axis=-2)
+    return LowRank(concat(Y.U, K - Y.U @ S), core, concat(Y.V, L - Y.V @ dagger(S)))
+
+
+def diagonalise(Y: LowRank, P: Array, d: Array, Q: Array, rank: int) -> LowRank:
+    """Y in the bases of its first ``rank`` singular vectors, from the double SVD P, d, Q of its S."""
+    xp = array_namespace(Y.S)
+    S = xp.astype(d[:rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), Y.S.dtype)
+    return LowRank(rotate(Y.U, P[:, :rank]), S, rotate(Y.V, Q[:, :rank]))
+
+
+def _checked_rank(rank, shape) -> int:
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)):
+        raise TypeError(f"rank must be an integer, got {_describe(rank)}")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    if rank > min(shape):
+        raise ValueError(f"rank {rank} exceeds min(m, n) = {min(shape)}")
+    return int(rank)
+
+
+def _describe(x) -> str:
+    return f"{type(x).__name__} of shape {tuple(x.shape)}" if hasattr(x, "shape") else f"{type(x).__name__} {x!r}"

@@ -1,0 +1,125 @@
+"""Parallel BUG integrator, with step rejection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from array_api_compat import array_namespace, device
+
+from .integrator import Integrator, Proposal
+from .linalg import complement, concat, dagger
+from .lowrank import LowRank
+from .substeps import Euler, Substep
+from .truncation import Tolerance, Truncation, to_numpy
+
+__all__ = ["ParallelBUG", "augmented"]
+
+
+def augmented(Y: LowRank, dK, dL, dS) -> LowRank:
+    r"""Y moved by the increments of K, L and S that were computed in its own bases.
+
+    .. math::
+        [U | \tilde U] \begin{pmatrix} S + dS & dL^H \tilde V \\ \tilde U^H dK & 0 \end{pmatrix} [V | \tilde V]^H, \quad
+        \tilde U = \mathrm{orth}((I - U U^H) dK), \quad \tilde V = \mathrm{orth}((I - V V^H) dL).
+
+    Since U is orthogonal to :math:`\tilde U`, this is the matrix with :math:`\tilde U^H K_1` and :math:`L_1^H \tilde V`
+    in its blocks. Where ``dK = h F V``, ``dL = h F^H U``, ``dS = h U^H F V`` it equals ``Y + h P(Y) F``.
+    Cost O((m + n) r^2).
+    """
+    xp = array_namespace(Y.S)
+    Ut, Vt = complement(Y.U, dK), complement(Y.V, dL)
+    zero = xp.zeros((Ut.shape[-1], Vt.shape[-1]), dtype=Y.dtype, device=device(Y.S))
+    S = concat(concat(Y.S + dS, dagger(dL) @ Vt), concat(dagger(Ut) @ dK, zero), axis=-2)
+    return LowRank(concat(Y.U, Ut), S, concat(Y.V, Vt))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelBUG(Integrator):
+    r"""K, L and S all from the old bases, at the same time; then augmentation and truncation.
+
+    .. math::
+        \hat S = \begin{pmatrix} S(t_1) & L(t_1)^H \tilde V \\ \tilde U^H K(t_1) & 0 \end{pmatrix}, \qquad
+        Y_1 = \mathrm{truncate}([U_0|\tilde U]\, \hat S\, [V_0|\tilde V]^H),
+
+    where S follows :math:`S' = U_0^H F(t, U_0 S V_0^H) V_0`, and K, L are as in :class:`~integrators.BUG`.
+
+    With ``rejection=c`` a step is repeated from the same matrix in the augmented bases if truncation would keep
+    all of their directions, or if the block that was set to zero is not small:
+    :math:`h \|\tilde U^H F(Y_0) \tilde V\|_F > c\, \vartheta`, the tolerance of the truncation.
+
+    Parameters
+    ----------
+    truncation : Truncation
+        ``Tolerance(relative=1e-8)`` by default.
+    substep : Substep
+        For K, L and S; Euler by default.
+    rejection : float, optional
+        c > 0, usually between 1 and 10; without it no step is rejected. Needs a ``Tolerance``.
+    optimizer : Optimizer
+
+    Notes
+    -----
+    Order 1, robust; K, L and S may run in parallel. One field per step with Euler, one more with ``rejection``
+    (the field through the augmented bases, which is also the first field of the repeated step). Not exact
+    for F = A'(t). Cost O((m + n) r^2).
+
+    Raises ValueError if rejection is not positive or the truncation has no tolerance to compare with.
+
+    References
+    ----------
+    Ceruti, Kusch, Lubich (2024), A parallel rank-adaptive integrator for dynamical low-rank approximation,
+    doi:10.1137/23M1565103.
+    """
+
+    truncation: Truncation = field(default_factory=lambda: Tolerance(relative=1e-8))  # type: ignore[misc]
+    substep: Substep = field(default_factory=Euler)
+    rejection: float | None = None
+
+    order: ClassVar[int] = 1
+    robust: ClassVar[bool] = True
+    rank_adaptive: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.rejection is None:
+            return
+        if not self.rejection > 0:
+            raise ValueError(f"rejection must be positive or None, got {self.rejection!r}")
+        if not isinstance(self.truncation, Tolerance):
+            raise ValueError(f"rejection needs a Tolerance to compare with, got {self.truncation!r}")
+
+    @property
+    def evaluations(self) -> int:
+        """K, L and S share their first field."""
+        return 3 * self.substep.stages - 2 + (self.rejection is not None)
+
+    def stages(self, t, state, h):
+        """Increments of K, L and S from the same point, until a step is accepted."""
+        Y = state.Y
+        f = yield t, Y
+        rejected = 0
+        while True:
+            dK = yield from self.substep.K(t, Y, h, f)
+            dL = yield from self.substep.L(t, Y, h, f)
+            dS = yield from self.substep.S(t, Y, h, f)
+            Y1 = augmented(Y, dK, dL, dS)
+            if self.rejection is None:
+                return Y1
+            Y0 = Y.embed(Y1.U, Y1.V)
+            f = yield t, Y0
+            if self.accepts(Y, Y1, f, h):
+                return Proposal(Y1, rejected=rejected)
+            Y, rejected = Y0, rejected + 1
+
+    def accepts(self, Y: LowRank, Y1: LowRank, f, h: float) -> bool:
+        """Whether the step from Y to the untruncated Y1 stands; ``f`` is the field at Y through the bases of Y1."""
+        rU, rV = Y.S.shape
+        if Y1.S.shape == Y.S.shape or Y1.rank >= min(self.truncation.limit, *Y1.shape):
+            return True  # no new directions, or no room for more
+        assert isinstance(self.truncation, Tolerance)  # checked at construction
+        xp = array_namespace(f.S)
+        d = Y1.singular_values()
+        [kept] = self.truncation.ranks([to_numpy(d)])
+        neglected = abs(h) * float(xp.linalg.matrix_norm(f.S[rU:, rV:]))
+        tolerance = self.truncation.threshold(float(xp.linalg.vector_norm(d)))
+        return kept < Y1.rank and neglected <= self.rejection * tolerance
