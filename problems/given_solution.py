@@ -1,0 +1,149 @@
+"""A nonlinear problem made to have a given solution of exact rank, for tests of the order of convergence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from problems.base import (
+    Array,
+    DenseField,
+    Problem,
+    adjoint,
+    best_approximation,
+    check_integer,
+    check_rng,
+    convert,
+    is_complex,
+    orthonormal,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenSolution(Problem):
+    """``Y' = A'(t) + N(Y) - N(A(t))`` with ``N(Y) = M1 Y + Y M2 + sin(2 Y)``, the sine entry by entry.
+
+    The solution from Y(0) = A(0) is
+
+        A(t) = e^t P(t) diag(d) Q(t)^H,     P(t) = cos(t) P0 + sin(t) P1,     Q(t) = cos(2t) Q0 + sin(2t) Q1.
+
+    ``[P0, P1]`` has orthonormal columns, hence ``P^H P = cos^2 I + sin^2 I = I``, and so has ``[Q0, Q1]``: A(t)
+    has rank r and the singular values ``e^t d`` for all t. On real matrices N has the Lipschitz constant
+    ``||M1||_2 + ||M2||_2 + 2``; complex data use the analytic continuation of the sine, which is Lipschitz on
+    bounded sets only.
+
+    Fields are dense, O(m n r), and take the library and dtype of the point (numpy or torch).
+
+    Parameters
+    ----------
+    P : (m, 2r) numpy array ``[P0, P1]`` with orthonormal columns
+    Q : (n, 2r) numpy array ``[Q0, Q1]`` with orthonormal columns
+    singular_values : (r,) positive numbers d
+    M1, M2 : (m, m) and (n, n) numpy arrays
+
+    See Also
+    --------
+    given_solution : draws the data at random
+    """
+
+    P: np.ndarray
+    Q: np.ndarray
+    singular_values: np.ndarray
+    M1: np.ndarray
+    M2: np.ndarray
+
+    name = "given-solution"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.P.shape[0], self.Q.shape[0]
+
+    @property
+    def like(self) -> Array:
+        return self.P
+
+    @property
+    def lipschitz(self) -> float:
+        """``||M1||_2 + ||M2||_2 + 2`` for real data, infinite for complex data."""
+        if is_complex(self.P):
+            return math.inf
+        return float(np.linalg.norm(self.M1, 2) + np.linalg.norm(self.M2, 2)) + 2.0
+
+    def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+        """Best approximation of A(0); random directions with zero singular values beyond its rank."""
+        P, _, Q, _ = self._factors(0.0)
+        return best_approximation(P * self.singular_values, Q, rank, rng, self.like)
+
+    def field(self, t: float, Y: Any) -> DenseField:
+        A, dA = (convert(X, Y.U) for X in self._solution(float(t)))
+        W = Y.U @ Y.S @ adjoint(Y.V)
+        M1, M2 = convert(self.M1, Y.U), convert(self.M2, Y.U)
+        xp = array_namespace(W)
+        return DenseField(Y, dA + M1 @ (W - A) + (W - A) @ M2 + xp.sin(2 * W) - xp.sin(2 * A))
+
+    def reference(self, t: float) -> np.ndarray:
+        """A(t)."""
+        return self._solution(t)[0]
+
+    def _factors(self, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """P, P', Q, Q' in double precision."""
+        r = len(self.singular_values)
+        found = []
+        for X, speed in ((self.P, 1), (self.Q, 2)):
+            X = X.astype(np.result_type(X, np.float64))
+            c, s = math.cos(speed * t), math.sin(speed * t)
+            found += [c * X[:, :r] + s * X[:, r:], speed * (c * X[:, r:] - s * X[:, :r])]
+        return tuple(found)
+
+    def _solution(self, t: float) -> tuple[np.ndarray, np.ndarray]:
+        """A(t) and A'(t)."""
+        P, dP, Q, dQ = self._factors(t)
+        d = math.exp(t) * self.singular_values
+        A = (P * d) @ Q.conj().T
+        return A, A + (dP * d) @ Q.conj().T + (P * d) @ dQ.conj().T
+
+
+def given_solution(
+    rng: np.random.Generator,
+    shape: tuple[int, int] = (30, 24),
+    rank: int = 4,
+    smallest: float | None = None,
+    dtype: Any = np.float64,
+) -> GivenSolution:
+    """Random `GivenSolution`: ``d_j = 2^-j`` (j = 0, 1, ...), Gaussian M1, M2 scaled to the 2-norm 1/2.
+
+    Parameters
+    ----------
+    rng : source of the bases and of M1, M2
+    shape : (m, n)
+    rank : exact rank r of the solution, 2 r <= min(m, n)
+    smallest : replaces the last of the d_j, to test robustness to small singular values
+    dtype : numpy dtype of the data, real or complex
+
+    Raises
+    ------
+    ValueError
+        If 2 r exceeds min(m, n) or `smallest` is not positive.
+    """
+    check_rng(rng)
+    check_integer("rank", rank)
+    if 2 * rank > min(shape):
+        raise ValueError(f"rank {rank} exceeds min(m, n) / 2 = {min(shape) / 2:g}")
+    d = 2.0 ** -np.arange(rank)
+    if smallest is not None:
+        if not 0 < smallest < math.inf:
+            raise ValueError(f"smallest must be positive and finite, got {smallest}")
+        d[-1] = smallest
+    P, Q = (orthonormal(n, 2 * rank, rng, dtype) for n in shape)
+    return GivenSolution(P, Q, d, *(_gaussian(n, rng, dtype) for n in shape))
+
+
+def _gaussian(n: int, rng: np.random.Generator, dtype: Any) -> np.ndarray:
+    M = rng.standard_normal((n, n))
+    if np.issubdtype(dtype, np.complexfloating):
+        M = M + 1j * rng.standard_normal((n, n))
+    return (0.5 * M / np.linalg.norm(M, 2)).astype(dtype)
