@@ -1,0 +1,343 @@
+"""Run an integrator on a problem: `solve`, the one loop that figures, sweeps and the command line share."""
+
+from __future__ import annotations
+
+import logging
+import time as clock
+from dataclasses import replace
+
+import numpy as np
+
+from ._util import check_integer, check_positive, is_torch, to_numpy, versions
+from .describe import describe
+from .trajectory import Record, Trajectory, without_state
+
+logger = logging.getLogger(__name__)
+_FAILURES = (FloatingPointError, OverflowError, np.linalg.LinAlgError)
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+
+
+def solve(
+    integrator,
+    problem,
+    *,
+    step_size,
+    steps,
+    start=None,
+    rank=None,
+    seed=None,
+    every=1,
+    coefficients=False,
+    callback=None,
+):
+    """Take steps of an integrator on a problem and record what happens.
+
+    Divergence is a result, not an exception: a step that meets numbers that are not finite ends the run with
+    the status ``diverged at step k``. So is Ctrl-C: the run ends with the status ``stopped`` and everything
+    so far kept.
+
+    Parameters
+    ----------
+    integrator : integrators.Integrator
+        The method with its hyper-parameters.
+    problem : problems.Problem
+        The field to follow. A problem with a loss is asked for one mini-batch per step, which all stages of
+        the step share.
+    step_size : float or callable
+        Step size (learning rate), or a schedule ``k -> h`` of the number k = 0, 1, ... of steps taken before
+        (continued runs go on counting). Every step size used is recorded.
+    steps : int
+        Number of steps to take (more, when a trajectory is continued).
+    start : integrators.LowRank or Trajectory, optional
+        Start matrix, or a trajectory to continue: the numbers are then those of a run that never stopped, bit
+        for bit. Without it the problem's own ``initial(rank, rng)`` is drawn.
+    rank : int, optional
+        Rank of the problem's own start; needed without `start`, refused with it.
+    seed : int or numpy.random.Generator, optional
+        Randomness of the start and the mini-batches, 0 by default; refused when a trajectory is continued,
+        since that goes on with the generator it carries.
+    every : int
+        Record the start, every so many steps, and the last one. Recording evaluates the loss and the error,
+        which can cost more than a step.
+    coefficients : bool
+        Record the entries of S too.
+    callback : callable, optional
+        Called with each new `Record`; a true answer stops the run.
+
+    Returns
+    -------
+    Trajectory
+
+    Raises
+    ------
+    TypeError, ValueError
+        Bad arguments; a start where the loss or error is not finite; a trajectory of another integrator,
+        problem or array library than given.
+    """
+    for name in ("init", "step"):
+        if not callable(getattr(integrator, name, None)):
+            raise TypeError(
+                f"integrator must have a method {name}, as integrators.Integrator does, got {integrator!r}"
+            )
+    for name in ("field", "initial"):
+        if not callable(getattr(problem, name, None)):
+            raise TypeError(f"problem must have a method {name}, as problems.Problem does, got {problem!r}")
+    if not callable(step_size):
+        step_size = check_positive("step_size", step_size)
+    steps = check_integer("steps", steps, 0)
+    every = check_integer("every", every, 1)
+
+    if isinstance(start, Trajectory):
+        run = _Run.going_on(start, integrator, problem, rank, seed, coefficients)
+    else:
+        run = _Run.new(start, integrator, problem, rank, seed, coefficients)
+    run.meta |= {"step_size": describe(step_size), "every": every, "versions": versions()}
+    return run.go(step_size, steps, every, callback)
+
+
+class _Run:
+    """The state of a run between steps; `records` always ends with a complete, finite moment."""
+
+    def __init__(self, integrator, problem, coefficients, rng, meta):
+        self.integrator, self.problem, self.coefficients, self.rng, self.meta = (
+            integrator,
+            problem,
+            coefficients,
+            rng,
+            meta,
+        )
+        self.has_loss = hasattr(problem, "loss")
+        self.has_error = hasattr(problem, "error") and problem.reference(0.0) is not None
+        self.records, self.step_sizes, self.truncation_errors = [], [], []
+
+    @classmethod
+    def new(cls, start, integrator, problem, rank, seed, coefficients):
+        from integrators import LowRank
+
+        rng = _generator(seed)
+        meta = {
+            "integrator": describe(integrator),
+            "problem": describe(problem),
+            "seed": None if isinstance(seed, np.random.Generator) else int(seed or 0),
+            "random_start": _random_state(rng),
+            "start": "problem" if start is None else describe(start),
+        }
+        if start is None:
+            if rank is None:
+                raise ValueError("rank (or start) must be given for a new run")
+            rank = check_integer("rank", rank, 1)
+            if rank > min(problem.shape):
+                raise ValueError(f"rank {rank} exceeds min(m, n) = {min(problem.shape)}")
+            start = LowRank(*problem.initial(rank, rng))
+        elif rank is not None:
+            raise ValueError(f"rank must not be given with start, which has one, got rank={rank}")
+        elif not isinstance(start, LowRank):
+            raise TypeError(
+                f"start must be an integrators.LowRank or a dlrt.Trajectory, got {type(start).__name__}"
+            )
+        elif tuple(start.shape) != tuple(problem.shape):
+            raise ValueError(
+                f"start has shape {tuple(start.shape)}, but the problem has {tuple(problem.shape)}"
+            )
+        meta |= {
+            "array_library": "torch" if is_torch(start.S) else "numpy",
+            "device": str(start.S.device) if is_torch(start.S) else "cpu",
+        }
+        run = cls(integrator, problem, coefficients, rng, meta)
+        with np.errstate(all="ignore"):
+            try:
+                run.record(0, 0.0, _contiguous(integrator.init(start)), 0, 0, 0.0, _random_state(rng))
+            except _FAILURES as error:
+                raise ValueError(f"start must have a finite loss and error: {error}") from error
+        return run
+
+    @classmethod
+    def going_on(cls, trajectory, integrator, problem, rank, seed, coefficients):
+        for name, value in (("rank", rank), ("seed", seed)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} must not be given when a trajectory is continued, got {name}={value!r}"
+                )
+        for name, thing in (("integrator", integrator), ("problem", problem)):
+            given, recorded = describe(thing), trajectory.meta[name]
+            if given != recorded:
+                raise ValueError(f"the trajectory was made with another {name}: {recorded}, got {given}")
+        if coefficients != (trajectory.coefficients is not None):
+            raise ValueError(
+                f"the trajectory to continue has coefficients={not coefficients}, got {coefficients}"
+            )
+        run = cls(
+            integrator,
+            problem,
+            coefficients,
+            _restored(trajectory.meta["random_state"]),
+            dict(trajectory.meta),
+        )
+        run.records = trajectory.records()
+        run.step_sizes = trajectory.step_sizes.tolist()
+        run.truncation_errors = trajectory.truncation_errors.tolist()
+        if trajectory.meta["array_library"] == "torch" and not is_torch(trajectory.Y.S):
+            run.records[-1] = _to_torch(run.records[-1], trajectory.meta["device"])
+        return run
+
+    def record(self, k, t, state, evaluations, rejected, wall, random_state):
+        """Append a complete record, or raise FloatingPointError where it is not finite."""
+        Y = state.Y
+        loss = float(self.problem.loss(Y)) if self.has_loss else None
+        error = float(self.problem.error(t, Y)) if self.has_error else None
+        singular_values = to_numpy(Y.singular_values())
+        for name, value in (("loss", loss), ("error", error), ("singular value", singular_values)):
+            if value is not None and not np.all(np.isfinite(value)):
+                raise FloatingPointError(f"{name} is not finite")
+        S = to_numpy(Y.S).copy() if self.coefficients else None
+        record = Record(
+            k,
+            t,
+            loss,
+            error,
+            int(Y.rank),
+            singular_values,
+            S,
+            evaluations,
+            rejected,
+            wall,
+            state,
+            random_state,
+        )
+        self.records.append(record)
+        if len(self.records) > 1:
+            self.records[-2] = without_state(self.records[-2])
+        return record
+
+    def go(self, step_size, steps, every, callback):
+        start = self.records[-1]
+        k, state, random_state = start.step, start.state, start.random_state
+        totals = start.evaluations, start.rejected, start.wall_time
+        t, compensation = _elapsed(self.step_sizes)
+        end, status = k + steps, "finished"
+        try:
+            with np.errstate(all="ignore"):
+                while k < end:
+                    h = check_positive(f"step_size({k})", step_size(k)) if callable(step_size) else step_size
+                    record = None
+                    try:
+                        batch = self.problem.minibatch(self.rng) if self.has_loss else self.problem
+                        tic = clock.perf_counter()
+                        step = self.integrator.step(batch.field, t, state, h)
+                        seconds = clock.perf_counter() - tic
+                        after = _contiguous(step.state)
+                        _check_finite(after.Y)
+                        self.step_sizes[k:] = [h]
+                        self.truncation_errors[k:] = [float(step.truncation_error)]
+                        later = _add(t, compensation, h)
+                        drawn = _random_state(self.rng)
+                        sums = totals[0] + step.evaluations, totals[1] + step.rejected, totals[2] + seconds
+                        if (k + 1) % every == 0 or k + 1 == end:
+                            record = self.record(k + 1, later[0], after, *sums, drawn)
+                    except _FAILURES as error:
+                        status = f"diverged at step {k + 1}"
+                        logger.info("%s: %s", status, error)
+                        break
+                    k, state, totals, random_state, (t, compensation) = k + 1, after, sums, drawn, later
+                    if record is not None and callback is not None and callback(record):
+                        status = "stopped"
+                        break
+        except KeyboardInterrupt:
+            status = "stopped"
+            if self.records[-1].step < k:
+                with np.errstate(all="ignore"):
+                    self.record(k, t, state, *totals, random_state)
+        records = self.records
+        if (
+            start.step % every and records[-1].step > start.step
+        ):  # it was recorded only because that run ended there
+            records = [record for record in records if record.step != start.step]
+        return Trajectory.from_records(records, self.step_sizes, self.truncation_errors, status, self.meta)
+
+
+def _add(t, compensation, h):
+    """One step of a compensated (Kahan) sum, so that 1/h steps of h end at 1 and not some roundings away."""
+    h = h - compensation
+    total = t + h
+    return total, (total - t) - h
+
+
+def _elapsed(step_sizes):
+    t, compensation = 0.0, 0.0
+    for h in step_sizes:
+        t, compensation = _add(t, compensation, h)
+    return t, compensation
+
+
+def _check_finite(Y):
+    for name in "USV":
+        if not np.all(np.isfinite(to_numpy(getattr(Y, name)))):
+            raise FloatingPointError(f"{name} is not finite")
+
+
+def _contiguous(state):
+    """The state with arrays in row-major order, the order in which a loaded one has them.
+
+    BLAS may round differently for other orders; runs continued from a file must not differ from unbroken
+    ones.
+    """
+
+    def order(array):
+        if is_torch(array):
+            return array.contiguous()
+        return np.ascontiguousarray(array) if np.ndim(array) else array
+
+    memory = {name: order(value) for name, value in state.memory.items()}
+    return type(state)(type(state.Y)(*(order(getattr(state.Y, name)) for name in "USV")), memory)
+
+
+def _to_torch(record, device):
+    """The last record of a loaded torch run with tensors: from the file its arrays come as numpy arrays."""
+    import torch
+
+    def tensor(array):
+        return torch.from_numpy(np.array(array)).to(device) if np.ndim(array) else array
+
+    state = record.state
+    memory = {name: tensor(value) for name, value in state.memory.items()}
+    Y = type(state.Y)(*(tensor(getattr(state.Y, name)) for name in "USV"))
+    return replace(record, state=type(state)(Y, memory))
+
+
+def _generator(seed):
+    if isinstance(seed, np.random.Generator):
+        if type(seed.bit_generator).__name__ not in _BIT_GENERATORS:
+            raise ValueError(
+                f"seed must use a bit generator of numpy, got {type(seed.bit_generator).__name__}"
+            )
+        return seed
+    return np.random.default_rng(check_integer("seed", 0 if seed is None else seed, 0))
+
+
+def _random_state(rng):
+    """State of a generator as JSON values."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+    return plain(rng.bit_generator.state)
+
+
+def _restored(random_state):
+    """A generator in the state that `_random_state` wrote."""
+    name = random_state["bit_generator"]
+    if name not in _BIT_GENERATORS:
+        raise ValueError(
+            f"the trajectory's random state must be one of {', '.join(_BIT_GENERATORS)}, got {name!r}"
+        )
+    bits = getattr(np.random, name)()
+
+    def typed(pattern, value):
+        if isinstance(pattern, dict):
+            return {key: typed(pattern[key], value[key]) for key in pattern}
+        return np.array(value, dtype=pattern.dtype) if isinstance(pattern, np.ndarray) else value
+
+    bits.state = typed(bits.state, random_state)
+    return np.random.Generator(bits)

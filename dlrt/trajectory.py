@@ -1,0 +1,324 @@
+"""What a run leaves behind: recorded numbers, the final state, and how they came about, in one `.npz`
+file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ._util import to_numpy, write_atomically
+
+SCHEMA_VERSION = 1
+_RECORDED = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
+_RECORDED += ("evaluations", "rejected", "wall_times")
+_PER_STEP = ("step_sizes", "truncation_errors")
+_OPTIONAL = ("losses", "errors", "coefficients")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One recorded moment of a run; the arguments of `solve`'s callback, and a row of a `Trajectory`.
+
+    Attributes
+    ----------
+    step : int
+        Number of steps taken so far.
+    time : float
+        Time reached.
+    loss, error : float or None
+        Loss of the full problem; distance to the reference solution (ODE) or to the minimiser (loss). None
+        where the problem knows none.
+    rank : int
+        Rank carried by the state (columns, spare directions included).
+    singular_values : ndarray (rank,)
+        Singular values of the matrix, descending.
+    coefficients : ndarray or None
+        The entries of S, when asked for.
+    evaluations, rejected : int
+        Field evaluations and rejected steps so far.
+    wall_time : float
+        Seconds spent in steps so far; recording is not counted.
+    state : integrators.State
+        The state itself, with the matrix `state.Y`.
+    random_state : dict or None
+        State of the random generator after this step.
+    """
+
+    step: int
+    time: float
+    loss: float | None
+    error: float | None
+    rank: int
+    singular_values: np.ndarray
+    coefficients: np.ndarray | None
+    evaluations: int
+    rejected: int
+    wall_time: float
+    state: object
+    random_state: dict | None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A run of an integrator on a problem: `R` recorded moments over `N` steps, of ranks up to `r`.
+
+    Made by `solve`; saved by `save`, read by `load`, continued by handing it to `solve` as ``start``.
+
+    Attributes
+    ----------
+    steps : ndarray of int (R,)
+        Steps taken at each record: 0, every, 2 every, ..., and the last one.
+    times : ndarray (R,)
+        Time at each record, from 0, in the problem's unit. For losses the time is the sum of the learning
+        rates.
+    losses : ndarray (R,) or None
+        Loss of the full problem (not of a mini-batch); None for problems without a loss.
+    errors : ndarray (R,) or None
+        Frobenius distance to the reference solution or the minimiser; None where it is unknown.
+    ranks : ndarray of int (R,)
+        Rank carried (columns of the bases, spare directions included); see also `numerical_ranks`.
+    singular_values : ndarray (R, r)
+        Singular values of the matrix, descending, padded with nan.
+    coefficients : ndarray (R, r, r) or None
+        Entries of S, padded with nan; only on request, since S is large for full-rank methods.
+    evaluations, rejected : ndarray of int (R,)
+        Field evaluations (gradient tapes) and rejected steps up to each record, cumulative.
+    wall_times : ndarray (R,)
+        Seconds spent in steps up to each record, cumulative, without the time for recording.
+    step_sizes : ndarray (N,)
+        Step size of every step, as used, whether it was given as a number or as a schedule.
+    truncation_errors : ndarray (N,)
+        Frobenius norm of what truncation cut off, for every step.
+    state : integrators.State
+        State at the last record: the matrix (U, S, V) and the integrator's memory.
+    status : str
+        ``finished``, ``stopped`` (by the callback or the keyboard), or ``diverged at step k``: the k-th step
+        led to numbers that are not finite; the trajectory then ends at the last record before it.
+    meta : dict
+        JSON values: ``integrator`` and ``problem`` (settings, see `describe`), ``seed``, ``random_start`` and
+        ``random_state`` (the generator at start and end), ``start``, ``step_size``, ``every``,
+        ``array_library``, ``device``, ``versions``.
+    """
+
+    steps: np.ndarray
+    times: np.ndarray
+    losses: np.ndarray | None
+    errors: np.ndarray | None
+    ranks: np.ndarray
+    singular_values: np.ndarray
+    coefficients: np.ndarray | None
+    evaluations: np.ndarray
+    rejected: np.ndarray
+    wall_times: np.ndarray
+    step_sizes: np.ndarray
+    truncation_errors: np.ndarray
+    state: object
+    status: str
+    meta: dict
+
+    @classmethod
+    def from_records(cls, records, step_sizes, truncation_errors, status, meta):
+        """Stack a list of `Record` into a trajectory; steps beyond the last record are cut off."""
+        last = records[-1]
+
+        def column(name, dtype):
+            values = [getattr(record, name) for record in records]
+            return None if values[0] is None else np.array(values, dtype=dtype)
+
+        coefficients = None
+        if last.coefficients is not None:
+            coefficients = _pad([record.coefficients for record in records])
+        return cls(
+            steps=column("step", np.int64),
+            times=column("time", np.float64),
+            losses=column("loss", np.float64),
+            errors=column("error", np.float64),
+            ranks=column("rank", np.int64),
+            singular_values=_pad([record.singular_values for record in records]),
+            coefficients=coefficients,
+            evaluations=column("evaluations", np.int64),
+            rejected=column("rejected", np.int64),
+            wall_times=column("wall_time", np.float64),
+            step_sizes=np.array(step_sizes[: last.step], dtype=np.float64),
+            truncation_errors=np.array(truncation_errors[: last.step], dtype=np.float64),
+            state=last.state,
+            status=status,
+            meta=meta | {"random_state": last.random_state},
+        )
+
+    def records(self):
+        """The rows as a list of `Record`; only the last one has its state."""
+
+        def entry(name, i):
+            values = getattr(self, name)
+            return None if values is None else values[i]
+
+        def block(i):  # entries of S that are nan in both parts are padding
+            S = self.coefficients[i]
+            present = ~np.isnan(S)
+            return S[: present.any(axis=1).sum(), : present.any(axis=0).sum()]
+
+        last = len(self.steps) - 1
+        return [
+            Record(
+                step=int(self.steps[i]),
+                time=float(self.times[i]),
+                loss=entry("losses", i),
+                error=entry("errors", i),
+                rank=int(self.ranks[i]),
+                singular_values=self.singular_values[i][~np.isnan(self.singular_values[i])],
+                coefficients=None if self.coefficients is None else block(i),
+                evaluations=int(self.evaluations[i]),
+                rejected=int(self.rejected[i]),
+                wall_time=float(self.wall_times[i]),
+                state=self.state if i == last else None,
+                random_state=self.meta["random_state"] if i == last else None,
+            )
+            for i in range(last + 1)
+        ]
+
+    @property
+    def Y(self):
+        """The final matrix, an `integrators.LowRank`."""
+        return self.state.Y
+
+    @property
+    def measure(self):
+        """``"loss"`` where the problem has a loss, else ``"error"``: the name of `values`."""
+        return "loss" if self.losses is not None else "error"
+
+    @property
+    def values(self):
+        """ndarray (R,): losses where the problem has a loss, else errors."""
+        return self.losses if self.losses is not None else self.errors
+
+    @property
+    def numerical_ranks(self):
+        """ndarray of int (R,): singular values above max(m, n) eps times the largest (eps of the dtype).
+
+        Unlike `ranks` it leaves out AdaLoRA's masked triplets, empty spare directions and a zero start.
+        """
+        U, V = to_numpy(self.Y.U), self.Y.V
+        noise = max(U.shape[-2], V.shape[-2]) * np.finfo(U.dtype).eps
+        return np.sum(self.singular_values > noise * self.singular_values[:, :1], axis=1)
+
+    @property
+    def diverged(self):
+        """Whether the run met numbers that are not finite."""
+        return self.status.startswith("diverged")
+
+    def __repr__(self):
+        value = "" if self.values is None else f", {self.measure} {self.values[-1]:.3e}"
+        reached = f"{self.steps[-1]} steps to t = {self.times[-1]:.6g}, rank {self.ranks[-1]}"
+        return f"<Trajectory: {reached}{value}, {self.status}>"
+
+    def save(self, path):
+        """Write everything to one `.npz` file, atomically, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write, ending in ``.npz``; missing folders are made.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        ValueError
+            `path` has another ending.
+        """
+        path = _npz(path)
+        arrays = {
+            name: getattr(self, name) for name in _RECORDED + _PER_STEP if getattr(self, name) is not None
+        }
+        arrays |= {f"state.{name}": to_numpy(getattr(self.state.Y, name)) for name in "USV"}
+        arrays |= {f"memory.{name}": to_numpy(value) for name, value in self.state.memory.items()}
+        meta = {"schema_version": SCHEMA_VERSION, "status": self.status} | self.meta
+        text = json.dumps(meta, allow_nan=False)
+        return write_atomically(path, lambda file: np.savez(file, meta=np.array(text), **arrays))
+
+    @classmethod
+    def load(cls, path):
+        """Read a file written by `save`; arrays come back as numpy arrays, bit for bit.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            The file is damaged, is no trajectory, or has another schema version.
+        """
+        from integrators import LowRank, State
+
+        path = _npz(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no trajectory file {path}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            meta = json.loads(str(arrays.pop("meta")))
+            version = meta.pop("schema_version")
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise ValueError(f"{path} is damaged or no trajectory file: {error}") from error
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}"
+            )
+        needed = [name for name in _RECORDED + _PER_STEP if name not in _OPTIONAL] + [
+            f"state.{name}" for name in "USV"
+        ]
+        missing = [name for name in needed if name not in arrays]
+        if missing or "status" not in meta:
+            raise ValueError(
+                f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing"
+            )
+        memory = {
+            name.removeprefix("memory."): value
+            for name, value in arrays.items()
+            if name.startswith("memory.")
+        }
+        state = State(LowRank(*(arrays[f"state.{name}"] for name in "USV")), memory)
+        recorded = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
+        return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)
+
+
+def without_state(record):
+    """The record with its state dropped, so that a long run keeps one state and not thousands."""
+    return dataclasses.replace(record, state=None, random_state=None)
+
+
+def _npz(path):
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path must end in .npz, got {path}")
+    return path
+
+
+def _pad(arrays):
+    """Stack arrays of different shapes into one, padded with nan at the ends."""
+    shape = np.max([array.shape for array in arrays], axis=0)
+    stacked = np.full((len(arrays), *shape), np.nan, dtype=np.result_type(arrays[0].dtype, np.float32))
+    for row, array in zip(stacked, arrays, strict=True):
+        row[tuple(slice(n) for n in array.shape)] = array
+    return stacked
