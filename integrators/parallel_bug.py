@@ -122,4 +122,4 @@ class ParallelBUG(Integrator):
         [kept] = self.truncation.ranks([to_numpy(d)])
         neglected = abs(h) * float(xp.linalg.matrix_norm(f.S[rU:, rV:]))
         tolerance = self.truncation.threshold(float(xp.linalg.vector_norm(d)))
-        return kept < Y1.rank and neglected <= self.rejection * tolerance
+        return kept < Y1.rank and neglected <= (self.rejection or 0.0) * tolerance
