@@ -1,20 +1,34 @@
 """Matrix differential equations and losses with known constants and solutions, to run integrators on."""
 
 from problems.base import DenseField, Field, FiniteSum, LossProblem, OperatorField, Problem
+from problems.completion import MatrixCompletion, completion
 from problems.given_solution import GivenSolution, given_solution
+from problems.least_squares import LinearLeastSquares
 from problems.regression import MatrixRegression
 from problems.rotating import Rotating, rotating
+from problems.schroedinger import Schroedinger, schroedinger
+from problems.sylvester import Sylvester, lyapunov
+from problems.targets import load_target, synthetic
 
 __all__ = [
     "DenseField",
     "Field",
     "FiniteSum",
     "GivenSolution",
+    "LinearLeastSquares",
     "LossProblem",
+    "MatrixCompletion",
     "MatrixRegression",
     "OperatorField",
     "Problem",
     "Rotating",
+    "Schroedinger",
+    "Sylvester",
+    "completion",
     "given_solution",
+    "load_target",
+    "lyapunov",
     "rotating",
+    "schroedinger",
+    "synthetic",
 ]

@@ -31,9 +31,14 @@ Array = Any  # a numpy array or a torch tensor
 # ----------------------------------------------------------------------------------------------------
 
 
+def transpose(X: Array) -> Array:
+    """Transpose ``X^T``, without conjugation."""
+    return array_namespace(X).matrix_transpose(X)
+
+
 def adjoint(X: Array) -> Array:
     """Conjugate transpose ``X^H``."""
-    return array_namespace(X).conj(X.mT)
+    return array_namespace(X).conj(transpose(X))
 
 
 def is_complex(X: Array) -> bool:

@@ -1,0 +1,209 @@
+"""A discrete Schroedinger equation: complex, linear, with conserved norm and energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from scipy.sparse.linalg import expm_multiply
+
+from problems.base import Array, Field, Problem, best_approximation, check_integer, check_rng, in_double, orthonormal
+
+
+@dataclass(frozen=True, eq=False)
+class Schroedinger(Problem):
+    """``i Y' = H[Y]``, ``H[Y] = (D Y + Y D)/2 + Vc Y Vc`` with ``D = tridiag(-1, 2, -1)``, Vc = diag(potential).
+
+    H is self-adjoint in the Frobenius inner product, hence ``||Y||_F`` and ``<Y, H[Y]>`` are conserved; the one-sided
+    Lipschitz constant is 0, and ``||H|| <= 4 + max_j potential_j^2`` is a Lipschitz constant (D has its eigenvalues in
+    (0, 4)). A field costs O(n r^2). Points are complex numpy arrays.
+
+    Parameters
+    ----------
+    potential : (n,) real floating array
+    P, Q : (n, p) arrays with ``Y(0) = P Q^H``
+    precision : numpy dtype of the start, complex128 or complex64
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `precision` is not complex or the shapes do not match.
+
+    References
+    ----------
+    G. Ceruti, C. Lubich, BIT Numer. Math. 62 (2022) 23-44, doi:10.1007/s10543-021-00873-0.
+    """
+
+    potential: np.ndarray
+    P: np.ndarray
+    Q: np.ndarray
+    precision: Any = np.complex128
+
+    name = "schroedinger"
+    one_sided_lipschitz = 0.0
+
+    def __post_init__(self) -> None:
+        v = np.asarray(self.potential)
+        if v.ndim != 1 or not np.issubdtype(v.dtype, np.floating) or not np.all(np.isfinite(v)):
+            raise ValueError(f"potential must be a finite real vector, got shape {v.shape}, dtype {v.dtype}")
+        if np.ndim(self.P) != 2 or np.shape(self.P) != np.shape(self.Q) or np.shape(self.P)[0] != len(v):
+            raise ValueError(
+                f"P and Q must be matrices with n = {len(v)} rows and equally many columns, "
+                f"got shapes {np.shape(self.P)} and {np.shape(self.Q)}"
+            )
+        if not np.issubdtype(self.precision, np.complexfloating):
+            raise TypeError(f"precision must be a complex dtype, got {np.dtype(self.precision)}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.potential), len(self.potential)
+
+    @property
+    def like(self) -> Array:
+        return np.empty(0, self.precision)
+
+    @property
+    def lipschitz(self) -> float:
+        """``4 + max_j potential_j^2``."""
+        return 4.0 + float(np.max(self.potential**2))
+
+    def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+        """Best approximation of Y(0); random directions with zero singular values beyond its rank."""
+        return best_approximation(self.P, self.Q, rank, rng, self.like)
+
+    def field(self, t: float, Y: Any) -> Field:
+        """``-i H[Y]`` with exact sub-flows, independent of t.
+
+        Raises
+        ------
+        TypeError
+            If the point is real.
+        """
+        if not np.iscomplexobj(Y.U):
+            raise TypeError(f"a complex problem needs a complex point, got a point of dtype {Y.U.dtype}")
+        return SchroedingerField(Y, self.potential.astype(Y.U.real.dtype))
+
+    def reference(self, t: float) -> np.ndarray:
+        """``exp(-i t H) Y(0)`` as a matrix, by the action of the exponential of the sparse n^2 x n^2 matrix."""
+        start = (self.P @ self.Q.conj().T).astype(np.complex128)
+        return expm_multiply(-1j * float(t) * self._hamiltonian, start.ravel()).reshape(self.shape)
+
+    @cached_property
+    def _hamiltonian(self) -> scipy.sparse.csr_array:
+        D, Vc = _second_difference(len(self.potential)), scipy.sparse.diags_array(self.potential)
+        identity = scipy.sparse.diags_array(np.ones(len(self.potential)))
+        H = 0.5 * (scipy.sparse.kron(D, identity) + scipy.sparse.kron(identity, D)) + scipy.sparse.kron(Vc, Vc)
+        return H.tocsr()
+
+    def norm(self, Y: Any) -> float:
+        """``||Y||_F`` from the factors, O(n r^2), in double precision."""
+        K, V = in_double(Y.U) @ in_double(Y.S), in_double(Y.V)
+        return float(np.linalg.norm(np.linalg.qr(K)[1] @ np.linalg.qr(V)[1].conj().T))
+
+    def energy(self, Y: Any) -> float:
+        """``<Y, H[Y]> = Re tr(Y^H H[Y])`` from the factors, O(n r^2), in double precision.
+
+        With ``K = U S``: ``1/2 tr(K^H D K V^H V) + 1/2 tr(K^H K V^H D V) + tr(K^H Vc K V^H Vc V)``.
+        """
+        K, V = in_double(Y.U) @ in_double(Y.S), in_double(Y.V)
+        v = self.potential[:, None]
+
+        def trace(left: np.ndarray, right: np.ndarray) -> float:
+            return float(np.sum((K.conj().T @ left) * (V.conj().T @ right).T).real)
+
+        return 0.5 * trace(_laplace(K), V) + 0.5 * trace(K, _laplace(V)) + trace(v * K, v * V)
+
+
+@dataclass(frozen=True, eq=False)
+class SchroedingerField(Field):
+    """``F = -i H[Y]`` and its exact sub-flows, for any bases.
+
+    With ``G = V^H V`` (the identity for orthonormal V), ``d = V^H D V``, ``v = V^H Vc V`` the K-flow is linear,
+
+        K' = -i ( D K G / 2 + K d / 2 + Vc K v ),
+
+    and in terms of the rows of K, one after the other, its matrix is a sum of three sparse Kronecker products, as
+    ``A K B`` becomes ``(A (x) B^T) vec(K)``. The L-flow is the same with U for V and +i for -i, because
+    ``H[Y]^H = H[Y^H]``; the S-flow has small matrices on both sides.
+
+    Parameters
+    ----------
+    point : object with complex numpy arrays U, S, V
+    potential : (n,) real array
+    """
+
+    potential: np.ndarray
+
+    def apply(self, X: Array) -> Array:
+        Y = self.point
+        return self._product(Y.U @ Y.S, Y.V, X) * -1j
+
+    def apply_H(self, X: Array) -> Array:
+        Y = self.point
+        return self._product(Y.V @ Y.S.conj().T, Y.U, X) * 1j
+
+    def _product(self, K: Array, V: Array, X: Array) -> Array:
+        """``H[K V^H] X``."""
+        v, V_H = self.potential[:, None], V.conj().T
+        return 0.5 * (_laplace(K @ (V_H @ X)) + K @ (V_H @ _laplace(X))) + v * (K @ (V_H @ (v * X)))
+
+    def flow_K(self, h: float) -> Array:
+        Y = self.point
+        return self._half_flow(Y.U @ Y.S, Y.V, -1j * float(h))
+
+    def flow_L(self, h: float) -> Array:
+        Y = self.point
+        return self._half_flow(Y.V @ Y.S.conj().T, Y.U, 1j * float(h))
+
+    def flow_S(self, h: float, sign: int = 1) -> Array:
+        Y = self.point
+        (G, d, v), (g, e, w) = self._projections(Y.U), self._projections(Y.V)
+        H = 0.5 * np.kron(d, g.T) + 0.5 * np.kron(G, e.T) + np.kron(v, w.T)
+        return expm_multiply(sign * -1j * float(h) * H, in_double(Y.S).ravel()).reshape(Y.S.shape).astype(Y.S.dtype)
+
+    def _half_flow(self, K: Array, V: Array, factor: complex) -> Array:
+        """``exp(factor H_V) K`` with ``H_V[K] = H[K V^H] V``."""
+        G, d, v = self._projections(V)
+        D, Vc = _second_difference(len(K)), scipy.sparse.diags_array(self.potential)
+        identity = scipy.sparse.diags_array(np.ones(len(K)))
+        H = 0.5 * (scipy.sparse.kron(D, G.T) + scipy.sparse.kron(identity, d.T)) + scipy.sparse.kron(Vc, v.T)
+        return expm_multiply(factor * H.tocsr(), in_double(K).ravel()).reshape(K.shape).astype(K.dtype)
+
+    def _projections(self, V: Array) -> tuple[Array, Array, Array]:
+        """``V^H V``, ``V^H D V``, ``V^H Vc V`` in double precision."""
+        V = in_double(V)
+        return tuple(V.conj().T @ X for X in (V, _laplace(V), self.potential[:, None] * V))
+
+
+def schroedinger(rng: np.random.Generator, n: int = 100, precision: Any = np.complex128) -> Schroedinger:
+    """The usual test: ``potential_j = 1 - cos(2 pi j / n)``, ``j = -n/2 .. n/2 - 1``, horizon 1.
+
+    The start has random real orthogonal bases and singular values proportional to ``10^-i``, ``i = 1 .. n``, with
+    Frobenius norm 1.
+
+    Parameters
+    ----------
+    rng : source of the bases
+    n : size
+    precision : numpy dtype of the start, complex128 or complex64
+    """
+    check_integer("n", n, least=2)
+    check_rng(rng)
+    s = 10.0 ** -np.arange(1, n + 1)
+    potential = 1.0 - np.cos(2 * np.pi * (np.arange(n) - n // 2) / n)
+    return Schroedinger(potential, orthonormal(n, n, rng) * (s / np.linalg.norm(s)), orthonormal(n, n, rng), precision)
+
+
+def _laplace(X: np.ndarray) -> np.ndarray:
+    """``D X`` for ``D = tridiag(-1, 2, -1)``."""
+    Z = 2 * X
+    Z[1:] -= X[:-1]
+    Z[:-1] -= X[1:]
+    return Z
+
+
+def _second_difference(n: int) -> scipy.sparse.dia_array:
+    return scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))

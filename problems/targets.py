@@ -1,0 +1,146 @@
+"""Target matrices: drawn with a chosen spectrum, or loaded from a file or from data that packages ship."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from problems.base import check_integer, check_rng, orthonormal
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def synthetic(
+    shape: tuple[int, int], singular_values: Sequence[float], rng: np.random.Generator, dtype: Any = np.float64
+) -> np.ndarray:
+    """Random matrix ``U diag(s) V^H`` with given singular values and Haar-distributed bases.
+
+    Parameters
+    ----------
+    shape : (m, n)
+    singular_values : r <= min(m, n) finite numbers, not negative; the others are zero
+    rng : source of U, then V
+    dtype : numpy dtype of the result, real or complex floating; the computation is in double precision
+
+    Returns
+    -------
+    (m, n) array
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+    """
+    check_rng(rng)
+    for name, n in zip(("m", "n"), shape, strict=True):
+        check_integer(name, n)
+    if not np.issubdtype(dtype, np.inexact):
+        raise TypeError(f"dtype must be real or complex floating, got {np.dtype(dtype)}")
+    s = np.asarray(singular_values, dtype=np.float64)
+    if s.ndim != 1 or not 1 <= len(s) <= min(shape):
+        raise ValueError(f"singular_values must be 1 to min(m, n) = {min(shape)} numbers, got shape {s.shape}")
+    if not np.all(np.isfinite(s) & (s >= 0)):
+        raise ValueError(f"singular_values must be finite and not negative, got {s}")
+    double = np.result_type(dtype, np.float64)
+    U, V = (orthonormal(n, len(s), rng, double) for n in shape)
+    return ((U * s) @ V.conj().T).astype(dtype)
+
+
+def load_target(name_or_path: str | Path, key: str | None = None, dtype: Any = np.float64) -> np.ndarray:
+    """A matrix from a file, or from data that packages ship, by name.
+
+    Parameters
+    ----------
+    name_or_path : ``"elevation"`` (344 x 403, heights in metres near Jacksboro, sample data of matplotlib), or a file:
+        `.npy`, `.npz`, `.csv` (numbers separated by commas, no header) or an image (grey levels from 0 to 1)
+    key : name of the array in an `.npz` file; needed where the file holds several matrices
+    dtype : numpy dtype of the result
+
+    Returns
+    -------
+    (m, n) array without NaN or infinite entries
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the name or the suffix is unknown, the file cannot be read, or its content is not a finite matrix of
+        numbers. Pickled objects are never loaded.
+    """
+    given = str(name_or_path)
+    if given in NAMED:
+        return _checked(NAMED[given](), given, dtype)
+    path = Path(given)
+    suffix = path.suffix.lower()
+    if not suffix and not path.exists():
+        near = difflib.get_close_matches(given, NAMED, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(NAMED)}"
+        raise ValueError(f"name_or_path {given!r} is neither a file nor a known name; {hint}")
+    if not path.is_file():
+        raise FileNotFoundError(f"name_or_path {given!r}: no such file")
+    if key is not None and suffix != ".npz":
+        raise ValueError(f"key {key!r} is meant for .npz files, got {given!r}")
+    if suffix not in (".npy", ".npz", ".csv", *IMAGES):
+        raise ValueError(f"name_or_path {given!r}: suffix must be one of .npy, .npz, .csv, {', '.join(IMAGES)}")
+    try:
+        if suffix == ".npy":
+            X = np.load(path, allow_pickle=False)
+        elif suffix == ".npz":
+            X = _from_npz(path, key)
+        elif suffix == ".csv":
+            X = np.loadtxt(path, delimiter=",", ndmin=2)
+        else:
+            X = _from_image(path)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as problem:
+        raise ValueError(f"name_or_path {given!r} could not be read: {problem}") from problem
+    return _checked(X, given, dtype)
+
+
+def _from_npz(path: Path, key: str | None) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as file:
+        if key is not None:
+            if key not in file:
+                raise ValueError(f"it has no array {key!r}, but {', '.join(file.files)}")
+            return file[key]
+        matrices = {name: X for name in file.files if (X := file[name]).ndim == 2}
+    if len(matrices) != 1:
+        found = f"several matrices, choose one by key: {', '.join(matrices)}" if matrices else "no matrix"
+        raise ValueError(f"it holds {found}")
+    return next(iter(matrices.values()))
+
+
+def _from_image(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):  # 16 bits per pixel
+            return np.asarray(image, dtype=np.float64) / 65535
+        return np.asarray(image.convert("L"), dtype=np.float64) / 255
+
+
+def _elevation() -> np.ndarray:
+    from matplotlib.cbook import get_sample_data
+
+    with get_sample_data("jacksboro_fault_dem.npz") as file:
+        return file["elevation"]
+
+
+NAMED: dict[str, Callable[[], np.ndarray]] = {"elevation": _elevation}
+
+
+def _checked(X: np.ndarray, given: str, dtype: Any) -> np.ndarray:
+    if X.ndim != 2 or min(X.shape) == 0:
+        raise ValueError(f"name_or_path {given!r} must hold a matrix (2 dimensions), got shape {X.shape}")
+    if not np.issubdtype(X.dtype, np.number):
+        raise ValueError(f"name_or_path {given!r} must hold numbers, got dtype {X.dtype}")
+    if np.iscomplexobj(X) and not np.issubdtype(dtype, np.complexfloating):
+        raise ValueError(f"name_or_path {given!r} holds complex numbers, dtype {np.dtype(dtype)} is real")
+    if not np.all(np.isfinite(X)):
+        raise ValueError(f"name_or_path {given!r} must be finite, got NaN or infinite entries")
+    return X.astype(dtype)
