@@ -76,9 +76,7 @@ def solve(
     """
     for name in ("init", "step"):
         if not callable(getattr(integrator, name, None)):
-            raise TypeError(
-                f"integrator must have a method {name}, as integrators.Integrator does, got {integrator!r}"
-            )
+            raise TypeError(f"integrator must have a method {name}, as integrators.Integrator does, got {integrator!r}")
     for name in ("field", "initial"):
         if not callable(getattr(problem, name, None)):
             raise TypeError(f"problem must have a method {name}, as problems.Problem does, got {problem!r}")
@@ -132,13 +130,9 @@ class _Run:
         elif rank is not None:
             raise ValueError(f"rank must not be given with start, which has one, got rank={rank}")
         elif not isinstance(start, LowRank):
-            raise TypeError(
-                f"start must be an integrators.LowRank or a dlrt.Trajectory, got {type(start).__name__}"
-            )
+            raise TypeError(f"start must be an integrators.LowRank or a dlrt.Trajectory, got {type(start).__name__}")
         elif tuple(start.shape) != tuple(problem.shape):
-            raise ValueError(
-                f"start has shape {tuple(start.shape)}, but the problem has {tuple(problem.shape)}"
-            )
+            raise ValueError(f"start has shape {tuple(start.shape)}, but the problem has {tuple(problem.shape)}")
         meta |= {
             "array_library": "torch" if is_torch(start.S) else "numpy",
             "device": str(start.S.device) if is_torch(start.S) else "cpu",
@@ -155,17 +149,13 @@ class _Run:
     def going_on(cls, trajectory, integrator, problem, rank, seed, coefficients):
         for name, value in (("rank", rank), ("seed", seed)):
             if value is not None:
-                raise ValueError(
-                    f"{name} must not be given when a trajectory is continued, got {name}={value!r}"
-                )
+                raise ValueError(f"{name} must not be given when a trajectory is continued, got {name}={value!r}")
         for name, thing in (("integrator", integrator), ("problem", problem)):
             given, recorded = describe(thing), trajectory.meta[name]
             if given != recorded:
                 raise ValueError(f"the trajectory was made with another {name}: {recorded}, got {given}")
         if coefficients != (trajectory.coefficients is not None):
-            raise ValueError(
-                f"the trajectory to continue has coefficients={not coefficients}, got {coefficients}"
-            )
+            raise ValueError(f"the trajectory to continue has coefficients={not coefficients}, got {coefficients}")
         run = cls(
             integrator,
             problem,
@@ -248,9 +238,7 @@ class _Run:
                 with np.errstate(all="ignore"):
                     self.record(k, t, state, *totals, random_state)
         records = self.records
-        if (
-            start.step % every and records[-1].step > start.step
-        ):  # it was recorded only because that run ended there
+        if start.step % every and records[-1].step > start.step:  # it was recorded only because that run ended there
             records = [record for record in records if record.step != start.step]
         return Trajectory.from_records(records, self.step_sizes, self.truncation_errors, status, self.meta)
 
@@ -307,9 +295,7 @@ def _to_torch(record, device):
 def _generator(seed):
     if isinstance(seed, np.random.Generator):
         if type(seed.bit_generator).__name__ not in _BIT_GENERATORS:
-            raise ValueError(
-                f"seed must use a bit generator of numpy, got {type(seed.bit_generator).__name__}"
-            )
+            raise ValueError(f"seed must use a bit generator of numpy, got {type(seed.bit_generator).__name__}")
         return seed
     return np.random.default_rng(check_integer("seed", 0 if seed is None else seed, 0))
 
@@ -329,9 +315,7 @@ def _restored(random_state):
     """A generator in the state that `_random_state` wrote."""
     name = random_state["bit_generator"]
     if name not in _BIT_GENERATORS:
-        raise ValueError(
-            f"the trajectory's random state must be one of {', '.join(_BIT_GENERATORS)}, got {name!r}"
-        )
+        raise ValueError(f"the trajectory's random state must be one of {', '.join(_BIT_GENERATORS)}, got {name!r}")
     bits = getattr(np.random, name)()
 
     def typed(pattern, value):

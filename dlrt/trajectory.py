@@ -236,9 +236,7 @@ class Trajectory:
             `path` has another ending.
         """
         path = _npz(path)
-        arrays = {
-            name: getattr(self, name) for name in _RECORDED + _PER_STEP if getattr(self, name) is not None
-        }
+        arrays = {name: getattr(self, name) for name in _RECORDED + _PER_STEP if getattr(self, name) is not None}
         arrays |= {f"state.{name}": to_numpy(getattr(self.state.Y, name)) for name in "USV"}
         arrays |= {f"memory.{name}": to_numpy(value) for name, value in self.state.memory.items()}
         meta = {"schema_version": SCHEMA_VERSION, "status": self.status} | self.meta
@@ -282,22 +280,12 @@ class Trajectory:
         ) as error:
             raise ValueError(f"{path} is damaged or no trajectory file: {error}") from error
         if version != SCHEMA_VERSION:
-            raise ValueError(
-                f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}"
-            )
-        needed = [name for name in _RECORDED + _PER_STEP if name not in _OPTIONAL] + [
-            f"state.{name}" for name in "USV"
-        ]
+            raise ValueError(f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}")
+        needed = [name for name in _RECORDED + _PER_STEP if name not in _OPTIONAL] + [f"state.{name}" for name in "USV"]
         missing = [name for name in needed if name not in arrays]
         if missing or "status" not in meta:
-            raise ValueError(
-                f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing"
-            )
-        memory = {
-            name.removeprefix("memory."): value
-            for name, value in arrays.items()
-            if name.startswith("memory.")
-        }
+            raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing")
+        memory = {name.removeprefix("memory."): value for name, value in arrays.items() if name.startswith("memory.")}
         state = State(LowRank(*(arrays[f"state.{name}"] for name in "USV")), memory)
         recorded = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
         return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)

@@ -1,0 +1,220 @@
+"""Pictures of a sweep: loss or error, rank, and work against accuracy, for columns of 3.3 inches.
+
+Colours are those of Okabe and Ito, told apart by every kind of colour vision; line style and marker differ too, so that
+the pictures survive grey print. Nothing here touches pyplot or its global state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ._util import write_atomically
+
+WIDTH = 3.3
+"""Width of a column in inches."""
+STYLE = {
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 8,
+    "font.size": 8,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.4,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+"""Settings of matplotlib used for every picture, as a dict for `matplotlib.rc_context`."""
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """Colour, line style and marker of the i-th curve, as keywords of ``Axes.plot``."""
+
+    index: int
+
+    def keywords(self):
+        """The keywords. Seven line styles, eight colours and nine markers: no pair in common before the 56th curve."""
+        i = self.index
+        return {"color": COLOURS[i % 8], "linestyle": LINES[i % 7], "marker": MARKERS[i % 9]}
+
+
+def values_figure(results):
+    """Loss (or error) against the iteration (differential equations: time), one panel for each step size.
+
+    Curves are medians over the seeds, bands reach from minimum to maximum; a cross ends a curve that diverged.
+
+    Parameters
+    ----------
+    results : list of Result
+        What `sweep` returned, for one problem.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    measure = _measure(results)
+    return _panels(results, _position(results), lambda run: run.values, measure, log=True)
+
+
+def ranks_figure(results):
+    """Numerical rank against the iteration (differential equations: time); otherwise as `values_figure`."""
+    return _panels(results, _position(results), lambda run: run.numerical_ranks, "rank", log=False)
+
+
+def work_figure(results):
+    """Accuracy against work, the number of field evaluations.
+
+    For losses it shows the way of every run, one panel for each step size; for differential equations the error at the
+    end, one point for each step size.
+    """
+    if _measure(results) == "loss":
+        return _panels(
+            results, ("field evaluations", lambda run: run.evaluations), lambda run: run.values, "loss", True
+        )
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(1)
+        for i, (label, group) in enumerate(_grouped(results, lambda result: result.case.label).items()):
+            points = []
+            for _, same in sorted(
+                _grouped(group, lambda result: _size(result.case)).items(), key=lambda item: str(item[0])
+            ):
+                runs = [result.trajectory for result in same if not result.trajectory.diverged]
+                if runs:
+                    work = np.median([run.evaluations[-1] for run in runs])
+                    points.append((work, *np.quantile([run.values[-1] for run in runs], [0.5, 0, 1])))
+            if points:
+                work, middle, low, high = np.array(sorted(points)).T
+                style = LineStyle(i).keywords()
+                axes.errorbar(work, middle, [middle - low, high - middle], label=label, capsize=2, **style)
+        axes.set(xscale="log", yscale="log", xlabel="field evaluations", ylabel="error at the end")
+        return _finish(figure, [axes])
+
+
+def save_figure(figure, stem):
+    """Write a figure as ``stem.png`` (300 dpi) and ``stem.pdf``, atomically; returns both paths."""
+    stem = Path(stem)
+    paths = []
+    for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):  # no date: equal pictures, equal files
+
+        def write(file, kind=kind, metadata=metadata):
+            with rc_context(STYLE):
+                figure.savefig(file, format=kind, dpi=300, metadata=metadata)
+
+        paths.append(write_atomically(stem.with_name(f"{stem.name}.{kind}"), write))
+    return paths
+
+
+def save_figures(results, out):
+    """Write ``loss`` (or ``error``), ``rank`` and ``work`` of a sweep to the folder `out`; returns the paths."""
+    out = Path(out)
+    pictures = {_measure(results): values_figure, "rank": ranks_figure, "work": work_figure}
+    return [path for name, draw in pictures.items() for path in save_figure(draw(results), out / name)]
+
+
+def _panels(results, position, values, label, log):
+    name, x = position
+    labels = list(dict.fromkeys(result.case.label for result in results))
+    sizes = _grouped(results, lambda result: _size(result.case))
+    top = np.inf
+    if log:  # curves that diverge leave the picture; they do not set its scale
+        top = 10 * max(
+            max(values(result.trajectory)[: 1 if result.trajectory.diverged else None]) for result in results
+        )
+    with rc_context(STYLE):
+        figure, panels = _figure(len(sizes))
+        for axes, (size, group) in zip(panels, sizes.items(), strict=True):
+            for i, (method, same) in enumerate(_grouped(group, lambda result: result.case.label).items()):
+                runs = [result.trajectory for result in same]
+                style = LineStyle(labels.index(method)).keywords()
+                _curve(axes, runs, x, values, method, style, i / len(labels), top)
+            if len(sizes) > 1:
+                axes.set_title(f"step size {size}")
+            if log:
+                axes.set_yscale("log", nonpositive="mask")
+                axes.set_ylim(top=min(axes.get_ylim()[1], top))
+            else:
+                axes.yaxis.get_major_locator().set_params(integer=True)
+            axes.set_ylabel(label)
+        panels[-1].set_xlabel(name)
+        return _finish(figure, panels)
+
+
+def _curve(axes, runs, x, values, label, style, offset, top):
+    """Median and band over the runs at every step that one of them recorded, up to somewhat above `top`."""
+    at: dict[int, list] = {}
+    for run in runs:
+        for step, position, value in zip(run.steps, x(run), values(run), strict=True):
+            at.setdefault(int(step), []).append((position, min(value, 10 * top)))
+    stacked = [np.array(at[step], dtype=float) for step in sorted(at)]
+    position = np.array([np.median(points[:, 0]) for points in stacked])
+    middle, low, high = (
+        np.array([reduce(points[:, 1]) for points in stacked]) for reduce in (np.median, np.min, np.max)
+    )
+    n = len(position)
+    every = max(1, n // 6)
+    axes.plot(position, middle, label=label, markevery=(int(offset * every), every), **style)
+    if len(runs) > 1:
+        axes.fill_between(position, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    for run in runs:
+        if run.diverged:
+            end = min(values(run)[-1], top)
+            axes.plot(x(run)[-1], end, marker="x", markersize=6, color=style["color"], linestyle="none", clip_on=False)
+
+
+def _figure(panels):
+    """A figure of column width with panels above each other."""
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.7 * panels), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def _finish(figure, panels):
+    """One legend for all panels, above them."""
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.set_figheight(figure.get_figheight() + 0.15 * ((len(handles) + 1) // 2))
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside upper center", ncols=2, frameon=False, handlelength=3
+        )
+    return figure
+
+
+def _measure(results):
+    if not results:
+        raise ValueError("results must hold at least one result of a sweep, got none")
+    measures = {result.trajectory.measure for result in results}
+    if len(measures) > 1 or results[0].trajectory.values is None:
+        raise ValueError("results must all have a loss, or all an error: draw one problem at a time")
+    return measures.pop()
+
+
+def _position(results):
+    if _measure(results) == "loss":
+        return "iteration", lambda run: run.steps
+    return "time", lambda run: run.times
+
+
+def _size(case):
+    return f"{case.step_size:g}" if isinstance(case.step_size, float) else str(case.step_size)
+
+
+def _grouped(results, key):
+    groups: dict = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return groups

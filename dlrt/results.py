@@ -1,0 +1,128 @@
+"""`results.json`: what a comparison found, in one file for other programs.
+
+Schema, version 1. Strict JSON: what is not finite or not known is ``null``; times are in seconds. An object with::
+
+    schema_version   1
+    settings         object: options of the command that made the file, by name
+    seeds            [int]: all seeds, ascending
+    versions         object of str: versions of python, dlrt, numpy and scipy
+    cases            [object], one for each run:
+        label            str, the integrator's name
+        integrator       object: class and hyper-parameters
+        problem          object: class and settings; arrays by shape, dtype and digest
+        step_size        number, or str for a schedule
+        steps            int asked for
+        steps_taken      int: steps up to the last record
+        time             number: time reached (sum of the step sizes)
+        seed             int
+        start_rank       int
+        status           "finished", "stopped" or "diverged at step k"
+        loss             number or null, at the end
+        error            number or null, at the end: Frobenius distance to the reference solution
+        rank             int carried at the end
+        numerical_rank   int: singular values above rounding at the end
+        truncation_error number: sum over all steps
+        evaluations      int: field evaluations (gradient tapes)
+        rejected         int: rejected steps
+        wall_time        number: seconds spent in steps
+        trajectory       str: file beside this one, see `Trajectory.load`
+
+Readers refuse other versions. New keys may be added within a version; a key that changes its meaning makes a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from ._util import versions, write_atomically
+from .describe import describe
+
+RESULTS_VERSION = 1
+
+
+def write_results(out, results, settings):
+    """Write ``out/results.json`` for the results of a sweep, atomically.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder the sweep was given.
+    results : list of Result
+    settings : dict
+        Options of the comparison.
+
+    Returns
+    -------
+    Path
+    """
+    content = {
+        "schema_version": RESULTS_VERSION,
+        "settings": describe(settings),
+        "seeds": sorted({result.case.seed for result in results}),
+        "versions": versions(),
+        "cases": [_case(result) for result in results],
+    }
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return write_atomically(Path(out) / "results.json", lambda file: file.write(text.encode()))
+
+
+def read_results(out):
+    """Read ``out/results.json``.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder of the comparison.
+
+    Returns
+    -------
+    dict
+        See the module's docstring.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is no JSON or has another schema version.
+    """
+    path = Path(out) / "results.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no file of results: {error}") from error
+    if version != RESULTS_VERSION:
+        raise ValueError(f"{path} has schema version {version}, this program reads version {RESULTS_VERSION}")
+    return content
+
+
+def _case(result):
+    case, run = result.case, result.trajectory
+
+    def last(values):
+        return None if values is None or not math.isfinite(values[-1]) else float(values[-1])
+
+    return {
+        "label": case.label,
+        "integrator": run.meta["integrator"],
+        "problem": run.meta["problem"],
+        "step_size": run.meta["step_size"] if isinstance(run.meta["step_size"], float) else str(run.meta["step_size"]),
+        "steps": case.steps,
+        "steps_taken": int(run.steps[-1]),
+        "time": float(run.times[-1]),
+        "seed": case.seed,
+        "start_rank": case.rank,
+        "status": run.status,
+        "loss": last(run.losses),
+        "error": last(run.errors),
+        "rank": int(run.ranks[-1]),
+        "numerical_rank": int(run.numerical_ranks[-1]),
+        "truncation_error": float(run.truncation_errors.sum()),
+        "evaluations": int(run.evaluations[-1]),
+        "rejected": int(run.rejected[-1]),
+        "wall_time": float(run.wall_times[-1]),
+        "trajectory": case.file,
+    }
