@@ -10,7 +10,7 @@ from array_api_compat import array_namespace, device
 from .integrator import Integrator, Proposal
 from .linalg import dagger, double_svd
 from .lowrank import LowRank, diagonalise
-from .optimizers import check_fraction
+from .optimizers import Carried, check_fraction
 from .truncation import ImportanceBudget
 
 __all__ = ["AdaLoRA"]
@@ -70,7 +70,10 @@ class AdaLoRA(Integrator):
         check_fraction("beta2", self.beta2)
 
     def start(self, Y: LowRank) -> LowRank:
-        """The singular value decomposition of Y."""
+        """The singular value decomposition of Y; Y itself where S is diagonal."""
+        xp = array_namespace(Y.S)
+        if Y.S.shape[-2] == Y.S.shape[-1] and bool(xp.all(Y.S == Y.S * xp.eye(Y.rank, dtype=Y.dtype))):
+            return Y
         P, d, Q = double_svd(Y.S)
         return diagonalise(Y, P, d, Q, Y.rank)
 
@@ -89,9 +92,9 @@ class AdaLoRA(Integrator):
         one = xp.eye(Y.rank, dtype=Y.dtype, device=device(Y.S))
         f = yield t, Y
         descent = {
-            "P": f.K * dagger(lam[:, None]) - 4 * self.gamma * P @ (dagger(P) @ P - one),
+            "P": f.K * dagger(lam[..., None]) - 4 * self.gamma * P @ (dagger(P) @ P - one),
             "lam": xp.linalg.diagonal(f.S),
-            "Q": f.L * lam - 4 * self.gamma * QH @ (dagger(QH) @ QH - one),
+            "Q": f.L * lam[..., None, :] - 4 * self.gamma * QH @ (dagger(QH) @ QH - one),
         }
         importance = 0.0
         for w, X in factors.items():
@@ -100,12 +103,12 @@ class AdaLoRA(Integrator):
             unsure = self.beta2 * memory[f"uncertainty.{w}"] + (1 - self.beta2) * abs(sensitivity - smooth)
             memory |= {f"sensitivity.{w}": smooth, f"uncertainty.{w}": unsure}
             score = smooth * unsure
-            importance = importance + (score if w == "lam" else xp.mean(score, axis=0))
+            importance = importance + (score if w == "lam" else xp.mean(score, axis=-2))
         old = {key.removeprefix("optimizer."): X for key, X in memory.items() if key.startswith("optimizer.")}
         d, moments = self.optimizer.update(old, descent)
         memory |= _prefixed("optimizer", moments) | {"step": int(memory["step"]) + 1}
-        Y1 = LowRank(P + h * d["P"], (lam + h * d["lam"]) * one, QH + h * d["Q"])
-        return Proposal(Y1, {"step": memory["step"], "importance": importance}, finish=lambda _: memory)
+        Y1 = LowRank(P + h * d["P"], (lam + h * d["lam"])[..., None, :] * one, QH + h * d["Q"])
+        return Proposal(Y1, {"step": memory["step"], "importance": importance}, finish=Carried(memory))
 
 
 def _triplet_factors(Y: LowRank) -> dict:

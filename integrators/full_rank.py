@@ -9,6 +9,7 @@ from array_api_compat import array_namespace, device
 
 from .integrator import Integrator, Proposal
 from .lowrank import LowRank
+from .optimizers import Carried
 from .substeps import Euler, Substep
 
 __all__ = ["FullRank"]
@@ -36,6 +37,7 @@ class FullRank(Integrator):
 
     robust: ClassVar[bool] = True
     manifold: ClassVar[bool] = False
+    factors: ClassVar[tuple[str, ...]] = ("U",)
 
     @property
     def order(self):  # type: ignore[override]
@@ -61,5 +63,5 @@ class FullRank(Integrator):
         W = state.Y
         f = yield t, W, "K"
         dW = yield from self.substep.K(t, W, h, f)
-        direction, memory = self.optimizer.update(state.memory, {"W": dW / h})
-        return Proposal(LowRank(W.U + h * direction["W"], W.S, W.V), finish=lambda _: memory)
+        direction, memory = self.optimizer.update(state.memory, {"W": dW / h if h else f.K})
+        return Proposal(LowRank(W.U + h * direction["W"], W.S, W.V), finish=Carried(memory))

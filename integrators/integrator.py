@@ -6,11 +6,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from array_api_compat import array_namespace
+
 from .lowrank import LowRank
-from .optimizers import SGD, Optimizer, steered, tangent_memory
+from .optimizers import SGD, Carried, Optimizer, entry, steered, tangent_memory
 from .truncation import Truncation
 
-__all__ = ["Integrator", "Proposal", "State", "Step", "conclude"]
+__all__ = ["Integrator", "Proposal", "State", "Step", "conclude", "stack", "unstack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +42,15 @@ class Proposal:
         The new matrix, usually in augmented bases.
     memory : mapping
         What a truncation may look at (AdaLoRA's importance scores).
-    finish : callable LowRank -> mapping
-        The memory at the truncated matrix.
+    finish : Carried
+        A function: the memory at the truncated matrix.
     rejected : int
         Steps rejected on the way.
     """
 
     Y: LowRank
     memory: Mapping[str, Any] = field(default_factory=dict)
-    finish: Callable[[LowRank], Mapping[str, Any]] = lambda Y: {}
+    finish: Carried = field(default_factory=Carried)
     rejected: int = 0
 
 
@@ -110,6 +112,10 @@ class Integrator:
     """Whether the rank may change."""
     manifold: ClassVar[bool] = True
     """Whether U and V stay orthonormal."""
+    factors: ClassVar[tuple[str, ...]] = ("U", "S", "V")
+    """The factors of the representation that move; the others are identities."""
+    stackable: ClassVar[bool] = True
+    """Whether stages may be run on a stack of matrices (leading axes), one decision being right for all."""
     truncation: ClassVar[Any] = None
     """A Truncation, or None: the proposal is the result."""
 
@@ -119,7 +125,7 @@ class Integrator:
         return 1
 
     def start(self, Y: LowRank) -> LowRank:
-        """The matrix Y in the representation of this method."""
+        """The matrix Y in the representation of this method; one that is in it stays as it is, bit for bit."""
         return Y
 
     def init(self, Y: LowRank) -> State:
@@ -177,3 +183,43 @@ def conclude(truncation: Truncation | None, proposals: Sequence[Proposal]) -> li
     """Truncate the proposals of all matrices together: the new state and the truncation error of each."""
     truncated = [(p.Y, 0.0) for p in proposals] if truncation is None else truncation(proposals)
     return [(State(Y, p.finish(Y)), error) for p, (Y, error) in zip(proposals, truncated, strict=True)]
+
+
+def stack(states: Sequence[State]) -> State:
+    """States of equal shapes and counters as one, with a leading axis over the matrices.
+
+    Raises ValueError where they do not fit.
+    """
+    first = states[0]
+    memory = {}
+    for name, X in first.memory.items():
+        entries = [state.memory[name] for state in states]
+        memory[name] = _stacked(entries) if hasattr(X, "ndim") else X
+        if not hasattr(X, "ndim") and any(entry != X for entry in entries):
+            raise ValueError(f"states with different values of {name} cannot be stacked: {entries}")
+    Y = LowRank(*(_stacked([getattr(state.Y, factor) for state in states]) for factor in ("U", "S", "V")))
+    return State(Y, memory)
+
+
+def unstack(proposal: Proposal, count: int, manifold: bool) -> list[Proposal]:
+    """The proposals of the ``count`` matrices of a stack.
+
+    For a method that keeps its bases orthonormal (``manifold``) zero columns are taken off: a matrix for which
+    :func:`~integrators.linalg.complement` found fewer directions than for others has its own, smaller, rank.
+    """
+    xp = array_namespace(proposal.Y.U)
+    U, V = proposal.Y.U, proposal.Y.V
+    S = xp.broadcast_to(proposal.Y.S, (count, *proposal.Y.S.shape[-2:]))
+    widths = [(U.shape[-1], V.shape[-1])] * count
+    if manifold:
+        used = (xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1).tolist() for X in (U, V))
+        widths = list(zip(*used, strict=True))
+    result = []
+    for i, (rU, rV) in enumerate(widths):
+        Y = LowRank(U[i, :, :rU], S[i, :rU, :rV], V[i, :, :rV])
+        result.append(Proposal(Y, entry(proposal.memory, i), proposal.finish.entry(i), proposal.rejected))
+    return result
+
+
+def _stacked(arrays):
+    return array_namespace(*arrays).stack(arrays)

@@ -9,6 +9,7 @@ from array_api_compat import array_namespace, device
 
 from .integrator import Integrator, Proposal
 from .lowrank import LowRank
+from .optimizers import Carried
 
 __all__ = ["LoRA"]
 
@@ -39,6 +40,7 @@ class LoRA(Integrator):
     """
 
     manifold: ClassVar[bool] = False
+    factors: ClassVar[tuple[str, ...]] = ("U", "V")
 
     def start(self, Y: LowRank) -> LowRank:
         """(U S, I, V)."""
@@ -54,4 +56,4 @@ class LoRA(Integrator):
         Y = state.Y
         f = yield t, Y
         direction, memory = self.optimizer.update(state.memory, {"B": f.K, "A": f.L})
-        return Proposal(LowRank(Y.U + h * direction["B"], Y.S, Y.V + h * direction["A"]), finish=lambda _: memory)
+        return Proposal(LowRank(Y.U + h * direction["B"], Y.S, Y.V + h * direction["A"]), finish=Carried(memory))

@@ -221,8 +221,8 @@ def tangent(Y: LowRank, K: Array, L: Array, S: Array) -> LowRank:
 def diagonalise(Y: LowRank, P: Array, d: Array, Q: Array, rank: int) -> LowRank:
     """Y in the bases of its first ``rank`` singular vectors, from the double SVD P, d, Q of its S."""
     xp = array_namespace(Y.S)
-    S = xp.astype(d[:rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), Y.S.dtype)
-    return LowRank(rotate(Y.U, P[:, :rank]), S, rotate(Y.V, Q[:, :rank]))
+    S = xp.astype(d[..., :rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), Y.S.dtype)
+    return LowRank(rotate(Y.U, P[..., :rank]), S, rotate(Y.V, Q[..., :rank]))
 
 
 def _checked_rank(rank, shape) -> int:

@@ -25,7 +25,7 @@ References: Polyak (1964), doi:10.1016/0041-5553(64)90137-5; Kingma, Ba (2015), 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -33,7 +33,7 @@ from array_api_compat import array_namespace
 from .linalg import dagger
 from .lowrank import LowRank
 
-__all__ = ["SGD", "Adam", "Momentum", "Optimizer"]
+__all__ = ["SGD", "Adam", "Carried", "Momentum", "Optimizer"]
 
 Blocks = Mapping[str, Any]
 
@@ -162,6 +162,31 @@ def tangent_memory(optimizer: Optimizer, Y: LowRank) -> dict:
     return optimizer.init({"K": Y.U, "L": Y.V, "S": Y.S}, OVER)
 
 
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A function: memory at the matrix a step ends with, its first moment moved there from ``Y`` (None: kept as is)."""
+
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    Y: LowRank | None = None
+
+    def __call__(self, Y1: LowRank) -> Mapping[str, Any]:
+        """Memory at Y1."""
+        if self.Y is None or "first.K" not in self.memory:
+            return self.memory
+        moved = transported({part: self.memory[f"first.{part}"] for part in PARTS}, self.Y, Y1)
+        return {**self.memory, **{f"first.{part}": M for part, M in moved.items()}}
+
+    def entry(self, i: int) -> Carried:
+        """That of one matrix of a stack."""
+        Y = self.Y
+        return Carried(entry(self.memory, i), None if Y is None else LowRank(Y.U[i, ...], Y.S[i, ...], Y.V[i, ...]))
+
+
+def entry(memory: Mapping[str, Any], i: int) -> dict:
+    """The memory of one matrix of a stack; counters are common to all."""
+    return {name: X[i, ...] if hasattr(X, "ndim") else X for name, X in memory.items()}
+
+
 class _Direction:
     """What a later stage of a step sees in place of its field: each part is computed when it is read."""
 
@@ -201,7 +226,7 @@ def steered(stages, optimizer: Optimizer, Y: LowRank, memory: Mapping):
     """Run the generator ``stages`` of a manifold method from Y with directions in place of fields.
 
     The first request of a method is always the field at Y itself; the moments take in that one. Returns the result
-    of ``stages`` and a function that gives the memory at a new point.
+    of ``stages`` and the :class:`Carried` that gives the memory at a new point.
     """
     first = {part: memory[f"first.{part}"] for part in PARTS}
     request = next(stages)
@@ -216,11 +241,7 @@ def steered(stages, optimizer: Optimizer, Y: LowRank, memory: Mapping):
     except StopIteration as stop:
         result = stop.value
 
-    def memory_at(Y1: LowRank) -> dict:
-        moved = transported({part: memory[f"first.{part}"] for part in PARTS}, Y, Y1)
-        return {**memory, **{f"first.{part}": M for part, M in moved.items()}}
-
-    return result, memory_at
+    return result, Carried(memory, Y)
 
 
 def _mean_square(X, axes):

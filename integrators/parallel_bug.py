@@ -29,7 +29,7 @@ def augmented(Y: LowRank, dK, dL, dS) -> LowRank:
     """
     xp = array_namespace(Y.S)
     Ut, Vt = complement(Y.U, dK), complement(Y.V, dL)
-    zero = xp.zeros((Ut.shape[-1], Vt.shape[-1]), dtype=Y.dtype, device=device(Y.S))
+    zero = xp.zeros((*Y.S.shape[:-2], Ut.shape[-1], Vt.shape[-1]), dtype=Y.dtype, device=device(Y.S))
     S = concat(concat(Y.S + dS, dagger(dL) @ Vt), concat(dagger(Ut) @ dK, zero), axis=-2)
     return LowRank(concat(Y.U, Ut), S, concat(Y.V, Vt))
 
@@ -61,7 +61,8 @@ class ParallelBUG(Integrator):
     Notes
     -----
     Order 1, robust; K, L and S may run in parallel. One field per step with Euler, one more with ``rejection``
-    (the field through the augmented bases, which is also the first field of the repeated step). Not exact
+    (the field through the augmented bases, which is also the first field of the repeated step; not needed where there
+    are no new directions). Not exact
     for F = A'(t). Cost O((m + n) r^2).
 
     Raises ValueError if rejection is not positive or the truncation has no tolerance to compare with.
@@ -89,6 +90,11 @@ class ParallelBUG(Integrator):
             raise ValueError(f"rejection needs a Tolerance to compare with, got {self.truncation!r}")
 
     @property
+    def stackable(self) -> bool:  # type: ignore[override]
+        """Rejection is decided for each matrix on its own."""
+        return self.rejection is None
+
+    @property
     def evaluations(self) -> int:
         """K, L and S share their first field."""
         return 3 * self.substep.stages - 2 + (self.rejection is not None)
@@ -103,8 +109,8 @@ class ParallelBUG(Integrator):
             dL = yield from self.substep.L(t, Y, h, f)
             dS = yield from self.substep.S(t, Y, h, f)
             Y1 = augmented(Y, dK, dL, dS)
-            if self.rejection is None:
-                return Y1
+            if self.rejection is None or Y1.S.shape == Y.S.shape or Y1.rank >= min(self.truncation.limit, *Y1.shape):
+                return Proposal(Y1, rejected=rejected)  # nothing to check, no new directions, or no room for more
             Y0 = Y.embed(Y1.U, Y1.V)
             f = yield t, Y0
             if self.accepts(Y, Y1, f, h):
@@ -114,8 +120,6 @@ class ParallelBUG(Integrator):
     def accepts(self, Y: LowRank, Y1: LowRank, f, h: float) -> bool:
         """Whether the step from Y to the untruncated Y1 stands; ``f`` is the field at Y through the bases of Y1."""
         rU, rV = Y.S.shape
-        if Y1.S.shape == Y.S.shape or Y1.rank >= min(self.truncation.limit, *Y1.shape):
-            return True  # no new directions, or no room for more
         assert isinstance(self.truncation, Tolerance)  # checked at construction
         xp = array_namespace(f.S)
         d = Y1.singular_values()

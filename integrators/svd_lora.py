@@ -8,6 +8,7 @@ from typing import ClassVar
 from .integrator import Integrator, Proposal
 from .linalg import dagger
 from .lowrank import LowRank
+from .optimizers import Carried
 
 __all__ = ["SVDLoRA"]
 
@@ -48,4 +49,4 @@ class SVDLoRA(Integrator):
         f = yield t, Y
         blocks = {"U": f.K @ dagger(Y.S), "S": f.S, "V": f.L @ Y.S}
         d, memory = self.optimizer.update(state.memory, blocks)
-        return Proposal(LowRank(Y.U + h * d["U"], Y.S + h * d["S"], Y.V + h * d["V"]), finish=lambda _: memory)
+        return Proposal(LowRank(Y.U + h * d["U"], Y.S + h * d["S"], Y.V + h * d["V"]), finish=Carried(memory))

@@ -1,0 +1,457 @@
+"""What every integrator must do. A new method inherits `Contract` (five lines) and gets all of it.
+
+Matrices are compared, never factors. Tolerances are multiples of eps times the size of what is computed: a step adds up
+some ten products of matrices of norm 1 to 10, each with a rounding error of a few eps times its norm, so 1e3 eps bounds
+one step; a basis computed from K1 by QR carries eps ||K1|| / sigma_min(K1), below 1e4 eps in the cases here.
+"""
+
+import io
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from integrators import (
+    BUG,
+    RK4,
+    AdaLoRA,
+    Adam,
+    AugmentedBUG,
+    Exact,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    Heun,
+    ImportanceBudget,
+    Integrator,
+    LoRA,
+    LowRank,
+    Momentum,
+    ParallelBUG,
+    ProjectorSplitting,
+    Repeated,
+    State,
+    SVDLoRA,
+    Tolerance,
+)
+from problems import MatrixRegression, Sylvester, given_solution, rotating
+
+DTYPES = {"float32": np.float32, "float64": np.float64, "complex128": np.complex128}
+LIBRARIES = {"numpy": np.asarray, "torch": torch.asarray}
+SHAPES = {"m<n": (14, 20), "m=n": (16, 16), "m>n": (21, 13)}
+RANKS = {"r=1": lambda shape: 1, "r": lambda shape: 4, "r=min": min}
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def unitary(r, seed, dtype):
+    return LowRank.random((r, r), r, rng(seed), like=np.zeros((), dtype)).U
+
+
+def dense(Y):
+    """The matrix as numpy array in double precision."""
+    W = Y.full()
+    W = W.resolve_conj().numpy() if isinstance(W, torch.Tensor) else W
+    return W.astype(np.result_type(W.dtype, np.float64))
+
+
+def distance(X, Y):
+    return np.linalg.norm(dense(X) - dense(Y))
+
+
+def eps(Y):
+    return {"32": 1.2e-7, "64": 2.3e-16, "28": 2.3e-16}[str(Y.dtype)[-2:]]
+
+
+def defect(U):
+    """||U^H U - I||_F in double precision."""
+    U = (U.resolve_conj().numpy() if isinstance(U, torch.Tensor) else U).astype(np.complex128)
+    return np.linalg.norm(U.conj().T @ U - np.eye(U.shape[1]))
+
+
+def regression(shape, library="numpy", dtype="float64", values=(4.0, 2.0, 1.0, 0.5), seed=7):
+    """min ||W - A||^2 / 2 with A of the given singular values plus a small full-rank part."""
+    like = np.zeros((), DTYPES[dtype])
+    A = LowRank.random(shape, len(values), rng(seed), like, singular_values=values).full()
+    A = A + 0.01 * LowRank.random(shape, min(shape), rng(seed + 1), like).full()
+    return MatrixRegression(LIBRARIES[library](A.astype(DTYPES[dtype])))
+
+
+def point(problem, rank, seed=3, values=None):
+    values = np.geomspace(1.0, 0.1, rank) if values is None else values
+    return LowRank.random(problem.shape, rank, rng(seed), problem.like, singular_values=values)
+
+
+def run(integrator, field, state, h, steps, t=0.0):
+    for k in range(steps):
+        state = integrator.step(field, t + k * h, state, h).state
+    return state
+
+
+class Contract:
+    """Inherit, and set `integrator`; the other attributes say which promises the method makes."""
+
+    integrator: ClassVar[Integrator]
+    h: ClassVar[float] = 0.05
+    exact: ClassVar[bool] = False  # exact for F = A'(t) of rank r with exact sub-flows
+    order_truncation = FixedRank(4)  # in the order test, where the solution has rank 4
+    order_steps = (16, 32, 64, 128)
+
+    def __init_subclass__(cls):
+        """Leave out the tests of what the method does not promise."""
+        method = cls.integrator
+        promised = {
+            "test_zero_tolerance_is_the_identity": method.rank_adaptive and method.manifold,
+            "test_orthonormal_after_3000_steps": method.manifold,
+            "test_exact_for_given_low_rank_matrix": cls.exact,
+            "test_order": method.order is not None,
+            "test_robust_to_small_singular_values": method.robust,
+        }
+        for test, holds in promised.items():
+            if not holds:
+                setattr(cls, test, None)
+
+    # -- 1. truncation at zero tolerance, orthonormality -------------------------------------------------------
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("library", LIBRARIES)
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+    @pytest.mark.parametrize("rank", RANKS.values(), ids=RANKS)
+    def test_step(self, shape, rank, library, dtype):
+        """A step keeps shape, dtype and orthonormality, and its truncation error is what truncation changed."""
+        problem = regression(shape, library, dtype)
+        Y = point(problem, rank(shape))
+        state = self.integrator.init(Y)
+        assert distance(state.Y, Y) <= 100 * eps(Y) * Y.norm()
+        for _ in range(3):
+            step = self.integrator.step(problem.field, 0.0, state, self.h)
+            state = step.state
+            assert state.Y.shape == problem.shape and state.Y.dtype == problem.dtype
+            error = distance(step.augmented, state.Y)
+            assert abs(error - step.truncation_error) <= 1e3 * eps(Y) * (1 + state.Y.norm())
+            if self.integrator.manifold:
+                assert max(defect(state.Y.U), defect(state.Y.V)) <= 100 * eps(Y)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+    def test_zero_tolerance_is_the_identity(self, shape, dtype):
+        integrator = replace(self.integrator, truncation=Tolerance(relative=0.0))
+        problem = regression(shape, dtype=dtype)
+        step = integrator.step(problem.field, 0.0, integrator.init(point(problem, 4)), self.h)
+        assert distance(step.augmented, step.state.Y) <= 100 * eps(step.state.Y) * step.augmented.norm()
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_orthonormal_after_3000_steps(self, dtype):
+        problem = regression((12, 9), dtype=dtype)
+        Y = run(self.integrator, problem.field, self.integrator.init(point(problem, 3)), self.h, 3000).Y
+        assert max(defect(Y.U), defect(Y.V)) <= 100 * eps(Y)
+
+    # -- 2. gauge invariance -----------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    @pytest.mark.parametrize("values", [(1.0, 0.5, 0.2, 0.1), (1.0, 0.5, 0.2, 0.0)], ids=["regular", "singular"])
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+    def test_gauge_invariance(self, shape, values, dtype):
+        """(U A, A^H S B, V B) is the same matrix and must give the same matrix after steps."""
+        problem = regression(shape, dtype=dtype)
+        Y = point(problem, 4, values=values)
+        A, B = unitary(4, 11, DTYPES[dtype]), unitary(4, 12, DTYPES[dtype])
+        rotated = LowRank(Y.U @ A, A.conj().T @ Y.S @ B, Y.V @ B)
+        one, other = (run(self.integrator, problem.field, self.integrator.init(X), self.h, 2).Y for X in (Y, rotated))
+        # directions below 100 eps ||h F|| may be kept in one gauge and dropped in the other: their size is allowed
+        assert distance(one, other) <= 1e4 * eps(Y) * (1 + one.norm())
+
+    # -- 3. exactness ------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    @pytest.mark.parametrize("smallest", [1e-1, 1e-8])
+    def test_exact_for_given_low_rank_matrix(self, smallest, dtype):
+        """F = A'(t), A(t) of rank r, exact sub-flows, start A(0) in random bases: no error at all."""
+        integrator = replace(self.integrator, substep=Exact())
+        if integrator.rank_adaptive:
+            integrator = replace(integrator, truncation=Tolerance(absolute=1e-11))
+        problem = rotating(rng(1), shape=(24, 18), rank=4, smallest=smallest, dtype=DTYPES[dtype])
+        Y = LowRank(*problem.initial(4, rng(2)))
+        A, B = unitary(4, 21, DTYPES[dtype]), unitary(4, 22, DTYPES[dtype])
+        Y = LowRank(Y.U @ A, A.conj().T @ Y.S @ B, Y.V @ B)
+        Y = run(integrator, problem.field, integrator.init(Y), 0.1, 5).Y
+        # each step: rounding of the increments, and what the truncation at 1e-11 leaves out
+        assert problem.error(0.5, Y) <= 5 * (1e3 * eps(Y) * Y.norm() + 1e-11)
+
+    # -- 4. order ----------------------------------------------------------------------------------------------
+
+    def test_order(self):
+        """Slope of the error at t = 1 on a nonlinear problem with a solution of exact rank 4."""
+        errors = [self.error_on_given_solution(n, smallest=None) for n in self.order_steps]
+        slope = -np.polyfit(np.log(self.order_steps), np.log(errors), 1)[0]
+        assert abs(slope - self.integrator.order) <= 0.2, (slope, errors)
+
+    def error_on_given_solution(self, steps, smallest):
+        problem = given_solution(rng(5), shape=(16, 12), rank=4, smallest=smallest)
+        integrator = self.integrator
+        if integrator.rank_adaptive:
+            integrator = replace(integrator, truncation=self.order_truncation)
+        Y = run(integrator, problem.field, integrator.init(LowRank(*problem.initial(4, rng(6)))), 1 / steps, steps).Y
+        return problem.error(1.0, Y)
+
+    # -- 5. robustness -----------------------------------------------------------------------------------------
+
+    def test_robust_to_small_singular_values(self):
+        """As the last singular value falls from 1e-1 to 1e-14 the error settles, near where it was.
+
+        Most methods stay within 10 %; Lie projector splitting with Euler changes by a factor 2.2 between 1e-2 and
+        1e-4, where the step stops resolving the direction, and not at all from there on.
+        """
+        errors = [self.error_on_given_solution(32, smallest=10.0**-k) for k in (1, 2, 4, 6, 8, 10, 12, 14)]
+        assert max(errors) <= 2.5 * errors[0]
+        assert max(errors[4:]) <= 1.1 * min(errors[4:])
+
+    # -- 6. counting, saving -----------------------------------------------------------------------------------
+
+    def test_evaluations(self):
+        """The fields asked for are those announced."""
+        problem = regression((16, 16))
+        calls = []
+        state = self.integrator.init(point(problem, 3))
+
+        def field(t, Y):
+            calls.append(t)
+            return problem.field(t, Y)
+
+        step = self.integrator.step(field, 2.0, state, self.h)
+        assert step.evaluations == len(calls) >= 1
+        assert step.rejected > 0 or len(calls) == self.integrator.evaluations
+        assert calls[0] == 2.0 and all(2.0 <= t <= 2.0 + self.h for t in calls)
+
+    def test_same_numbers_after_saving(self):
+        """A state that went through a file gives the same bits as one that did not."""
+        problem = regression((14, 20))
+        state = run(self.integrator, problem.field, self.integrator.init(point(problem, 3)), self.h, 4)
+        file = io.BytesIO()
+        np.savez(file, U=state.Y.U, S=state.Y.S, V=state.Y.V, **{f"memory.{k}": v for k, v in state.memory.items()})
+        data = np.load(io.BytesIO(file.getvalue()), allow_pickle=False)
+        memory = {k.removeprefix("memory."): data[k] for k in data.files if k.startswith("memory.")}
+        loaded = State(LowRank(data["U"], data["S"], data["V"]), memory)
+        one, other = (run(self.integrator, problem.field, s, self.h, 4, t=0.2) for s in (state, loaded))
+        assert np.array_equal(one.Y.full(), other.Y.full())
+        assert one.memory.keys() == other.memory.keys()
+
+    # -- 7. edges ----------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+    def test_zero_start(self, shape):
+        """S = 0 is a valid start: the loss goes down and the bases stay orthonormal."""
+        problem = regression(shape)
+        Y = LowRank(*problem.initial(4, rng(1)))
+        before = problem.loss(Y)
+        Y = run(self.integrator, problem.field, self.integrator.init(Y), self.h, 40).Y
+        assert problem.loss(Y) < 0.9 * before
+
+    def test_basis_moves_at_full_budget(self):
+        """At r = r_max the bases still turn towards the field."""
+        integrator = self.integrator
+        if integrator.rank_adaptive and integrator.manifold:
+            integrator = replace(integrator, truncation=Tolerance(relative=1e-3, max_rank=2))
+        problem = regression((16, 16))
+        Y = point(problem, 2)
+        U0 = integrator.init(Y).Y.U
+        Y1 = run(integrator, problem.field, integrator.init(Y), self.h, 5).Y
+        if integrator.manifold:
+            assert Y1.rank == 2
+            assert np.linalg.norm(Y1.U - U0 @ (U0.T @ Y1.U)) > 1e-3
+        else:
+            assert np.linalg.norm(Y1.U - U0) > 1e-3
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+    def test_divergence_is_reported(self, bad):
+        """A field that is not finite, or overflows, raises FloatingPointError or gives a non-finite matrix."""
+        problem = regression((10, 8))
+        state = self.integrator.init(point(problem, 3))
+        before = state.Y.full().copy()
+
+        class Bad:
+            def __init__(self, Y):
+                self.K, self.L, self.S = (np.full_like(X, bad) for X in (Y.U, Y.V, Y.S))
+
+        with np.errstate(all="ignore"):
+            try:
+                for _ in range(3):
+                    after = self.integrator.step(lambda t, Y: Bad(Y), 0.0, state, 1e10).state
+                    finite = np.isfinite(after.Y.full()).all()
+                assert bad == 1e300 or not finite
+            except FloatingPointError:
+                pass
+        assert np.array_equal(before, state.Y.full())
+
+    def test_bad_start(self):
+        with pytest.raises(TypeError, match="Y must be a LowRank, got ndarray"):
+            self.integrator.init(np.eye(3))
+
+    # -- 8. numpy and torch ------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_numpy_and_torch_agree(self, dtype):
+        results = []
+        for library in LIBRARIES:
+            problem = regression((14, 20), library, dtype)
+            Y = LowRank(*(LIBRARIES[library](X) for X in _factors(point(regression((14, 20), dtype=dtype), 3))))
+            results.append(run(self.integrator, problem.field, self.integrator.init(Y), self.h, 5).Y)
+        assert distance(*results) <= 1e4 * eps(results[0]) * (1 + results[0].norm())
+
+
+def _factors(Y):
+    return Y.U, Y.S, Y.V
+
+
+# -- the methods ------------------------------------------------------------------------------------------------
+
+
+class TestFullRank(Contract):
+    integrator = FullRank()
+
+
+class TestFullRankRK4(Contract):
+    integrator = FullRank(substep=RK4())
+
+
+class TestLoRA(Contract):
+    integrator = LoRA()
+
+
+class TestLoRAAdam(Contract):
+    integrator = LoRA(optimizer=Adam())
+    test_gauge_invariance = None  # elementwise moments see the factors
+
+
+class TestSVDLoRA(Contract):
+    integrator = SVDLoRA()
+
+
+class TestAdaLoRA(Contract):
+    integrator = AdaLoRA(
+        truncation=ImportanceBudget(initial=4, final=3, total_steps=40, warmup=5, cooldown=5, interval=2)
+    )
+
+
+class TestProjectorSplitting(Contract):
+    integrator = ProjectorSplitting()
+    exact = True
+
+
+class TestProjectorSplittingStrang(Contract):
+    integrator = ProjectorSplitting(order=2, substep=Heun())
+    exact = True
+
+
+class TestBUG(Contract):
+    integrator = BUG()
+    exact = True
+
+
+class TestBUGRepeated(Contract):
+    integrator = BUG(substep=Repeated(Heun(), 2))
+
+
+class TestAugmentedBUG(Contract):
+    integrator = AugmentedBUG()
+    exact = True
+
+
+class TestAugmentedBUGMomentum(Contract):
+    integrator = AugmentedBUG(optimizer=Momentum(0.5), truncation=Tolerance(relative=1e-3))
+    test_order = test_robust_to_small_singular_values = None  # momentum follows another flow
+
+
+class TestParallelBUG(Contract):
+    integrator = ParallelBUG()
+
+
+class TestParallelBUGRK4(Contract):
+    integrator = ParallelBUG(substep=RK4())
+    order_steps = (64, 128, 256)  # coarser, an h^2 part of the error still shows
+
+
+class TestParallelBUGRejection(Contract):
+    integrator = ParallelBUG(truncation=Tolerance(relative=1e-3), rejection=10.0)
+    order_truncation = Tolerance(relative=1e-6)
+
+
+class TestGeoLoRA(Contract):
+    integrator = GeoLoRA()
+
+
+class TestGeoLoRAPublished(Contract):
+    integrator = GeoLoRA(truncation=Tolerance(relative=0.1))
+
+
+class TestGeoLoRAMomentum(Contract):
+    integrator = GeoLoRA(optimizer=Momentum(0.9))
+    h = 0.02
+    test_order = test_robust_to_small_singular_values = None
+
+
+class TestGeoLoRAAdam(Contract):
+    integrator = GeoLoRA(optimizer=Adam())
+    test_order = test_robust_to_small_singular_values = None
+
+
+# -- tests of the tests: methods that break the promises are caught -----------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverting(Integrator):
+    """The textbook equations U' = (I - U U^H) F V S^-1, S' = U^H F V, V' likewise, by Euler: divides by S."""
+
+    order = 1
+
+    def stages(self, t, state, h):
+        Y = state.Y
+        f = yield t, Y
+        dU = np.linalg.solve(Y.S.T, (f.K - Y.U @ f.S).T).T
+        dV = np.linalg.solve(Y.S.conj(), (f.L - Y.V @ f.S.conj().T).T).T
+        U, R = np.linalg.qr(Y.U + h * dU)
+        V, T = np.linalg.qr(Y.V + h * dV)
+        return LowRank(U, R @ (Y.S + h * f.S) @ T.conj().T, V)
+
+
+class NaiveContract(Contract):
+    integrator = Inverting()
+
+
+def test_a_method_that_inverts_S_is_not_robust():
+    naive = NaiveContract()
+    with np.errstate(all="ignore"):
+        large, small = (naive.error_on_given_solution(128, smallest=s) for s in (0.1, 1e-14))
+    assert not small <= 100 * large  # measured: 6e-2 and 5e4
+
+
+@pytest.mark.parametrize("method", [ProjectorSplitting(), ProjectorSplitting(order=2)], ids=["lie", "strang"])
+@pytest.mark.parametrize("h", [0.1, 1.0])
+def test_splitting_is_exact_on_sylvester(method, h):
+    """X' = A X + X B with nonsymmetric A, B: both splittings are exact with exact sub-flows, also for h ||A|| = 10."""
+    m, n, r = 18, 14, 3
+    A, B = (10 * X / np.linalg.norm(X, 2) for X in (rng(1).standard_normal((m, m)), rng(2).standard_normal((n, n))))
+    problem = Sylvester(A, B, None)
+    Y = LowRank.random((m, n), r, rng(3), singular_values=[1.0, 0.5, 0.1])
+    exact = scipy.linalg.expm(h * A) @ Y.full() @ scipy.linalg.expm(h * B)
+    integrator = replace(method, substep=Exact())
+    Y1 = integrator.step(problem.field, 0.0, integrator.init(Y), h).state.Y
+    # the backward S-flow multiplies rounding errors by at most e^{h (||A|| + ||B||)} relative to the forward growth
+    growth = np.exp(h * (np.linalg.norm(A, 2) + np.linalg.norm(B, 2)))
+    assert np.linalg.norm(Y1.full() - exact) <= 1e3 * eps(Y) * min(growth, 1e9) * np.linalg.norm(exact)
+
+
+def test_order_of_evaluations_formula():
+    """Fields per step for each substep: what is shared and what is not."""
+    assert FullRank(substep=RK4()).evaluations == 4
+    assert ProjectorSplitting().evaluations == 3
+    assert ProjectorSplitting(order=2, substep=Heun()).evaluations == 10
+    assert BUG().evaluations == AugmentedBUG().evaluations == 2
+    assert BUG(substep=Heun()).evaluations == 5
+    assert ParallelBUG().evaluations == GeoLoRA().evaluations == 1
+    assert ParallelBUG(substep=Repeated(Heun(), 2)).evaluations == 10

@@ -1,0 +1,198 @@
+"""LowRank and the linear-algebra kernels against dense formulas."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from integrators import LowRank, tangent
+from integrators.linalg import complement, dagger, double_svd, orth, polish, rotate
+
+DTYPES = [np.float32, np.float64, np.complex128]
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+@st.composite
+def lowranks(draw, square=False):
+    """Orthonormal bases and an S of any spectrum, from 0 to wide."""
+    shape = draw(shapes)
+    rank = draw(st.integers(1, min(shape)))
+    values = draw(st.lists(st.sampled_from([0.0, 1e-14, 1e-5, 0.5, 1.0, 1.0, 30.0]), min_size=rank, max_size=rank))
+    dtype = draw(st.sampled_from(DTYPES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return LowRank.random(shape, rank, rng, np.zeros((), dtype), singular_values=values)
+
+
+def eps(X):
+    return float(np.finfo(X.dtype).eps)
+
+
+@given(lowranks())
+def test_views(Y):
+    W = Y.full()
+    tol = 20 * eps(W) * (1 + np.linalg.norm(W))
+    np.testing.assert_allclose(Y.K @ dagger(Y.V), W, atol=tol, rtol=0)
+    np.testing.assert_allclose(Y.U @ dagger(Y.L), W, atol=tol, rtol=0)
+    np.testing.assert_allclose(Y.H.full(), dagger(W), atol=tol, rtol=0)
+    assert abs(Y.norm() - np.linalg.norm(W)) <= tol
+    d = np.linalg.svd(W, compute_uv=False)
+    np.testing.assert_allclose(Y.singular_values(), d[: Y.rank], atol=tol, rtol=0)
+    assert Y.shape == W.shape and Y.dtype == W.dtype and Y.rank == Y.S.shape[0]
+
+
+@given(lowranks(), st.integers(0, 1000))
+def test_numbers_do_not_need_orthonormal_bases(Y, seed):
+    rng = np.random.default_rng(seed)
+    A, B = (rng.standard_normal((Y.rank, Y.rank)).astype(Y.dtype) for _ in range(2))
+    Z = LowRank(Y.U @ A, Y.S, Y.V @ B)
+    tol = 50 * eps(Y.U) * (1 + np.linalg.norm(A) * Y.norm() * np.linalg.norm(B))
+    assert abs(Z.norm() - np.linalg.norm(Z.full())) <= tol
+
+
+@given(lowranks(), st.integers(0, 1000))
+def test_tangent_projection(Y, seed):
+    """Against the dense projector; low-rank and dense Z; idempotent; norm from the three parts."""
+    rng = np.random.default_rng(seed)
+    Z = rng.standard_normal(Y.shape).astype(Y.dtype)
+    PU, PV = Y.U @ dagger(Y.U), Y.V @ dagger(Y.V)
+    exact = PU @ Z + Z @ PV - PU @ Z @ PV
+    tol = 50 * eps(Z) * (1 + np.linalg.norm(Z))
+    P = Y.project(Z)
+    np.testing.assert_allclose(P.full(), exact, atol=tol, rtol=0)
+    np.testing.assert_allclose(Y.project(P).full(), exact, atol=tol, rtol=0)
+    K, L, S = Z @ Y.V, dagger(Z) @ Y.U, dagger(Y.U) @ Z @ Y.V
+    np.testing.assert_allclose(tangent(Y, K, L, S).full(), exact, atol=tol, rtol=0)
+    square = np.linalg.norm(K) ** 2 + np.linalg.norm(L) ** 2 - np.linalg.norm(S) ** 2
+    assert abs(square - np.linalg.norm(exact) ** 2) <= tol * (1 + np.linalg.norm(Z))
+
+
+def test_embed_keeps_the_matrix_in_larger_bases():
+    rng = np.random.default_rng(0)
+    Y = LowRank.random((9, 7), 3, rng)
+    U, V = (np.hstack([X, complement(X, rng.standard_normal((len(X), 2)))]) for X in (Y.U, Y.V))
+    Z = Y.embed(U, V)
+    assert Z.S.shape == (5, 5)
+    np.testing.assert_allclose(Z.full(), Y.full(), atol=1e-14)
+
+
+@given(hnp.arrays(np.float64, shapes, elements=st.floats(-10, 10)), st.data())
+def test_from_dense(A, data):
+    rank = data.draw(st.integers(1, min(A.shape)))
+    d = np.linalg.svd(A, compute_uv=False)
+    best = np.linalg.norm(d[rank:])
+    assert abs(np.linalg.norm(LowRank.from_dense(A, rank=rank).full() - A) - best) <= 1e-13 * (1 + d[0])
+    Y = LowRank.from_dense(A, tol=1.0)
+    assert np.linalg.norm(Y.full() - A) <= 1.0 + 1e-13 * (1 + d[0])
+    assert Y.rank == 1 or np.linalg.norm(d[Y.rank - 1 :]) > 1.0 - 1e-13 * (1 + d[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+def test_torch(dtype):
+    Y = LowRank.random((8, 6), 3, np.random.default_rng(0), torch.zeros((), dtype=dtype))
+    assert isinstance(Y.U, torch.Tensor) and Y.dtype == dtype and Y.full().shape == (8, 6)
+    assert abs(Y.norm() - float(torch.linalg.norm(Y.full()))) <= 1e-5 * Y.norm()
+    assert isinstance(Y.project(Y.full()).full(), torch.Tensor)
+    assert float(torch.linalg.norm(LowRank.from_dense(Y.full(), rank=3).full() - Y.full())) <= 1e-5 * Y.norm()
+
+
+def test_batches():
+    """Leading batch dimensions go through all views and numbers."""
+    rng = np.random.default_rng(0)
+    Y = LowRank(rng.standard_normal((5, 8, 3)), rng.standard_normal((5, 3, 3)), rng.standard_normal((5, 6, 3)))
+    assert Y.shape == (5, 8, 6) and Y.K.shape == (5, 8, 3) and Y.L.shape == (5, 6, 3)
+    np.testing.assert_allclose(Y.full()[2], Y.U[2] @ Y.S[2] @ Y.V[2].T)
+    np.testing.assert_allclose(Y.singular_values()[1], np.linalg.svd(Y.full()[1], compute_uv=False)[:3])
+
+
+@pytest.mark.parametrize(
+    "build,error,message",
+    [
+        (lambda: LowRank(np.eye(4, 2), np.eye(3), np.eye(5, 3)), ValueError, r"S has shape \(3, 3\), expected"),
+        (lambda: LowRank(np.eye(4, 2), np.eye(2), np.zeros(5)), ValueError, "V must be an array with at least 2 axes"),
+        (lambda: LowRank([[1.0]], np.eye(1), np.eye(1)), ValueError, "U must be an array"),
+        (
+            lambda: LowRank(np.eye(4, 2, dtype=np.float32), np.eye(2), np.eye(5, 2)),
+            ValueError,
+            "one dtype, got float32",
+        ),
+        (
+            lambda: LowRank.random((10, 20), 12, np.random.default_rng()),
+            ValueError,
+            r"rank 12 exceeds min\(m, n\) = 10",
+        ),
+        (lambda: LowRank.random((10, 20), 0, np.random.default_rng()), ValueError, "rank must be at least 1, got 0"),
+        (lambda: LowRank.random((10, 20), 2.5, np.random.default_rng()), TypeError, "rank must be an integer"),
+        (lambda: LowRank.random((10, 20), 2, 0), TypeError, "rng must be a numpy.random.Generator, got int 0"),
+        (
+            lambda: LowRank.random((10, 20), 2, np.random.default_rng(), singular_values=[1.0]),
+            ValueError,
+            "singular_values must have rank = 2 entries, got 1",
+        ),
+        (lambda: LowRank.from_dense(np.eye(3)), ValueError, "either rank or tol"),
+        (lambda: LowRank.from_dense(np.eye(3), rank=1, tol=0.1), ValueError, "either rank or tol"),
+        (lambda: LowRank.from_dense(np.full((3, 3), np.nan), rank=1), FloatingPointError, "non-finite"),
+    ],
+)
+def test_bad_input(build, error, message):
+    with pytest.raises(error, match=message):
+        build()
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e20])
+def test_complement(library, dtype, scale):
+    """Orthonormal, orthogonal to U, spans what X adds: also for tiny X and for directions nearly in span(U)."""
+    rng = np.random.default_rng(1)
+    U = np.linalg.qr(rng.standard_normal((30, 4)))[0]
+    new = rng.standard_normal((30, 3))
+    X = U @ rng.standard_normal((4, 3)) + new * np.array([1.0, 1e-2, 1e-4 if dtype == np.float32 else 1e-10])
+    U, X = U.astype(dtype), (scale * X).astype(dtype)
+    Ut = np.asarray(complement(library(U), library(X)))
+    e = np.finfo(dtype).eps
+    assert Ut.shape == (30, 3)
+    assert np.linalg.norm(dagger(Ut) @ Ut - np.eye(3)) <= 20 * e
+    assert np.linalg.norm(dagger(U) @ Ut) <= 20 * e
+    both = np.hstack([U, Ut])
+    X = X / scale
+    assert np.linalg.norm(X - both @ (dagger(both) @ X)) <= 50 * e * np.linalg.norm(X)
+
+
+def test_complement_invents_nothing():
+    rng = np.random.default_rng(2)
+    U = np.linalg.qr(rng.standard_normal((20, 4)))[0]
+    assert complement(U, np.zeros((20, 4))).shape == (20, 0)
+    assert complement(U, np.zeros((20, 0))).shape == (20, 0)
+    assert complement(U, U @ rng.standard_normal((4, 4))).shape == (20, 0)
+    x = rng.standard_normal((20, 1))
+    assert complement(U, x @ np.ones((1, 4))).shape == (20, 1)  # rank-deficient X: one direction, not four
+    square = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    assert complement(square, rng.standard_normal((4, 4))).shape == (4, 0)  # nothing is left
+    assert complement(U[:6, :4], rng.standard_normal((6, 4))).shape[1] <= 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_kernels_refuse_non_finite_input(bad):
+    U, X = np.eye(4, 2), np.full((4, 2), bad)
+    for call in (lambda: complement(U, X), lambda: orth(X), lambda: double_svd(X)):
+        with pytest.raises(FloatingPointError, match="non-finite"):
+            call()
+
+
+def test_polish_squares_the_defect():
+    U = np.linalg.qr(np.random.default_rng(3).standard_normal((40, 5)))[0]
+    U = U + 1e-5 * np.random.default_rng(4).standard_normal((40, 5))
+    defect = np.linalg.norm(U.T @ U - np.eye(5))
+    assert np.linalg.norm(polish(U).T @ polish(U) - np.eye(5)) <= defect**2
+
+
+def test_rotate_keeps_the_dtype():
+    U = np.linalg.qr(np.random.default_rng(3).standard_normal((40, 5)))[0].astype(np.float32)
+    P = np.linalg.qr(np.random.default_rng(5).standard_normal((5, 5)))[0]
+    R = rotate(U, P[:, :3])
+    assert R.dtype == np.float32 and np.linalg.norm(R.T @ R - np.eye(3)) <= 20 * np.finfo(np.float32).eps

@@ -1,0 +1,141 @@
+"""Truncation rules: ranks, errors, several matrices, spare directions, AdaLoRA's budget."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from integrators import FixedRank, GlobalBudget, ImportanceBudget, LowRank, Proposal, Tolerance
+
+
+def proposal(values, shape=(12, 10), seed=0, **kw):
+    """A matrix of given singular values whose S is not diagonal."""
+    rng = np.random.default_rng(seed)
+    Y = LowRank.random(shape, len(values), rng, singular_values=values)
+    A, B = (LowRank.random((len(values),) * 2, len(values), rng).U for _ in range(2))
+    return Proposal(LowRank(Y.U @ A, A.T @ Y.S @ B, Y.V @ B), **kw)
+
+
+values = st.lists(st.floats(0, 100), min_size=1, max_size=8).map(lambda d: sorted(d, reverse=True))
+
+
+@given(values, st.floats(0, 1.5), st.integers(0, 2))
+def test_relative_tolerance(d, tau, spare):
+    """The tail obeys the bound, no smaller rank does, the error is the tail."""
+    p = proposal(d)
+    [(Y, error)] = Tolerance(relative=tau, spare=spare)([p])
+    eps = 1e-13 * (1 + np.linalg.norm(d))
+    assert abs(np.linalg.norm(Y.full() - p.Y.full()) - error) <= eps
+    assert error <= tau * np.linalg.norm(d) + eps
+    rank = Y.rank - spare
+    if rank > 1:
+        assert np.linalg.norm(d[rank - 1 :]) > tau * np.linalg.norm(d) - eps
+    assert np.linalg.norm(Y.S - np.diag(np.diag(Y.S))) == 0
+    for U in (Y.U, Y.V):
+        assert np.linalg.norm(U.T @ U - np.eye(Y.rank)) <= 1e-14 * 20
+
+
+def test_tail_rule_is_not_strict():
+    """S = 0 and a zero tolerance do not keep directions that carry nothing."""
+    [(Y, error)] = Tolerance(relative=0.1)([proposal([0.0, 0.0, 0.0])])
+    assert Y.rank == 1 and error == 0
+    [(Y, error)] = Tolerance(relative=0.0)([Proposal(LowRank(np.eye(5, 3), np.diag([2.0, 0, 0]), np.eye(4, 3)))])
+    assert Y.rank == 1 and error == 0
+    [(Y, _)] = Tolerance(absolute=5.0)([Proposal(LowRank(np.eye(5, 3), np.diag([9.0, 4, 3]), np.eye(4, 3)))])
+    assert Y.rank == 1  # the tail is exactly 5
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_no_under_or_overflow(scale):
+    [(Y, _)] = Tolerance(relative=0.1)([proposal([scale, 0.5 * scale, 0.01 * scale])])
+    assert Y.rank == 2
+
+
+def test_bounds_of_the_rank():
+    p = proposal([8.0, 4, 2, 1])
+    assert Tolerance(relative=0.9, min_rank=3)([p])[0][0].rank == 3
+    assert Tolerance(relative=0.0, max_rank=2)([p])[0][0].rank == 2
+    assert Tolerance(relative=0.0, max_rank=2, spare=1)([p])[0][0].rank == 2  # the bound includes the spare ones
+    assert Tolerance(relative=0.9, spare=9)([p])[0][0].rank == 4  # no more than there are
+    assert FixedRank(2)([p])[0][0].rank == 2
+    assert FixedRank(2, spare=1)([p])[0][0].rank == 3
+    assert FixedRank(9)([p])[0][0].rank == 4
+
+
+def test_spare_directions_keep_their_values():
+    p = proposal([8.0, 4, 1e-3, 1e-6])
+    [(Y, error)] = Tolerance(relative=0.1, spare=1)([p])
+    np.testing.assert_allclose(np.diag(Y.S), [8, 4, 1e-3], rtol=1e-10)
+    assert abs(error - 1e-6) <= 1e-14
+
+
+@given(st.lists(values, min_size=1, max_size=4), st.integers(0, 12))
+def test_global_budget_is_truncation_of_the_block_diagonal_matrix(spectra, extra):
+    """The total is kept, each matrix keeps one, and beyond those the largest of all are kept."""
+    total = len(spectra) + extra
+    result = GlobalBudget(total)([proposal(d, seed=i) for i, d in enumerate(spectra)])
+    ranks = [Y.rank for Y, _ in result]
+    assert sum(ranks) == min(total, sum(map(len, spectra))) and min(ranks) >= 1
+    kept = [x for d, r in zip(spectra, ranks, strict=True) for x in d[1:r]]
+    cut = [x for d, r in zip(spectra, ranks, strict=True) for x in d[r:]]
+    assert not kept or not cut or min(kept) >= max(cut) - 1e-12 * (1 + max(cut))
+
+
+def test_global_budget_against_a_dense_svd():
+    spectra = [[5.0, 0.3, 0.2], [4.0, 3.0, 2.0], [1.0, 0.9]]
+    ranks = [Y.rank for Y, _ in GlobalBudget(5)([proposal(d, seed=i) for i, d in enumerate(spectra)])]
+    assert ranks == [1, 3, 1]
+    ranks = [Y.rank for Y, _ in GlobalBudget(5, spare=1)([proposal(d, seed=i) for i, d in enumerate(spectra)])]
+    assert ranks == [2, 3, 2]
+
+
+def triplets(lam, importance, step):
+    r = len(lam)
+    memory = {"step": step, "importance": np.array(importance, dtype=float)}
+    return Proposal(LowRank(np.eye(6, r), np.diag(np.array(lam, dtype=float)), np.eye(5, r)), memory)
+
+
+def test_importance_budget_schedule():
+    """b0 up to t_i, cubic in between, bT for the last t_f; masks every deltaT steps and always at the end."""
+    rule = ImportanceBudget(initial=12, final=4, total_steps=100, warmup=10, cooldown=20, interval=10)
+    assert [rule.budget(k) for k in (0, 10, 80, 100)] == [12, 12, 4, 4]
+    assert rule.budget(45) == 4 + 1 == int(np.ceil(4 + 8 * 0.5**3))
+    assert [k for k in range(101) if rule.masks(k)] == [*range(10, 80, 10), *range(80, 101)]
+
+
+def test_importance_budget_masks_over_all_matrices():
+    rule = ImportanceBudget(initial=3, final=3, total_steps=2)
+    (Y, e1), (Z, e2) = rule([triplets([1, 2, 3], [0.1, 5, 0.2], 1), triplets([4, 5], [7, 0.3], 1)])
+    assert np.diag(Y.S).tolist() == [0, 2, 0] and np.diag(Z.S).tolist() == [4, 5]
+    assert Y.U.shape == (6, 3)  # columns stay
+    assert e1 == pytest.approx(np.sqrt(10)) and e2 == 0
+
+
+def test_importance_budget_ties_and_equal_budgets():
+    rule = ImportanceBudget(initial=2, final=2, total_steps=2)
+    [(Y, _)] = rule([triplets([1, 2, 3], [0, 0, 0], 1)])
+    assert np.diag(Y.S).tolist() == [1, 2, 0]
+    [(Y, _)] = ImportanceBudget(initial=9, final=9, total_steps=2)([triplets([1, 2, 3], [0, 0, 0], 1)])
+    assert np.diag(Y.S).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "build,message",
+    [
+        (lambda: FixedRank(0), "rank must be an integer >= 1, got 0"),
+        (lambda: FixedRank(2, spare=-1), "spare must be an integer >= 0, got -1"),
+        (lambda: FixedRank(2.0), "rank must be an integer >= 1, got 2.0"),
+        (lambda: Tolerance(), "either relative or absolute"),
+        (lambda: Tolerance(relative=0.1, absolute=0.1), "either relative or absolute"),
+        (lambda: Tolerance(relative=-0.1), "relative must be >= 0, got -0.1"),
+        (lambda: Tolerance(absolute=float("nan")), "absolute must be >= 0, got nan"),
+        (lambda: Tolerance(relative=0.1, max_rank=2, min_rank=3), "max_rank must be an integer >= 3, got 2"),
+        (lambda: GlobalBudget(0), "total_rank must be an integer >= 1"),
+        (lambda: GlobalBudget(1)([proposal([1.0]), proposal([1.0])]), "total_rank 1 is less than the number"),
+        (lambda: ImportanceBudget(2, 3, 10), "initial must be an integer >= 3, got 2"),
+        (lambda: ImportanceBudget(3, 2, 10, warmup=6, cooldown=4), "total_steps must be an integer >= 11, got 10"),
+    ],
+)
+def test_bad_input(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
