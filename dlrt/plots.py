@@ -54,7 +54,8 @@ class LineStyle:
 def values_figure(results):
     """Loss (or error) against the iteration (differential equations: time), one panel for each step size.
 
-    Curves are medians over the seeds, bands reach from minimum to maximum; a cross ends a curve that diverged.
+    Curves are medians over the seeds, bands reach from minimum to maximum; a cross ends a curve that diverged. Errors
+    leave out the start, where they are mostly rounding.
 
     Parameters
     ----------
@@ -66,7 +67,8 @@ def values_figure(results):
     matplotlib.figure.Figure
     """
     measure = _measure(results)
-    return _panels(results, _position(results), lambda run: run.values, measure, log=True)
+    first = 0 if measure == "loss" else 1
+    return _panels(results, _position(results), lambda run: run.values, measure, log=True, first=first)
 
 
 def ranks_figure(results):
@@ -124,7 +126,7 @@ def save_figures(results, out):
     return [path for name, draw in pictures.items() for path in save_figure(draw(results), out / name)]
 
 
-def _panels(results, position, values, label, log):
+def _panels(results, position, values, label, log, first=0):
     name, x = position
     labels = list(dict.fromkeys(result.case.label for result in results))
     sizes = _grouped(results, lambda result: _size(result.case))
@@ -139,7 +141,7 @@ def _panels(results, position, values, label, log):
             for i, (method, same) in enumerate(_grouped(group, lambda result: result.case.label).items()):
                 runs = [result.trajectory for result in same]
                 style = LineStyle(labels.index(method)).keywords()
-                _curve(axes, runs, x, values, method, style, i / len(labels), top)
+                _curve(axes, runs, x, values, method, style, i / len(labels), top, first)
             if len(sizes) > 1:
                 axes.set_title(f"step size {size}")
             if log:
@@ -152,13 +154,15 @@ def _panels(results, position, values, label, log):
         return _finish(figure, panels)
 
 
-def _curve(axes, runs, x, values, label, style, offset, top):
+def _curve(axes, runs, x, values, label, style, offset, top, first):
     """Median and band over the runs at every step that one of them recorded, up to somewhat above `top`."""
     at: dict[int, list] = {}
     for run in runs:
-        for step, position, value in zip(run.steps, x(run), values(run), strict=True):
+        for step, position, value in list(zip(run.steps, x(run), values(run), strict=True))[first:]:
             at.setdefault(int(step), []).append((position, min(value, 10 * top)))
     stacked = [np.array(at[step], dtype=float) for step in sorted(at)]
+    if not stacked:  # diverged before the second record
+        return
     position = np.array([np.median(points[:, 0]) for points in stacked])
     middle, low, high = (
         np.array([reduce(points[:, 1]) for points in stacked]) for reduce in (np.median, np.min, np.max)
