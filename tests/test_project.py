@@ -113,6 +113,15 @@ def test_one_version():
     assert re.findall(r"^## \[(\d.*?)\]", read("CHANGELOG.md"), re.MULTILINE)[0] == dlrt.__version__
 
 
+def test_imported_packages_are_dependencies():
+    distributions = importlib.metadata.packages_distributions()
+    names = {module.split(".")[0] for path in MODULES for module in imports(path)}
+    third_party = names - set(sys.stdlib_module_names) - set(PACKAGES)
+    declared = {canonicalize_name(Requirement(line).name) for line in lines(setup["options"]["install_requires"])}
+    missing = {m for m in third_party if declared.isdisjoint(map(canonicalize_name, distributions.get(m, [])))}
+    assert not missing, "imported, but not in install_requires of setup.cfg"
+
+
 def test_dependencies_are_pinned_within_their_ranges():
     pins = [Requirement(line) for line in lines(read("constraints.txt")) if not line.startswith("#")]
     here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
