@@ -182,6 +182,21 @@ def check_integer(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def check_singular_values(d: np.ndarray, shape: tuple[int, int]) -> None:
+    """Refuse what is not a vector of 1 to min(m, n) positive, finite numbers (ValueError)."""
+    if np.ndim(d) != 1 or not 1 <= len(d) <= min(shape):
+        raise ValueError(f"singular_values must be 1 to min(m, n) = {min(shape)} numbers, got shape {np.shape(d)}")
+    if not np.all(np.isfinite(d) & (np.asarray(d) > 0)):
+        raise ValueError(f"singular_values must be positive and finite, got {d}")
+
+
+def check_orthonormal(name: str, U: np.ndarray) -> None:
+    """Refuse a matrix whose columns are not orthonormal up to 10^4 rounding errors (ValueError)."""
+    defect = float(np.abs(U.conj().T @ U - np.eye(U.shape[1])).max())
+    if not defect <= 1e4 * np.finfo(U.dtype).eps:
+        raise ValueError(f"{name} must have orthonormal columns, got ||{name}^H {name} - I|| = {defect:.1e}")
+
+
 def check_rng(rng: np.random.Generator) -> None:
     """Refuse what is not an explicit numpy generator (TypeError)."""
     if not isinstance(rng, np.random.Generator):
@@ -372,11 +387,14 @@ class LossProblem(Problem):
     Attributes
     ----------
     convex : whether f is convex
-    stochastic : whether `minibatch` draws at random
     """
 
     convex: bool = False
-    stochastic: bool = False
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether `minibatch` draws at random."""
+        return False
 
     @abstractmethod
     def loss(self, Y: Any) -> float:
@@ -461,13 +479,13 @@ class FiniteSum(LossProblem):
 
     @property
     def stochastic(self) -> bool:
-        return self.batch_size is not None and self.batch_size < self.samples
+        return self._batch < self.samples
 
     def minibatch(self, rng: np.random.Generator) -> LossProblem:
         check_rng(rng)
         if not self.stochastic:
             return self
-        return self.subset(rng.choice(self.samples, self.batch_size, replace=False, shuffle=False))
+        return self.subset(rng.choice(self.samples, self._batch, replace=False, shuffle=False))
 
     def enumerate_minibatches(self) -> Iterator[LossProblem]:
         """All mini-batches, each equally probable, so that expectations can be computed exactly.
@@ -477,7 +495,7 @@ class FiniteSum(LossProblem):
         ValueError
             If there are more than 100,000 of them.
         """
-        b = self.batch_size if self.stochastic else self.samples
+        b = self._batch
         if math.comb(self.samples, b) > 100_000:
             raise ValueError(
                 f"{math.comb(self.samples, b)} mini-batches ({b} of {self.samples}) are too many to enumerate"
@@ -493,4 +511,9 @@ class FiniteSum(LossProblem):
 
     def _population_factor(self) -> float:
         """``(N - b) / (b (N - 1))``, zero for the full batch."""
-        return (self.samples - self.batch_size) / (self.batch_size * (self.samples - 1)) if self.stochastic else 0.0
+        return (self.samples - self._batch) / (self._batch * (self.samples - 1)) if self.stochastic else 0.0
+
+    @property
+    def _batch(self) -> int:
+        """b, N without mini-batches."""
+        return self.samples if self.batch_size is None else self.batch_size

@@ -86,7 +86,7 @@ class MatrixCompletion(FiniteSum):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple(self.size)
+        return self.size
 
     @property
     def like(self) -> Array:
@@ -139,7 +139,7 @@ class MatrixCompletion(FiniteSum):
     @property
     def _excess(self) -> float:
         """``N/b - 1``."""
-        return self.samples / self.batch_size - 1 if self.stochastic else 0.0
+        return self.samples / self._batch - 1
 
 
 @dataclass(frozen=True, eq=False)

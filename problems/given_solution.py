@@ -16,7 +16,10 @@ from problems.base import (
     adjoint,
     best_approximation,
     check_integer,
+    check_matrix,
+    check_orthonormal,
     check_rng,
+    check_singular_values,
     convert,
     is_complex,
     orthonormal,
@@ -45,6 +48,11 @@ class GivenSolution(Problem):
     singular_values : (r,) positive numbers d
     M1, M2 : (m, m) and (n, n) numpy arrays
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not as above.
+
     See Also
     --------
     given_solution : draws the data at random
@@ -57,6 +65,21 @@ class GivenSolution(Problem):
     M2: np.ndarray
 
     name = "given-solution"
+
+    def __post_init__(self) -> None:
+        r = np.size(self.singular_values)
+        for name in ("P", "Q", "M1", "M2"):
+            check_matrix(name, getattr(self, name))
+        for name, X in (("P", self.P), ("Q", self.Q)):
+            if X.shape[1] != 2 * r:
+                raise ValueError(
+                    f"{name} must have 2 r = {2 * r} columns for r = {r} singular values, got {X.shape[1]}"
+                )
+            check_orthonormal(name, X)
+        for name, M, n in (("M1", self.M1, self.shape[0]), ("M2", self.M2, self.shape[1])):
+            if M.shape != (n, n):
+                raise ValueError(f"{name} must have shape ({n}, {n}), got {M.shape}")
+        check_singular_values(self.singular_values, self.shape)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,8 +98,8 @@ class GivenSolution(Problem):
 
     def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """Best approximation of A(0); random directions with zero singular values beyond its rank."""
-        P, _, Q, _ = self._factors(0.0)
-        return best_approximation(P * self.singular_values, Q, rank, rng, self.like)
+        r = len(self.singular_values)
+        return best_approximation(self.P[:, :r] * self.singular_values, self.Q[:, :r], rank, rng, self.like)
 
     def field(self, t: float, Y: Any) -> DenseField:
         A, dA = (convert(X, Y.U) for X in self._solution(float(t)))
@@ -89,19 +112,9 @@ class GivenSolution(Problem):
         """A(t)."""
         return self._solution(t)[0]
 
-    def _factors(self, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """P, P', Q, Q' in double precision."""
-        r = len(self.singular_values)
-        found = []
-        for X, speed in ((self.P, 1), (self.Q, 2)):
-            X = X.astype(np.result_type(X, np.float64))
-            c, s = math.cos(speed * t), math.sin(speed * t)
-            found += [c * X[:, :r] + s * X[:, r:], speed * (c * X[:, r:] - s * X[:, :r])]
-        return tuple(found)
-
     def _solution(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """A(t) and A'(t)."""
-        P, dP, Q, dQ = self._factors(t)
+        """A(t) and A'(t), in double precision."""
+        (P, dP), (Q, dQ) = _rotate(self.P, 1, t), _rotate(self.Q, 2, t)
         d = math.exp(t) * self.singular_values
         A = (P * d) @ Q.conj().T
         return A, A + (dP * d) @ Q.conj().T + (P * d) @ dQ.conj().T
@@ -126,8 +139,8 @@ def given_solution(
 
     Raises
     ------
-    ValueError
-        If 2 r exceeds min(m, n) or `smallest` is not positive.
+    TypeError, ValueError
+        If 2 r exceeds min(m, n), `smallest` is not positive, or `rng` is no generator.
     """
     check_rng(rng)
     check_integer("rank", rank)
@@ -135,11 +148,17 @@ def given_solution(
         raise ValueError(f"rank {rank} exceeds min(m, n) / 2 = {min(shape) / 2:g}")
     d = 2.0 ** -np.arange(rank)
     if smallest is not None:
-        if not 0 < smallest < math.inf:
-            raise ValueError(f"smallest must be positive and finite, got {smallest}")
         d[-1] = smallest
     P, Q = (orthonormal(n, 2 * rank, rng, dtype) for n in shape)
-    return GivenSolution(P, Q, d, *(_gaussian(n, rng, dtype) for n in shape))
+    M1, M2 = (_gaussian(n, rng, dtype) for n in shape)
+    return GivenSolution(P, Q, d, M1, M2)
+
+
+def _rotate(X: np.ndarray, speed: int, t: float) -> tuple[np.ndarray, np.ndarray]:
+    """``X0 cos(speed t) + X1 sin(speed t)`` for ``X = [X0, X1]``, and its derivative, in double precision."""
+    X0, X1 = np.hsplit(X.astype(np.result_type(X, np.float64)), 2)
+    c, s = math.cos(speed * t), math.sin(speed * t)
+    return c * X0 + s * X1, speed * (c * X1 - s * X0)
 
 
 def _gaussian(n: int, rng: np.random.Generator, dtype: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from problems.base import (
     check_integer,
     check_matrix,
     check_rng,
+    check_singular_values,
     convert,
 )
 
@@ -67,11 +68,7 @@ class Rotating(Problem):
                 raise ValueError(f"{name} must be square, got shape {W.shape}")
             if np.abs(W + W.conj().T).max() > 100 * np.finfo(W.dtype).eps * np.abs(W).max():
                 raise ValueError(f"{name} must be skew-Hermitian, W^H = -W, got a matrix that is not")
-        d = np.asarray(self.singular_values)
-        if d.ndim != 1 or not 1 <= len(d) <= min(self.shape):
-            raise ValueError(f"singular_values must be 1 to min(m, n) = {min(self.shape)} numbers, got shape {d.shape}")
-        if not np.all(np.isfinite(d) & (d > 0)):
-            raise ValueError(f"singular_values must be positive and finite, got {d}")
+        check_singular_values(self.singular_values, self.shape)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,7 +76,7 @@ class Rotating(Problem):
 
     @property
     def like(self) -> Array:
-        return self.W1
+        return np.empty(0, np.result_type(self.W1, self.W2))
 
     def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """Best approximation of A(0) = D; random directions with zero singular values beyond its rank."""
@@ -190,7 +187,8 @@ def rotating(
     d = 2.0 ** -np.arange(1, r + 1)
     if smallest is not None:
         d[-1] = smallest
-    return Rotating(*(_skew(n, rng, dtype) for n in shape), d)
+    W1, W2 = (_skew(n, rng, dtype) for n in shape)
+    return Rotating(W1, W2, d)
 
 
 def _skew(n: int, rng: np.random.Generator, dtype: Any) -> np.ndarray:

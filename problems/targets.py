@@ -127,7 +127,7 @@ def _from_image(path: Path) -> np.ndarray:
 def _elevation() -> np.ndarray:
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("jacksboro_fault_dem.npz") as file:
+    with np.load(get_sample_data("jacksboro_fault_dem.npz", asfileobj=False)) as file:
         return file["elevation"]
 
 
