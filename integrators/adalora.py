@@ -72,7 +72,9 @@ class AdaLoRA(Integrator):
     def start(self, Y: LowRank) -> LowRank:
         """The singular value decomposition of Y; Y itself where S is diagonal."""
         xp = array_namespace(Y.S)
-        if Y.S.shape[-2] == Y.S.shape[-1] and bool(xp.all(Y.S == Y.S * xp.eye(Y.rank, dtype=Y.dtype))):
+        if Y.S.shape[-2] == Y.S.shape[-1] and bool(
+            xp.all(Y.S == Y.S * xp.eye(Y.rank, dtype=Y.dtype, device=device(Y.S)))
+        ):
             return Y
         P, d, Q = double_svd(Y.S)
         return diagonalise(Y, P, d, Q, Y.rank)

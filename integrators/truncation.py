@@ -42,13 +42,15 @@ class Truncation:
         Cost O((m + n) r^2) each. Raises FloatingPointError where a coefficient matrix is not finite.
         """
         matrices = [p.Y for p in proposals]
-        svds = [double_svd(Y.S) for Y in matrices]
+        svds = _by_shape(double_svd, [(Y.S,) for Y in matrices])
         values = [to_numpy(d) for _, d, _ in svds]
-        result = []
-        for Y, (P, d, Q), v, rank in zip(matrices, svds, values, self.ranks(values), strict=True):
-            kept = int(min(rank + self.spare, self.limit, len(v)))
-            result.append((diagonalise(Y, P, d, Q, kept), float(_tails(v)[kept])))
-        return result
+        kept = [
+            int(min(rank + self.spare, self.limit, len(d))) for rank, d in zip(self.ranks(values), values, strict=True)
+        ]
+        cut = _by_shape(
+            _diagonalised, [(Y.U, Y.S, Y.V, *svd, r) for Y, svd, r in zip(matrices, svds, kept, strict=True)]
+        )
+        return [(LowRank(*Y), float(_tails(d)[r])) for Y, d, r in zip(cut, values, kept, strict=True)]
 
     @property
     def limit(self) -> float:
@@ -247,6 +249,33 @@ class ImportanceBudget(Truncation):
 def to_numpy(d) -> np.ndarray:
     """A short real vector of any library as a float64 numpy array."""
     return np.asarray(d.tolist(), dtype=float)
+
+
+def _diagonalised(U, S, V, P, d, Q, rank):
+    Y = diagonalise(LowRank(U, S, V), P, d, Q, rank)
+    return Y.U, Y.S, Y.V
+
+
+def _by_shape(function, rows: list[tuple]) -> list[tuple]:
+    """``[function(*row) for row in rows]``, in one call for all rows whose arrays have equal shapes and types.
+
+    Entries of a row that are not arrays must be equal too.
+    """
+    groups: dict = {}
+    for i, row in enumerate(rows):
+        key = tuple((tuple(X.shape), X.dtype, device(X)) if hasattr(X, "shape") else X for X in row)
+        groups.setdefault(key, []).append(i)
+    result: list = [None] * len(rows)
+    for indices in groups.values():
+        if len(indices) == 1:
+            result[indices[0]] = function(*rows[indices[0]])
+            continue
+        columns = zip(*(rows[i] for i in indices), strict=True)
+        stacks = [array_namespace(X[0]).stack(X) if hasattr(X[0], "shape") else X[0] for X in columns]
+        parts = function(*stacks)
+        for j, i in enumerate(indices):
+            result[i] = tuple(X[j, ...] for X in parts)
+    return result
 
 
 def _tails(d: np.ndarray) -> np.ndarray:
