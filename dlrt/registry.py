@@ -111,7 +111,7 @@ class ProblemOptions:
         n, r = self._size(), 5 if self.true_rank is None else self.true_rank
         if not 1 <= r <= n:
             raise ValueError(f"true_rank must lie between 1 and the size {n}, got {r}")
-        values = 20 * (1 - np.arange(r) / r)
+        values = [20 * (1 - i / r) for i in range(r)]
         return problems.synthetic((n, n), values, self._rng(), self._dtype())
 
 

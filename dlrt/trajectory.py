@@ -9,13 +9,14 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ._util import to_numpy, write_atomically
 
 SCHEMA_VERSION = 1
-_RECORDED = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
+_RECORDED: tuple[str, ...] = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
 _RECORDED += ("evaluations", "rejected", "wall_times")
 _PER_STEP = ("step_sizes", "truncation_errors")
 _OPTIONAL = ("losses", "errors", "coefficients")
@@ -60,7 +61,7 @@ class Record:
     evaluations: int
     rejected: int
     wall_time: float
-    state: object
+    state: Any
     random_state: dict | None
 
 
@@ -118,7 +119,7 @@ class Trajectory:
     wall_times: np.ndarray
     step_sizes: np.ndarray
     truncation_errors: np.ndarray
-    state: object
+    state: Any
     status: str
     meta: dict
 
@@ -160,7 +161,7 @@ class Trajectory:
             return None if values is None else values[i]
 
         def block(i):  # entries of S that are nan in both parts are padding
-            S = self.coefficients[i]
+            S = entry("coefficients", i)
             present = ~np.isnan(S)
             return S[: present.any(axis=1).sum(), : present.any(axis=0).sum()]
 
@@ -287,7 +288,7 @@ class Trajectory:
             raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing")
         memory = {name.removeprefix("memory."): value for name, value in arrays.items() if name.startswith("memory.")}
         state = State(LowRank(*(arrays[f"state.{name}"] for name in "USV")), memory)
-        recorded = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
+        recorded: dict[str, Any] = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
         return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)
 
 
