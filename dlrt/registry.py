@@ -7,7 +7,7 @@ For the command line and for loops over methods; whoever needs more than the com
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -323,8 +323,3 @@ def build_problem(name, options):
             takes = ", ".join(entry.uses)
             raise ValueError(f"{option.name} {value!r} does not concern {name}, which takes {takes}")
     return entry.build(options)
-
-
-def concerned(option, entries: dict[str, Entry]) -> Iterable[str]:
-    """Names of the entries that take an option."""
-    return [name for name, entry in entries.items() if option in entry.uses]

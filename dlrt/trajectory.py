@@ -265,7 +265,8 @@ class Trajectory:
         if not path.is_file():
             raise FileNotFoundError(f"no trajectory file {path}")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # opened here, because np.load leaves a damaged file open
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = dict(file)
             meta = json.loads(str(arrays.pop("meta")))
             version = meta.pop("schema_version")

@@ -1,0 +1,164 @@
+"""Sweeps: parallel is the same as serial, nothing is computed twice, damage is mended, results are strict JSON."""
+
+import json
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+import pytest
+
+import problems
+from dlrt import Case, Trajectory, read_results, sweep, write_results
+from integrators import BUG, GeoLoRA, SVDLoRA
+
+TARGET = problems.synthetic((10, 8), [4.0, 3.0, 2.0], np.random.default_rng(0))
+REGRESSION = problems.MatrixRegression(TARGET)
+
+
+def cases(problem=REGRESSION, seeds=2):
+    methods = {"bug": BUG(), "geolora": GeoLoRA(), "svd-lora": SVDLoRA()}
+    return [
+        Case(label=label, integrator=method, problem=problem, step_size=h, steps=30, rank=4, seed=seed)
+        for label, method in methods.items()
+        for h in (0.9, 0.1)
+        for seed in range(seeds)
+    ]
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+
+
+def test_files_are_named_by_all_settings():
+    names = [case.file for case in cases()]
+    assert len(set(names)) == len(names) == 12
+    assert names == [case.file for case in cases()]
+    assert names[0].startswith("bug-seed0-") and names[0].endswith(".npz")
+    assert not set(names) & {case.file for case in cases(problems.MatrixRegression(2 * TARGET))}
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+def test_parallel_is_the_same_as_serial(tmp_path, backend):
+    serial = sweep(cases(seeds=1), out=tmp_path / "serial")
+    with joblib.parallel_config(backend=backend, n_jobs=2):  # the user's switch
+        parallel = sweep(cases(seeds=1), out=tmp_path / "parallel")
+    assert [result.case.file for result in parallel] == [case.file for case in cases(seeds=1)]
+    for a, b in zip(serial, parallel, strict=True):
+        assert np.array_equal(a.trajectory.losses, b.trajectory.losses)
+        assert np.array_equal(a.trajectory.Y.U, b.trajectory.Y.U)
+    assert {result.trajectory.diverged for result in parallel} == {True, False}
+
+
+def test_an_interrupted_sweep_goes_on(tmp_path):
+    seen = []
+
+    def interrupt(result):
+        seen.append(result)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(cases(), out=tmp_path, progress=interrupt)
+    before = times(tmp_path)
+    assert len(before) == 5
+    results = sweep(cases(), out=tmp_path, progress=seen.append)
+    assert before.items() <= times(tmp_path).items()
+    assert len(times(tmp_path)) == 12
+    assert [result.found for result in results].count(True) == 5
+    assert len(seen) == 5 + 12
+    assert all(result.found for result in sweep(cases(), out=tmp_path))
+
+
+@dataclass(frozen=True, eq=False)
+class InterruptedOnce(problems.MatrixRegression):
+    """Ctrl-C within a step of the second run."""
+
+    armed: tuple = ()
+
+    def field(self, t, Y):
+        if FUSE and t > 1:
+            FUSE.pop()
+            if not FUSE:
+                raise KeyboardInterrupt
+        return super().field(t, Y)
+
+
+FUSE: list[int] = []
+
+
+def test_half_a_run_is_not_kept(tmp_path):
+    FUSE[:] = range(100)
+    problem = InterruptedOnce(TARGET)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(cases(problem), out=tmp_path)
+    kept = len(times(tmp_path))
+    assert 0 < kept < 12
+    results = sweep(cases(problem), out=tmp_path)
+    assert sum(result.found for result in results) == kept
+    assert {result.trajectory.status for result in results if result.case.label == "bug"} == {"finished"}
+
+
+def test_a_damaged_file_is_replaced(tmp_path):
+    first = sweep(cases(), out=tmp_path)
+    damaged = tmp_path / first[3].case.file
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    (tmp_path / first[4].case.file).unlink()
+    before = times(tmp_path)
+    again = sweep(cases(), out=tmp_path)
+    assert [i for i, result in enumerate(again) if not result.found] == [3, 4]
+    assert {name for name, time in times(tmp_path).items() if before.get(name) != time} == {
+        first[i].case.file for i in (3, 4)
+    }
+    assert np.array_equal(again[3].trajectory.losses, first[3].trajectory.losses)
+
+
+def test_equal_cases_run_once(tmp_path):
+    seen = []
+    results = sweep([cases()[0], cases()[0]], out=tmp_path, progress=seen.append)
+    assert len(seen) == 1 and len(results) == 2
+
+
+def test_results_are_strict_json(tmp_path):
+    results = sweep(cases(), out=tmp_path)
+    path = write_results(tmp_path, results, {"tau": float("inf"), "out": tmp_path})
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    content = json.loads(path.read_text(), parse_constant=refuse)
+    assert content == read_results(tmp_path)
+    assert content["schema_version"] == 1 and content["seeds"] == [0, 1]
+    assert content["versions"].keys() == {"python", "dlrt", "numpy", "scipy"}
+    assert len(content["cases"]) == 12
+    for record, result in zip(content["cases"], results, strict=True):
+        run = Trajectory.load(tmp_path / record["trajectory"])
+        assert record["loss"] == run.losses[-1] and record["error"] is None
+        assert record["status"] == run.status and record["label"] == result.case.label
+        assert record["evaluations"] == run.evaluations[-1]
+        assert record["steps_taken"] == run.steps[-1] and record["steps"] == 30
+    documented = __import__("dlrt.results", fromlist=["x"]).__doc__
+    assert all(f" {key} " in documented for key in (*content, *content["cases"][0]) if key != "settings")
+
+
+def test_bad_results(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ValueError, match=r"results\.json is damaged"):
+        read_results(tmp_path)
+    (tmp_path / "results.json").write_text('{"schema_version": 7}')
+    with pytest.raises(ValueError, match="schema version 7"):
+        read_results(tmp_path)
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(TypeError, match=r"cases must be dlrt\.Case objects, got 1"):
+        sweep([1], out=tmp_path)
+    with pytest.raises(ValueError, match="jobs must be a positive or negative integer, got 0"):
+        sweep(cases(), out=tmp_path, jobs=0)
+    with pytest.raises(ValueError, match="step_size must be a number or a function of a module"):
+        Case(integrator=BUG(), problem=REGRESSION, step_size=lambda k: 0.1, steps=3, rank=2)
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        Case(integrator=BUG(), problem=REGRESSION, step_size=0.1, steps=3, rank=2, seed=None)
+    with pytest.raises(ValueError, match="rank 20 exceeds"):
+        sweep([Case(integrator=BUG(), problem=REGRESSION, step_size=0.1, steps=3, rank=20)], out=tmp_path)
