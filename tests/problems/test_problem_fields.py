@@ -70,7 +70,8 @@ def given(rng, dtype):
     p = problems.given_solution(rng, SHAPE, rank=3, dtype=dtype)
 
     def N(W):
-        return p.M1 @ W + W @ p.M2 + np.sin(2 * W)
+        sine = np.sin(2 * W.real) + 1j * np.sin(2 * W.imag) if np.iscomplexobj(W) else np.sin(2 * W)
+        return p.M1 @ W + W @ p.M2 + sine
 
     return p, lambda t, W: derivative_in_time(p.reference, t) + N(W) - N(p.reference(t))
 
