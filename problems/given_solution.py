@@ -126,8 +126,8 @@ def given_solution(
 ) -> GivenSolution:
     """Random `GivenSolution`: ``d_j = 2^-j sqrt(m n) / 4`` (j = 0, 1, ...), Gaussian M1, M2 of 2-norm 1/2.
 
-    The factor makes the entries of A(t) so large, about 0.3 in root mean square at t = 0, that the sine is felt. (With small entries N
-    is nearly linear and the methods of first order show a higher order at practical step sizes.)
+    The factor makes the entries of A(t) so large, about 0.3 in root mean square at t = 0, that the sine is felt. (With
+    small entries N is nearly linear and methods of first order show a higher order at practical step sizes.)
 
     Parameters
     ----------
