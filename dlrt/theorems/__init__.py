@@ -1,0 +1,1 @@
+"""What the theory of low-rank integrators promises, checked with explicit constants."""
