@@ -7,7 +7,7 @@ import importlib
 import logging
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -240,17 +240,14 @@ def figure(
     try:
         module, description = lookup("figure", name, _figures())
         run = importlib.import_module(module).run
-        with errors.status(f"{description} ...") as status:
-            done = 0
-
-            def progress(*_: Any) -> None:
-                nonlocal done
-                done += 1
-                status.update(f"{description}: {done} runs done ...")
-
-            run(out, quick=quick, jobs=jobs, progress=progress)
+        with _bar() as bar:
+            task = bar.add_task(name, total=None)
+            run(out, quick=quick, jobs=jobs, progress=lambda done, total: bar.update(task, completed=done, total=total))
     except (ValueError, OSError) as error:
         _refuse(error)
+    except KeyboardInterrupt:
+        errors.print(f"Interrupted; what is done is in {out}", markup=False, highlight=False)
+        raise typer.Exit(130) from None
     seconds = time.perf_counter() - began
     _console().print(f"Wrote {description} to {out} ({seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True)
 
@@ -306,13 +303,18 @@ def _cases(problem, *, integrators, step_sizes, steps, seeds, method):
     return cases
 
 
+def _bar() -> Progress:
+    """A progress bar on the error stream that vanishes at the end."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=errors, transient=True)
+
+
 def _sweep(cases, out, jobs):
     """The sweep with a progress bar on the error stream; Ctrl-C ends the program with a hint how to go on."""
     from .sweep import sweep
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     done = 0
-    with Progress(*columns, console=errors, transient=True) as bar:
+    with _bar() as bar:
         task = bar.add_task("runs", total=len({case.file for case in cases}))
 
         def progress(result) -> None:

@@ -168,7 +168,7 @@ def test_figure_calls_its_module(tmp_path, monkeypatch):
     module = types.ModuleType("some_figure")
 
     def draw(out, quick=False, jobs=1, progress=None):
-        progress("one run")
+        progress(1, 2)
         calls.append((out, quick, jobs))
         return {"loss": 1.0}
 
