@@ -16,8 +16,8 @@ from .svd_lora import SVDLoRA
 from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Truncation
 
 __all__ = [
-    "BUG", "RK4", "SGD", "AdaLoRA", "Adam", "AugmentedBUG", "Carried", "Euler", "Exact", "FixedRank", "FullRank", "GeoLoRA",
-    "GlobalBudget", "Heun", "ImportanceBudget", "Integrator", "LoRA", "LowRank", "Momentum", "Optimizer",
+    "BUG", "RK4", "SGD", "AdaLoRA", "Adam", "AugmentedBUG", "Carried", "Euler", "Exact", "FixedRank", "FullRank",
+    "GeoLoRA", "GlobalBudget", "Heun", "ImportanceBudget", "Integrator", "LoRA", "LowRank", "Momentum", "Optimizer",
     "ParallelBUG", "ProjectorSplitting", "Proposal", "Repeated", "SVDLoRA", "State", "Step", "Substep", "Tolerance",
     "Truncation", "conclude", "stack", "tangent", "unstack",
 ]  # fmt: skip

@@ -116,8 +116,8 @@ def _cholesky_complement(U, X):
     The Cholesky factor C of the Gram matrix of the normalised columns bounds the smallest singular value from below by
     ``1 / ||C^{-1}||_F``. A matrix passes if that bound says that no direction is to be dropped and that the
     first pass is accurate enough (condition below .3 / sqrt(eps)) for the second to give orthonormality to a few eps.
-    The Gram matrices are factorised in double precision. A few matrix products instead of Householder's m r small steps,
-    which is what keeps it fast when another process has the second core.
+    The Gram matrices are factorised in double precision. A few matrix products instead of Householder's many small
+    steps: that keeps it fast when another process has the second core.
     """
     xp = array_namespace(U, X)
     wide = xp.complex128 if xp.isdtype(X.dtype, "complex floating") else xp.float64

@@ -1,0 +1,68 @@
+"""The factors of a low-rank layer as torch parameters: a type of their own, and how they change shape."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+__all__ = ["Factor", "assign"]
+
+
+class Factor(nn.Parameter):
+    r"""One of U, S, V of a low-rank layer.
+
+    Its ``grad`` is no derivative by its entries: for a loss with gradient G by ``W = U S V^T`` a backward pass adds
+    ``G V`` to ``U.grad``, ``U^T G V`` to ``S.grad`` and ``G^T U`` to ``V.grad``, the gradients by ``K = U S``, S and
+    ``L = V S^T``. An ordinary torch optimiser would make wrong steps with them and destroy the orthonormal bases;
+    every optimiser but :class:`dlrt.LowRankOptimizer` is therefore stopped at its first step.
+    """
+
+    def __reduce_ex__(self, protocol):
+        """Copies and files keep the type."""
+        return _rebuild, (self.data, self.requires_grad)
+
+
+def _rebuild(data, requires_grad):
+    return Factor(data, requires_grad)
+
+
+def _refuse(optimizer, args, kwargs):
+    if getattr(optimizer, "steps_factors", False):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if isinstance(parameter, Factor):
+                raise TypeError(
+                    f"{type(optimizer).__name__} was given the factors of a low-rank layer "
+                    f"(one of shape {tuple(parameter.shape)}), whose gradients belong to K = U S, S and L = V S^T: "
+                    f"use dlrt.LowRankOptimizer(model, integrator, lr, rest={type(optimizer).__name__}), which "
+                    f"trains all other parameters with {type(optimizer).__name__}"
+                )
+
+
+register_optimizer_step_pre_hook(_refuse)
+
+
+@torch.no_grad()
+def assign(parameter: nn.Parameter, value: torch.Tensor) -> None:
+    """Give a parameter new values, of another shape if need be.
+
+    It stays the same object, so hooks and optimisers keep hold of it. Of the same shape the values are copied, and
+    ``grad`` stays. Otherwise ``grad`` is dropped, and with it torch's gradient accumulator for the old shape, which a
+    graph that is still alive would else use again, summing new gradients of rank k into old ones of rank 1. torch
+    forgets the accumulator when the dtype of the data changes, so that is done for a moment.
+
+    Parameters
+    ----------
+    parameter : Parameter
+    value : tensor
+        Copied, never shared.
+    """
+    if parameter.shape == value.shape:
+        parameter.copy_(value)
+        return
+    dtype, device = parameter.dtype, parameter.device
+    parameter.grad = None
+    parameter.data = torch.empty(0, dtype=torch.float64 if dtype != torch.float64 else torch.float32, device=device)
+    parameter.data = value.detach().to(device, dtype, copy=True).contiguous()
