@@ -1,0 +1,126 @@
+"""Conservation of norm and energy in the Schroedinger equation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from integrators import AugmentedBUG, Exact, FixedRank, FullRank, ProjectorSplitting
+from problems import Schroedinger, schroedinger
+
+from .certificate import Certificate, Constant, Hypothesis
+from .theorem import (
+    FAILURES,
+    Theorem,
+    dense,
+    eps_of,
+    field_at,
+    norm,
+    plain_descent,
+    series,
+    start_of,
+    substep_name,
+    with_substep,
+    with_truncation,
+)
+
+
+@dataclass(frozen=True)
+class Conservation(Theorem):
+    r"""Norm and energy are kept: exactly before truncation, up to the truncation error after it.
+
+    For ``i Y' = H[Y]`` with self-adjoint H, ``E(Y) = <Y, H[Y]>``, and one step from Y0 to the untruncated Y^ and on to Y1 with
+    truncation error theta:
+
+    .. math::
+        \|\hat Y\| = \|Y_0\|, \quad E(\hat Y) = E(Y_0); \qquad
+        \|\hat Y\|^2 = \|Y_1\|^2 + \vartheta^2, \quad |E(Y_1) - E(\hat Y)| \le \vartheta\, \|H[Y_1 + \hat Y]\| .
+
+    Hypotheses: exact sub-flows (for augmented BUG that of S is enough).
+
+    Proof. Augmented BUG: Y0 lies in the Galerkin space ``{U^ S V^^H}``, an orthogonal projection Pi onto it turns the equation
+    into ``i Y' = Pi H[Y]``, Y = Pi Y; then ``d/dt ||Y||^2 = 2 Re <Y, -i H Y> = 0`` and ``dE/dt = 2 Re <H Y, Y'> = 2 Re <Pi H Y,
+    -i Pi H Y> = 0``. Each sub-flow of projector splitting has this form too, the S-step with the opposite sign, with
+    projections onto ``{K V0^H}``, ``{U1 S V0^H}``, ``{U1 L^H}``. BUG of fixed rank changes the bases in between without
+    keeping Y0. The truncated part is orthogonal to Y1: ``||Y^||^2 = ||Y1||^2 + theta^2``; and ``E(X) - E(Y) = Re <X - Y, H[X + Y]>``.
+
+    What is compared: the change of norm and energy in each step, relative to ``||Y||`` and ``||H|| ||Y||^2``, before truncation
+    with 0 and after it with theta. The slack is ``2000 eps`` (matrix exponentials act with an error of some eps times
+    ``h ||H||``).
+
+    Source: Ceruti, Kusch, Lubich (2022), doi:10.1007/s10543-021-00907-7, Theorems 3 and 4; projector splitting:
+    Lubich, Oseledets (2014), doi:10.1007/s10543-013-0454-0.
+    """
+
+    steps: int = 5
+    step_size: float = 0.05
+    rank: int = 4
+    seed: int = 0
+
+    name = "conservation"
+    statement = "norm and energy of the Schroedinger equation are kept up to the truncation error"
+    source = "Ceruti, Kusch, Lubich (2022), Theorems 3 and 4"
+
+    def promises(self, integrator):
+        """Augmented BUG and projector splitting."""
+        if isinstance(integrator, AugmentedBUG):
+            return True, "the start is in the Galerkin space"
+        if isinstance(integrator, ProjectorSplitting):
+            return True, "each sub-flow is a projected Hamiltonian flow"
+        if isinstance(integrator, FullRank):
+            return True, "the exact flow itself"
+        return False, "a step is no composition of projected Hamiltonian flows"
+
+    def configured(self, integrator):
+        """Exact sub-flows; truncation back to the rank of the start, so that something is cut."""
+        return with_truncation(with_substep(integrator, Exact()), FixedRank(self.rank))
+
+    def problems(self):
+        """A small one; the size of the literature takes minutes."""
+        return {"schroedinger": schroedinger(np.random.default_rng(6), 24)}
+
+    def check(self, integrator, problem, *, steps=None, step_size=None, rank=None) -> Certificate:
+        """Steps from the problem's start."""
+        hypotheses = [
+            Hypothesis("a Schroedinger equation", isinstance(problem, Schroedinger), getattr(problem, "name", "")),
+            Hypothesis("exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"),
+            plain_descent(integrator),
+        ]
+        if not all(x.met for x in hypotheses):
+            return self.certificate(integrator, problem, hypotheses)
+        h, L = float(step_size or self.step_size), problem.lipschitz
+        state = integrator.init(start_of(problem, rank or self.rank, np.random.default_rng(self.seed)))
+        rows: dict[str, list] = {"norm": [], "energy": [], "cut norm": [], "cut energy": []}
+        for k in range(steps or self.steps):
+            try:
+                step = integrator.step(problem.field, k * h, state, h)
+            except FAILURES:
+                rows["norm"].append((k + 1, np.inf, 0.0, 0.0))
+                break
+            Y0, Y1, after = state.Y, step.augmented, step.state.Y
+            size = norm(dense(Y0))
+            slack = 2000 * eps_of(Y0)
+            rows["norm"].append((k + 1, abs(problem.norm(Y1) - problem.norm(Y0)) / size, 0.0, slack))
+            change = abs(problem.energy(Y1) - problem.energy(Y0)) / (L * size**2)
+            rows["energy"].append((k + 1, change, 0.0, slack))
+            if integrator.truncation is not None:
+                theta = norm(dense(Y1) - dense(after))
+                deviation = abs(problem.norm(Y1) ** 2 - problem.norm(after) ** 2 - theta**2) / size**2
+                rows["cut norm"].append((k + 1, deviation, 0.0, slack))
+                H = field_at(problem, 0.0, Y1) + field_at(problem, 0.0, after)
+                bound = theta * norm(H) / (L * size**2)
+                change = abs(problem.energy(after) - problem.energy(Y1)) / (L * size**2)
+                rows["cut energy"].append((k + 1, change, bound, slack))
+            state = step.state
+        found = [
+            series("norm before truncation", "step", rows["norm"], "change of ||Y|| / ||Y||", "0"),
+            series("energy before truncation", "step", rows["energy"], "change of E / (||H|| ||Y||^2)", "0"),
+        ]
+        if rows["cut norm"]:
+            label = "| ||Y^||^2 - ||Y1||^2 - theta^2 | / ||Y||^2"
+            found.append(series("norm, truncation", "step", rows["cut norm"], label, "0"))
+            label = "theta ||H[Y1 + Y^]|| / (||H|| ||Y||^2)"
+            found.append(series("energy, truncation", "step", rows["cut energy"], "change / (||H|| ||Y||^2)", label))
+        constants = {"||H||": Constant(L, "4 + max potential^2, Lipschitz constant of the problem")}
+        return self.certificate(integrator, problem, hypotheses, found, constants)
