@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time as clock
 from dataclasses import replace
@@ -32,9 +33,8 @@ def solve(
 ):
     """Take steps of an integrator on a problem and record what happens.
 
-    Divergence is a result, not an exception: a step that meets numbers that are not finite ends the run with
-    the status ``diverged at step k``. So is Ctrl-C: the run ends with the status ``stopped`` and everything
-    so far kept.
+    Divergence is a result, not an exception: a step that meets numbers that are not finite ends the run with the
+    status ``diverged at step k``. So is Ctrl-C: the run ends with the status ``stopped`` and everything so far kept.
 
     Parameters
     ----------
@@ -97,13 +97,11 @@ class _Run:
     """The state of a run between steps; `records` always ends with a complete, finite moment."""
 
     def __init__(self, integrator, problem, coefficients, rng, meta):
-        self.integrator, self.problem, self.coefficients, self.rng, self.meta = (
-            integrator,
-            problem,
-            coefficients,
-            rng,
-            meta,
-        )
+        self.integrator = integrator
+        self.problem = problem
+        self.coefficients = coefficients
+        self.rng = rng
+        self.meta = meta
         self.has_loss = hasattr(problem, "loss")
         self.has_error = hasattr(problem, "error") and problem.reference(0.0) is not None
         self.records, self.step_sizes, self.truncation_errors = [], [], []
@@ -156,13 +154,8 @@ class _Run:
                 raise ValueError(f"the trajectory was made with another {name}: {recorded}, got {given}")
         if coefficients != (trajectory.coefficients is not None):
             raise ValueError(f"the trajectory to continue has coefficients={not coefficients}, got {coefficients}")
-        run = cls(
-            integrator,
-            problem,
-            coefficients,
-            _restored(trajectory.meta["random_state"]),
-            dict(trajectory.meta),
-        )
+        rng = _restored(trajectory.meta["random_state"])
+        run = cls(integrator, problem, coefficients, rng, dict(trajectory.meta))
         run.records = trajectory.records()
         run.step_sizes = trajectory.step_sizes.tolist()
         run.truncation_errors = trajectory.truncation_errors.tolist()
@@ -180,20 +173,8 @@ class _Run:
             if value is not None and not np.all(np.isfinite(value)):
                 raise FloatingPointError(f"{name} is not finite")
         S = to_numpy(Y.S).copy() if self.coefficients else None
-        record = Record(
-            k,
-            t,
-            loss,
-            error,
-            int(Y.rank),
-            singular_values,
-            S,
-            evaluations,
-            rejected,
-            wall,
-            state,
-            random_state,
-        )
+        moment = k, t, loss, error, int(Y.rank), singular_values, S
+        record = Record(*moment, evaluations, rejected, wall, state, random_state)
         self.records.append(record)
         if len(self.records) > 1:
             self.records[-2] = without_state(self.records[-2])
@@ -235,7 +216,7 @@ class _Run:
         except KeyboardInterrupt:
             status = "stopped"
             if self.records[-1].step < k:
-                with np.errstate(all="ignore"):
+                with np.errstate(all="ignore"), contextlib.suppress(*_FAILURES):
                     self.record(k, t, state, *totals, random_state)
         records = self.records
         if start.step % every and records[-1].step > start.step:  # it was recorded only because that run ended there

@@ -33,8 +33,8 @@ class Record:
     time : float
         Time reached.
     loss, error : float or None
-        Loss of the full problem; distance to the reference solution (ODE) or to the minimiser (loss). None
-        where the problem knows none.
+        Loss of the full problem; Frobenius distance to the reference solution (of a loss: to the full gradient flow).
+        None where the problem knows none.
     rank : int
         Rank carried by the state (columns, spare directions included).
     singular_values : ndarray (rank,)
@@ -81,7 +81,7 @@ class Trajectory:
     losses : ndarray (R,) or None
         Loss of the full problem (not of a mini-batch); None for problems without a loss.
     errors : ndarray (R,) or None
-        Frobenius distance to the reference solution or the minimiser; None where it is unknown.
+        Frobenius distance to the reference solution (of a loss: to its full gradient flow); None where that is unknown.
     ranks : ndarray of int (R,)
         Rank carried (columns of the bases, spare directions included); see also `numerical_ranks`.
     singular_values : ndarray (R, r)

@@ -83,7 +83,8 @@ def test_the_budget_of_adalora_fits_every_run(rank, steps):
     assert budget.budget(steps) == budget.final and budget.masks(steps)
 
 
-def test_targets_come_from_files(tmp_path):
+def test_targets_come_from_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("dlrt.plots.save_figures", lambda results, out: [])
     target = np.arange(12.0).reshape(4, 3)
     file = tmp_path / "target.npy"
     np.save(file, target)
@@ -148,6 +149,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch):
         return original(case)
 
     monkeypatch.setattr(dlrt.Case, "solve", interrupted)
+    monkeypatch.setattr("dlrt.plots.save_figures", lambda results, out: [])
     arguments = ["compare", "matrix-regression", *SMALL, "--seeds", 1, "--out", tmp_path]
     result = run(*arguments)
     assert result.exit_code == 130 and "2 runs are saved" in result.stderr
