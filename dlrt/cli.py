@@ -115,7 +115,7 @@ def compare(
     tau: Annotated[
         float | None,
         typer.Option(
-            help="Relative truncation tolerance: augmented-bug, parallel-bug, geolora. "
+            help="Relative truncation tolerance: augmented-bug, parallel-bug, parallel-bug-rejection, geolora. "
             "Default: 0.1 for losses, else 1e-6.",
             rich_help_panel=_OPTIONS,
         ),
@@ -123,7 +123,7 @@ def compare(
     spare: Annotated[
         int,
         typer.Option(
-            help="Directions kept beyond the tolerance: augmented-bug, parallel-bug, geolora. 0 is as published.",
+            help="Directions kept beyond the tolerance, of the same methods; 0 is as published.",
             rich_help_panel=_OPTIONS,
         ),
     ] = 1,
@@ -341,7 +341,12 @@ def _table(results) -> Table:
         groups.setdefault((result.case.label, result.case.step_size), []).append(result.trajectory)
     measure = results[0].trajectory.measure
     many = max(len(runs) for runs in groups.values()) > 1
-    table = Table(title=f"final {measure}" + (", median over seeds (minimum to maximum)" if many else ""))
+    title = f"final {measure}" + (", median over seeds (minimum to maximum)" if many else "")
+    case = results[0].case
+    least = case.problem.minimum(case.rank) if hasattr(case.problem, "minimum") else 0.0
+    if least > 0:
+        title += f"; no matrix of rank {case.rank} has less than {least:.2e}"
+    table = Table(title=title)
     table.add_column("integrator", no_wrap=True)
     for name in ("step size", measure, "rank", "evaluations", "time [s]"):
         table.add_column(name, justify="right")
@@ -351,7 +356,7 @@ def _table(results) -> Table:
         value = rank = "-"
         if ended:
             final = np.array([run.values[-1] for run in ended])
-            value = f"{np.median(final):.2e}" + (f" ({final.min():.1e} to {final.max():.1e})" if many else "")
+            value = f"{np.median(final):.2e}" + (f" ({final.min():.0e} to {final.max():.0e})" if many else "")
             rank = _range(int(run.numerical_ranks[-1]) for run in ended)
         status = "finished"
         if len(ended) < len(runs):

@@ -72,8 +72,12 @@ def values_figure(results):
 
 
 def ranks_figure(results):
-    """Numerical rank against the iteration (differential equations: time); otherwise as `values_figure`."""
-    return _panels(results, _position(results), lambda run: run.numerical_ranks, "rank", log=False)
+    """Numerical rank against the iteration (differential equations: time); otherwise as `values_figure`.
+
+    The full-rank reference is left out where there are other methods: its rank says nothing and sets the scale.
+    """
+    low_rank = [result for result in results if not _is_full(result)] or results
+    return _panels(low_rank, _position(results), lambda run: run.numerical_ranks, "rank", log=False)
 
 
 def work_figure(results):
@@ -146,12 +150,29 @@ def _panels(results, position, values, label, log, first=0):
                 axes.set_title(f"step size {size}")
             if log:
                 axes.set_yscale("log", nonpositive="mask")
-                axes.set_ylim(top=min(axes.get_ylim()[1], top))
+                axes.set_ylim(_bottom(group, values), min(axes.get_ylim()[1], top))
             else:
                 axes.yaxis.get_major_locator().set_params(integer=True)
             axes.set_ylabel(label)
         panels[-1].set_xlabel(name)
         return _finish(figure, panels)
+
+
+def _bottom(group, values):
+    """A hundredth of the least value of the low-rank methods: below it only the full-rank reference goes on."""
+    least = [
+        np.min(v[v > 0], initial=np.inf)
+        for result in group
+        if not _is_full(result)
+        for v in [values(result.trajectory)]
+    ]
+    return 1e-2 * min(least) if least and np.isfinite(min(least)) else None
+
+
+def _is_full(result):
+    from integrators import FullRank
+
+    return isinstance(result.case.integrator, FullRank)
 
 
 def _curve(axes, runs, x, values, label, style, offset, top, first):

@@ -193,6 +193,13 @@ INTEGRATORS: dict[str, Entry[MethodOptions]] = {
         lambda o: methods.ParallelBUG(truncation=o._truncation(), substep=o._substep(), optimizer=o._optimizer()),
         ("substep", *_ADAPTIVE),
     ),
+    "parallel-bug-rejection": Entry(
+        "the same; a step is repeated in larger bases where truncation would keep all of them",
+        lambda o: methods.ParallelBUG(
+            truncation=o._truncation(), substep=o._substep(), optimizer=o._optimizer(), rejection=10.0
+        ),
+        ("substep", *_ADAPTIVE),
+    ),
     "geolora": Entry(
         "one gradient, one optimiser step on K, L and S, augmentation, truncation; rank-adaptive",
         lambda o: methods.GeoLoRA(truncation=o._truncation(), optimizer=o._optimizer()),
