@@ -1,7 +1,8 @@
 """Pictures of a sweep: loss or error, rank, and work against accuracy, for columns of 3.3 inches.
 
-Colours are those of Okabe and Ito, told apart by every kind of colour vision; line style and marker differ too, so that
-the pictures survive grey print. Nothing here touches pyplot or its global state.
+Colours are those of Okabe and Ito (with grey for their yellow, too pale for lines), told apart by every kind of colour
+vision; line style and marker differ too, so that the pictures survive grey print. Nothing here touches pyplot or its
+global state.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ STYLE = {
     "ytick.labelsize": 7,
 }
 """Settings of matplotlib used for every picture, as a dict for `matplotlib.rc_context`."""
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
@@ -76,8 +77,7 @@ def ranks_figure(results):
 
     The full-rank reference is left out where there are other methods: its rank says nothing and sets the scale.
     """
-    low_rank = [result for result in results if not _is_full(result)] or results
-    return _panels(low_rank, _position(results), lambda run: run.numerical_ranks, "rank", log=False)
+    return _panels(results, _position(results), lambda run: run.numerical_ranks, "rank", log=False)
 
 
 def work_figure(results):
@@ -133,6 +133,8 @@ def save_figures(results, out):
 def _panels(results, position, values, label, log, first=0):
     name, x = position
     labels = list(dict.fromkeys(result.case.label for result in results))
+    if not log:  # ranks
+        results = [result for result in results if not _is_full(result)] or results
     sizes = _grouped(results, lambda result: _size(result.case))
     top = np.inf
     if log:  # curves that diverge leave the picture; they do not set its scale
@@ -159,14 +161,14 @@ def _panels(results, position, values, label, log, first=0):
 
 
 def _bottom(group, values):
-    """A hundredth of the least value of the low-rank methods: below it only the full-rank reference goes on."""
+    """A tenth of the least value of the low-rank methods: below it only the full-rank reference goes on."""
     least = [
         np.min(v[v > 0], initial=np.inf)
         for result in group
         if not _is_full(result)
         for v in [values(result.trajectory)]
     ]
-    return 1e-2 * min(least) if least and np.isfinite(min(least)) else None
+    return 0.1 * min(least) if least and np.isfinite(min(least)) else None
 
 
 def _is_full(result):
