@@ -62,6 +62,7 @@ def assign(parameter: nn.Parameter, value: torch.Tensor) -> None:
     if parameter.shape == value.shape:
         parameter.copy_(value)
         return
+    parameter.zero_()  # a graph that is still alive sees the change, and refuses its backward pass
     dtype, device = parameter.dtype, parameter.device
     parameter.grad = None
     parameter.data = torch.empty(0, dtype=torch.float64 if dtype != torch.float64 else torch.float32, device=device)

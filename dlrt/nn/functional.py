@@ -142,8 +142,8 @@ class _Conv2d(Function):
         dL = dx = None
         if needs_V:
             out = gU.reshape(-1, U.shape[1], *z_shape[2:])
-            shape = V.new_empty(()).expand(U.shape[1], channels, *kernel)
-            _, dL, _ = torch.ops.aten.convolution_backward(out, x_, shape, None, *settings, [False, True, False])
+            like = V.new_empty(U.shape[1], channels, *kernel)  # only its shape counts
+            _, dL, _ = torch.ops.aten.convolution_backward(out, x_, like, None, *settings, [False, True, False])
             dL = dL.reshape(U.shape[1], -1).mT
         if needs_x:
             out = (S.mT @ gU).reshape(z_shape)

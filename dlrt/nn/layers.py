@@ -84,14 +84,22 @@ class LowRankLayer(nn.Module):
 
     def _lift(self, x, base=None):
         """The map of the trained matrix (times scale) added to ``base``, under autocast in its dtype."""
-        kind = self.U.device.type
-        dtype = self.U.dtype
-        if torch.is_autocast_enabled(kind) and dtype is not torch.float64:
+        # Read past the attribute access of modules: torch.compile takes the shapes of what that finds for fixed.
+        parameters = self.__dict__["_parameters"]
+        U, S, V = parameters["U"], parameters["S"], parameters["V"]
+        kind, dtype = U.device.type, U.dtype
+        autocast = torch.is_autocast_enabled(kind) and dtype is not torch.float64
+        if autocast:
             dtype = torch.get_autocast_dtype(kind)
-        U, S, V = (factor.to(dtype) for factor in (self.U, self.S, self.V))
+            U, S, V = U.to(dtype), S.to(dtype), V.to(dtype)
         if x.is_floating_point():
             x = x.to(dtype)
-        y = self._map(x, U, S, V, None if base is None else base.to(dtype))
+        start = None if base is None else base.to(dtype)
+        if autocast:  # all is cast: what is done inside must keep to it
+            with torch.autocast(kind, enabled=False):
+                y = self._map(x, U, S, V, start)
+        else:
+            y = self._map(x, U, S, V, start)
         return y if base is None else y.to(base.dtype)
 
     def _map(self, x, U, S, V, base):
@@ -111,12 +119,7 @@ class LowRankLayer(nn.Module):
         if all(X is not None and X.ndim == 2 for X in saved):
             U, S, V = saved
             fits = (U.shape[0], V.shape[0]) == self.shape and S.shape == (U.shape[1], V.shape[1])
-            if (
-                fits
-                and S.shape[0] == S.shape[1]
-                and S.shape != self.S.shape
-                and not local_metadata.get("assign_to_params_buffers", False)
-            ):
+            if fits and S.shape[0] == S.shape[1] and S.shape != self.S.shape:
                 self.Y = LowRank(*(X.to(self.S.device, self.S.dtype) for X in saved))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, errors)
         self._apply(lambda X: X)
@@ -125,7 +128,7 @@ class LowRankLayer(nn.Module):
 class _Dense(LowRankLayer):
     """Trained from scratch: the matrix is the weight, with a bias of its own."""
 
-    bias: Any = None
+    bias: Any
     namesake: ClassVar[Any]
     settings: ClassVar[tuple[str, ...]]
 
@@ -206,7 +209,11 @@ class LowRankLinear(_Dense):
         self._start((out_features, in_features), in_features, rank, generator, options)
         self.bias = _bias(out_features, in_features, generator, options) if bias else None
 
-    from_linear = _Dense.from_dense
+    @classmethod
+    def from_linear(cls, module, rank):
+        """The best approximation of rank ``rank`` of a torch layer."""
+        return cls.from_dense(module, rank)
+
     to_linear = _Dense.to_dense
 
     def forward(self, x):
@@ -260,7 +267,11 @@ class LowRankConv2d(_Dense):
         self._start((out_channels, fan_in), fan_in, rank, generator, options)
         self.bias = _bias(out_channels, fan_in, generator, options) if bias else None
 
-    from_conv2d = _Dense.from_dense
+    @classmethod
+    def from_conv2d(cls, module, rank):
+        """The best approximation of rank ``rank`` of a torch layer."""
+        return cls.from_dense(module, rank)
+
     to_conv2d = _Dense.to_dense
 
     @property
@@ -299,6 +310,7 @@ class LowRankEmbedding(_Dense):
 
     namesake = nn.Embedding
     settings = ("num_embeddings", "embedding_dim", "padding_idx")
+    bias = None
 
     def __init__(
         self, num_embeddings, embedding_dim, padding_idx=None, device=None, dtype=None, *, rank, generator=None
@@ -310,7 +322,11 @@ class LowRankEmbedding(_Dense):
         norm = math.sqrt(num_embeddings * embedding_dim)
         self._make_factors((num_embeddings, embedding_dim), rank, norm, generator, device, dtype)
 
-    from_embedding = _Dense.from_dense
+    @classmethod
+    def from_embedding(cls, module, rank):
+        """The best approximation of rank ``rank`` of a torch layer."""
+        return cls.from_dense(module, rank)
+
     to_embedding = _Dense.to_dense
 
     @classmethod
@@ -488,7 +504,7 @@ def _orthonormal(m, rank, generator, options):
         return torch.empty(m, rank, **options)
     X = torch.randn(m, rank, generator=generator, dtype=torch.float64, device=device if generator is None else None)
     Q, R = torch.linalg.qr(X)
-    return (Q * R.diagonal().sign()).to(device, dtype)
+    return (Q * R.diagonal().sign()).to(device, dtype).contiguous()
 
 
 def _bias(features, fan_in, generator, options):
