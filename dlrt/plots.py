@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ._util import write_atomically
 
@@ -106,6 +107,9 @@ def work_figure(results):
                 style = LineStyle(i).keywords()
                 axes.errorbar(work, middle, [middle - low, high - middle], label=label, capsize=2, **style)
         axes.set(xscale="log", yscale="log", xlabel="field evaluations", ylabel="error at the end")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         return _finish(figure, [axes])
 
 
@@ -152,7 +156,7 @@ def _panels(results, position, values, label, log, first=0):
                 axes.set_title(f"step size {size}")
             if log:
                 axes.set_yscale("log", nonpositive="mask")
-                axes.set_ylim(_bottom(group, values), min(axes.get_ylim()[1], top))
+                axes.set_ylim(_bottom(group, values, first), min(axes.get_ylim()[1], top))
             else:
                 axes.yaxis.get_major_locator().set_params(integer=True)
             axes.set_ylabel(label)
@@ -160,15 +164,11 @@ def _panels(results, position, values, label, log, first=0):
         return _finish(figure, panels)
 
 
-def _bottom(group, values):
-    """A tenth of the least value of the low-rank methods: below it only the full-rank reference goes on."""
-    least = [
-        np.min(v[v > 0], initial=np.inf)
-        for result in group
-        if not _is_full(result)
-        for v in [values(result.trajectory)]
-    ]
-    return 0.1 * min(least) if least and np.isfinite(min(least)) else None
+def _bottom(group, values, first):
+    """A tenth of the least value of the low-rank methods: below it only the full-rank reference would go on."""
+    low_rank = [values(result.trajectory)[first:] for result in group if not _is_full(result)]
+    least = min((np.min(v[v > 0], initial=np.inf) for v in low_rank), default=np.inf)
+    return 0.1 * least if len(low_rank) < len(group) and np.isfinite(least) else None
 
 
 def _is_full(result):
