@@ -186,8 +186,7 @@ class Certificate:
         s, i = self.worst
         bound = f"slack {s.slack[i]:.4g}" if s.equality else f"{s.right_label} {s.right[i]:.4g}"
         return (
-            f"{self.theorem}: {s.name}: {s.left_label} {s.left[i]:.4g}, {bound}, "
-            f"ratio {s.ratio[i]:.4g}, {self.verdict}"
+            f"{self.theorem}: {s.name}: {s.left_label} {s.left[i]:.4g}, {bound}, ratio {s.ratio[i]:.4g}, {self.verdict}"
         )
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -269,7 +268,9 @@ class Certificate:
         """A rich table of all inequalities, at most ``rows`` evenly spread values of each and the worst one."""
         from rich.table import Table
 
-        table = Table(title=f"{self.theorem}: {self.integrator} on {self.problem}: {self.verdict}", title_justify="left")
+        table = Table(
+            title=f"{self.theorem}: {self.integrator} on {self.problem}: {self.verdict}", title_justify="left"
+        )
         for name in ("inequality", "parameter", "left", "right", "slack", "ratio", ""):
             table.add_column(name, justify="left" if name in ("inequality", "parameter", "") else "right")
         for s in self.series:

@@ -122,6 +122,7 @@ class Convergence(Theorem):
         for problem in list(self.problems().values())[: 3 if full else 2]:
             yield self.check(self.configured(integrator), problem)
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem, *, schedule=None, rank=None, steps=None, start=None) -> Certificate:
         """All terms along a run, a tree of runs, or several runs."""
         L = lipschitz(problem) if hasattr(problem, "loss") else math.nan

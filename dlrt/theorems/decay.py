@@ -81,12 +81,15 @@ class Decay(Theorem):
         for h in (0.01, 0.1, 1.0, 10.0) if full else (0.05, 5.0):
             yield self.check(self.configured(integrator), self.problems()["matrix-regression"], step_size=h)
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem, *, step_size=0.1, steps=None, rank=None) -> Certificate:
         """Along a run from the problem's start."""
         convex = isinstance(problem, LossProblem) and bool(problem.convex)
         hypotheses = [
             Hypothesis("a convex loss", convex, getattr(problem, "name", "")),
-            Hypothesis("exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"),
+            Hypothesis(
+                "exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"
+            ),
             plain_descent(integrator),
         ]
         if not all(x.met for x in hypotheses):

@@ -112,6 +112,7 @@ class Descent(Theorem):
                     fraction /= 5
                 yield self.check(self.configured(integrator), problem, step_size=fraction / lipschitz(problem))
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem, *, step_size=None, rank=None, steps=None, start=None) -> Certificate:
         """Along a run from the problem's start (or ``start``) with constant step size, 1 / (2 L) by default."""
         L = lipschitz(problem) if hasattr(problem, "loss") else math.nan
@@ -220,11 +221,12 @@ class _Run:
         kind = "in expectation " if self.stochastic else ""
         names = ("promised decrease", "measured decrease")
         found = [series(f"descent {kind}before truncation", "step", self.before, *names)]
-        found.append(series(f"descent {kind}after truncation", "step", self.after, names[0], "measured decrease + B theta"))
+        found.append(
+            series(f"descent {kind}after truncation", "step", self.after, names[0], "measured decrease + B theta")
+        )
         if self.tail:
             found.append(series("truncation error is the tail", "step", self.tail, "| ||W1 - W^|| - tail |", "0"))
             found.append(series("reported truncation error", "step", self.reported, "| ||W1 - W^|| - reported |", "0"))
         if self.within:
             found.append(series("truncation within its tolerance", "step", self.within, "||W1 - W^||", "tolerance"))
         return found
-

@@ -81,6 +81,7 @@ class Exactness(Theorem):
         for problem in self.problems().values():
             yield self.check(self.configured(integrator), problem)
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem, *, steps=None, t_end=None) -> Certificate:
         """Steps of equal size up to the end time."""
         steps = steps or self.steps
@@ -88,14 +89,18 @@ class Exactness(Theorem):
         fits = isinstance(problem, Rotating)
         hypotheses = [
             Hypothesis("F = A'(t), independent of Y", fits, getattr(problem, "name", "")),
-            Hypothesis("exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"),
+            Hypothesis(
+                "exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"
+            ),
             plain_descent(integrator),
         ]
         if not all(x.met for x in hypotheses):
             return self.certificate(integrator, problem, hypotheses)
         rank = len(problem.singular_values)
         fixed = integrator.truncation is None or integrator.truncation == FixedRank(rank)
-        hypotheses.append(Hypothesis("rank fixed at that of A", fixed, f"rank {rank}, truncation {integrator.truncation}"))
+        hypotheses.append(
+            Hypothesis("rank fixed at that of A", fixed, f"rank {rank}, truncation {integrator.truncation}")
+        )
         rng = np.random.default_rng(self.seed)
         state = integrator.init(_turned(start_of(problem, rank, rng), rng))
         rows, kappa, t = [], 1.0, 0.0

@@ -74,6 +74,7 @@ class RiemannianStep(Theorem):
             "float32": MatrixRegression(A.astype(np.float32)),
         }
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem, *, rank=None, step_size=None, singular_values=SINGULAR_VALUES):
         """One step from each of a list of smallest singular values."""
         rank, lam = rank or self.rank, float(step_size or self.step_size)

@@ -86,7 +86,9 @@ class Spare(Theorem):
     seed: int = 0
 
     name = "spare-directions"
-    statement = "spare = 0: a fixed point; spare >= 1: s grows by lam (sigma_1(N) - s) per step until the tolerance is passed"
+    statement = (
+        "spare = 0: a fixed point; spare >= 1: s grows by lam (sigma_1(N) - s) per step until the tolerance is passed"
+    )
     source = "derived"
 
     def promises(self, integrator):
@@ -99,6 +101,7 @@ class Spare(Theorem):
         """The default tolerance with one spare direction."""
         return with_truncation(integrator, Tolerance(relative=0.1, spare=1))
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem=None, *, step_size=None, singular_values=(8.0, 4.0)) -> Certificate:
         """All parts, on a regression problem that is made here."""
         lam = float(step_size or self.step_size)
@@ -107,7 +110,9 @@ class Spare(Theorem):
         d = np.array(singular_values, dtype=float)
         kept = tau is not None and d[-1] > tau * norm(d)
         hypotheses = [
-            Hypothesis("truncation by a relative tolerance", tau is not None, f"truncation is {integrator.truncation!r}"),
+            Hypothesis(
+                "truncation by a relative tolerance", tau is not None, f"truncation is {integrator.truncation!r}"
+            ),
             Hypothesis("spare >= 1", bool(rule and rule.spare >= 1)),
             Hypothesis("bases stay orthonormal", integrator.manifold),
             plain_descent(integrator),
@@ -189,7 +194,8 @@ class Spare(Theorem):
         for k in range(self.steps):
             state = integrator.step(scene.problem.field, 0.0, state, scene.lam).state
             bound = max(
-                norm((1 - scene.lam) * s * u + scene.lam * scene.M @ v), norm((1 - scene.lam) * s * v + scene.lam * u @ scene.M)
+                norm((1 - scene.lam) * s * u + scene.lam * scene.M @ v),
+                norm((1 - scene.lam) * s * v + scene.lam * u @ scene.M),
             )
             top = (1 - scene.lam) * s + UPPER * scene.lam * scene.sigma
             left, values, right = np.linalg.svd(scene.rest(dense(state.Y)))
@@ -198,7 +204,9 @@ class Spare(Theorem):
             upper.append((k + 1, float(values[0]), top, slack))
             u, v, s = left[:, 0], right[0].conj(), float(values[0])
         return [
-            series("(b, c) growth from s = 0, random direction", "step", lower, "||(1-lam) s u + lam M v||", "measured s"),
+            series(
+                "(b, c) growth from s = 0, random direction", "step", lower, "||(1-lam) s u + lam M v||", "measured s"
+            ),
             series("(c) upper bound", "step", upper, "measured s", "(1-lam) s + 2/sqrt(3) lam sigma_1"),
         ]
 

@@ -82,6 +82,7 @@ class Stationary(Theorem):
         """The two points."""
         return {which: resting_point(which)[1] for which in CASES}
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem=None, *, step_size=None) -> Certificate:
         """Both points; ``problem`` is not used, since each point brings its own."""
         lam = float(step_size or self.step_size)
@@ -108,9 +109,17 @@ class Stationary(Theorem):
                 gain = -np.inf
             slack = rounding(Y, norm(dense(Y)), lam * norm(G)) * norm(G)
             found.append(
-                series(f"leaves the point ({which})", "lam", [(lam, promised, gain, slack)], "promised decrease", "measured")
+                series(
+                    f"leaves the point ({which})",
+                    "lam",
+                    [(lam, promised, gain, slack)],
+                    "promised decrease",
+                    "measured",
+                )
             )
-        return self.certificate(integrator, "resting points", hypotheses, found, {"L": Constant(1.0, "regression")}, notes)
+        return self.certificate(
+            integrator, "resting points", hypotheses, found, {"L": Constant(1.0, "regression")}, notes
+        )
 
     def cases(self, integrator, full=False):
         """Both points at once."""

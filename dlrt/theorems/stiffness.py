@@ -38,7 +38,11 @@ def predicted_rate(integrator, sigma: float, balanced: bool) -> tuple[float, str
     has ``sigma_i sigma_j`` type products below them). Descent is linearly stable up to 2 over that.
     """
     if isinstance(integrator, SVDLoRA):
-        return (2 / (3 * sigma ** (4 / 3)), "2/(3 sigma^(4/3))") if balanced else (2 / (2 * sigma**2 + 1), "2/(2 sigma^2+1)")
+        return (
+            (2 / (3 * sigma ** (4 / 3)), "2/(3 sigma^(4/3))")
+            if balanced
+            else (2 / (2 * sigma**2 + 1), "2/(2 sigma^2+1)")
+        )
     if isinstance(integrator, LoRA):
         return (1 / sigma, "2/(2 sigma)") if balanced else (2 / (sigma**2 + 1), "2/(sigma^2+1)")
     return 2.0, "2/L"
@@ -88,6 +92,7 @@ class Stiffness(Theorem):
         """Rank fixed at that of the minimiser."""
         return with_truncation(integrator, FixedRank(self.rank))
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem=None, *, sigmas=None) -> Certificate:
         """Bisection for each sigma_1; the regression problems are made here."""
         hypotheses = [

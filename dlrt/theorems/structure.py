@@ -97,6 +97,7 @@ class Structure(Theorem):
         rng = np.random.default_rng(4)
         return {"linear-network": LinearNetwork(synthetic((9, 7), (2.0, 1.0, 0.5, 0.25), rng), (7, 8, 6, 9))}
 
+    @np.errstate(all="ignore")
     def check(self, integrator, problem, *, steps=None, step_size=None) -> Certificate:
         """Run both ways with the same total rank."""
         hypotheses = [plain_descent(integrator)]
