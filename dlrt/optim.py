@@ -10,7 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from integrators import Adam, Carried, Integrator, LowRank, Optimizer, Proposal, State, conclude, stack, unstack
+from integrators import (
+    Adam,
+    Carried,
+    FixedRank,
+    Integrator,
+    LowRank,
+    Optimizer,
+    Proposal,
+    State,
+    conclude,
+    stack,
+    unstack,
+)
 
 from .nn.factors import Factor
 from .nn.layers import FACTORS, LowRankLayer
@@ -18,6 +30,7 @@ from .nn.model import low_rank_layers, matches
 
 __all__ = ["LowRankOptimizer"]
 
+EVERYTHING = FixedRank(2**31)
 SLOTS = {"K": "U", "L": "V", "S": "S"}
 
 
@@ -277,7 +290,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
             if not self.integrator.stackable:
                 key = i
-            found.setdefault(key, {})[name] = State(self._decayed(Y, group), memory)
+            Y = self._decayed(Y, group)
+            # the layers' own tensors are overwritten as soon as another point is looked at
+            found.setdefault(key, {})[name] = State(_copied(Y) if self.integrator.evaluations > 1 else Y, memory)
         return [
             _Batch(self.integrator, {name: self.layers[name] for name in states}, states, float(options[name]["lr"]))
             for states in found.values()
@@ -319,7 +334,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
         try:
             if bad:
                 raise FloatingPointError("the matrix is not finite after the step")
-            concluded = conclude(self.integrator.truncation if truncates else None, list(proposals.values()))
+            if truncates:
+                truncation = self.integrator.truncation
+            else:  # a square S for the layer; nothing is lost
+                truncation = EVERYTHING if self._position == 0 else None
+            concluded = conclude(truncation, list(proposals.values()))
         except (FloatingPointError, torch.linalg.LinAlgError) as error:
             raise _named(error, bad or list(proposals)) from error
         for name, (state, cut) in zip(proposals, concluded, strict=True):
@@ -420,7 +439,8 @@ class _Batch:
     def answer(self) -> None:
         """Send the field at the point asked for, and take the next request or the result."""
         assert self.request is not None
-        field = _Field(list(self.layers.values()), self.request[1], self.alone)
+        parts = self.request[2:] or tuple(SLOTS)
+        field = _Field(list(self.layers.values()), self.request[1], parts, self.alone)
         self.fresh, self.request = False, None
         try:
             self.request = self.generator.send(field)
@@ -438,22 +458,20 @@ class _Batch:
 
 
 class _Field:
-    """Minus the gradient of the loss by the matrices of some layers, through the bases of ``point``."""
+    """Minus the gradient of the loss by the matrices of some layers, through the bases of ``point``.
 
-    def __init__(self, layers: list[LowRankLayer], point: LowRank, alone: bool):
-        self._layers, self._point, self._alone = layers, point, alone
+    Read at once: a method may come back to it after further backward passes.
+    """
 
-    def __getattr__(self, part):
-        if part not in SLOTS:
-            raise AttributeError(part)
-        parameters = [getattr(layer, SLOTS[part]) for layer in self._layers]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        G = gradients[0] if self._alone else torch.stack(gradients)
-        rU, rV = self._point.S.shape[-2:]
-        rows, columns = {"K": (None, rV), "L": (None, rU), "S": (rU, rV)}[part]
-        field = -G[..., :rows, :columns]
-        setattr(self, part, field)
-        return field
+    def __init__(self, layers: list[LowRankLayer], point: LowRank, parts: Sequence[str], alone: bool):
+        rU, rV = point.S.shape[-2:]
+        shapes = {"K": (None, rV), "L": (None, rU), "S": (rU, rV)}
+        for part in parts:
+            parameters = [getattr(layer, SLOTS[part]) for layer in layers]
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            G = gradients[0] if alone else torch.stack(gradients)
+            rows, columns = shapes[part]
+            setattr(self, part, -G[..., :rows, :columns])
 
 
 def request_gradients(layer: LowRankLayer, factors: Sequence[str]) -> None:

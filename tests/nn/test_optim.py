@@ -1,0 +1,531 @@
+"""LowRankOptimizer: against the matrix problem, all methods, resume, and what it refuses."""
+
+import copy
+import functools
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dlrt.nn import Factor, LinearAdapter, LowRankConv2d, LowRankEmbedding, LowRankLinear, adapt, ranks
+from dlrt.optim import LowRankOptimizer
+from integrators import (
+    BUG,
+    RK4,
+    SGD,
+    AdaLoRA,
+    Adam,
+    AugmentedBUG,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    GlobalBudget,
+    Heun,
+    ImportanceBudget,
+    LoRA,
+    LowRank,
+    Momentum,
+    ParallelBUG,
+    ProjectorSplitting,
+    SVDLoRA,
+    Tolerance,
+)
+
+TAU = Tolerance(relative=0.05, spare=1)
+METHODS = {
+    "full rank": FullRank(),
+    "full rank heun": FullRank(substep=Heun()),
+    "lora": LoRA(),
+    "lora adam": LoRA(optimizer=Adam()),
+    "svd-lora": SVDLoRA(),
+    "adalora": AdaLoRA(truncation=ImportanceBudget(12, 6, 10, 2, 2)),
+    "projector splitting": ProjectorSplitting(),
+    "projector splitting 2": ProjectorSplitting(order=2),
+    "projector splitting heun": ProjectorSplitting(order=2, substep=Heun()),
+    "bug": BUG(),
+    "bug rk4 momentum": BUG(substep=RK4(), optimizer=Momentum(0.5)),
+    "augmented bug": AugmentedBUG(truncation=TAU),
+    "augmented bug heun": AugmentedBUG(truncation=TAU, substep=Heun()),
+    "parallel bug": ParallelBUG(truncation=TAU),
+    "parallel bug rejecting": ParallelBUG(truncation=TAU, rejection=5.0),
+    "geolora": GeoLoRA(truncation=TAU),
+    "geolora published": GeoLoRA(truncation=Tolerance(relative=0.1)),
+    "geolora momentum": GeoLoRA(truncation=TAU, optimizer=Momentum(0.9)),
+    "geolora adam": GeoLoRA(truncation=TAU, optimizer=Adam()),
+    "geolora budget": GeoLoRA(truncation=GlobalBudget(9, spare=1)),
+}
+
+
+class Gradient:
+    """Minus the gradient of a linear network's loss by formula, through the bases of a point."""
+
+    def __init__(self, Y, G):
+        self.K, self.L, self.S = -G @ Y.V, -G.mT @ Y.U, -Y.U.mT @ G @ Y.V
+
+
+def linear_network(names, shapes, rank, dtype=torch.float64, seed=0):
+    """Parallel linear layers, their inputs and targets: loss = sum of 1/2 |x W^T - y|^2 / tokens."""
+    torch.manual_seed(seed)
+    layers = {
+        n: LowRankLinear(s[1], s[0], bias=False, rank=rank, dtype=dtype) for n, s in zip(names, shapes, strict=True)
+    }
+    x = {n: torch.randn(20, s[1], dtype=dtype) for n, s in zip(names, shapes, strict=True)}
+    y = {n: torch.randn(20, s[0], dtype=dtype) for n, s in zip(names, shapes, strict=True)}
+    return nn.ModuleDict(layers), x, y
+
+
+def network_loss(net, x, y):
+    return sum(0.5 * (net[n](x[n]) - y[n]).square().sum() / 20 for n in net)
+
+
+def closure_for(optimizer, loss):
+    def closure():
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    return closure
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_linear_layer_is_the_matrix_problem_step_by_step(method):
+    integrator = METHODS[method]
+    net, x, y = linear_network(["a"], [(6, 9)], 4)
+    optimizer = LowRankOptimizer(net, integrator, lr=0.1, rest=None)
+    state = integrator.init(LowRank(*(X.clone() for X in (net["a"].Y.U, net["a"].Y.S, net["a"].Y.V))))
+
+    def field(t, Y):
+        return Gradient(Y, (x["a"] @ Y.full().mT - y["a"]).mT @ x["a"] / 20)
+
+    closure = closure_for(optimizer, lambda: network_loss(net, x, y))
+    for _ in range(12):
+        optimizer.step(closure)
+        step = integrator.step(field, 0.0, state, 0.1)
+        state = step.state
+        assert net["a"].rank == state.Y.rank
+        torch.testing.assert_close(net["a"].Y.full(), state.Y.full(), rtol=1e-8, atol=1e-10)
+        assert optimizer.truncation_errors["a"] == pytest.approx(step.truncation_error, rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_stepped_together_are_layers_stepped_alone(method):
+    """Stacks of equal layers, other layers beside them, and one without a gradient: W as from single layers."""
+    integrator = METHODS[method]
+    if integrator.truncation is not None and not isinstance(integrator.truncation, (Tolerance, FixedRank)):
+        pytest.skip("the truncation compares layers")
+    names, shapes = ["a", "b", "c", "d"], [(6, 9), (6, 9), (6, 9), (8, 5)]
+    net, x, y = linear_network(names, shapes, 4)
+    net["unused"] = LowRankLinear(9, 6, bias=False, rank=4, dtype=torch.float64)
+    alone = {n: nn.ModuleDict({n: copy.deepcopy(net[n])}) for n in names}
+    unused = net["unused"].weight
+    together = LowRankOptimizer(net, integrator, lr=0.1)
+    optimizers = {n: LowRankOptimizer(alone[n], integrator, lr=0.1) for n in names}
+    used = nn.ModuleDict({n: net[n] for n in names})
+    for _ in range(6):
+        together.step(closure_for(together, lambda: network_loss(used, x, y)))
+        for n in names:
+            optimizers[n].step(closure_for(optimizers[n], lambda n=n: network_loss(alone[n], x, y)))
+            torch.testing.assert_close(net[n].Y.full(), alone[n][n].Y.full(), rtol=1e-7, atol=1e-9)
+            assert net[n].rank == alone[n][n].rank
+    torch.testing.assert_close(net["unused"].weight, unused)
+
+
+def test_dropped_directions_in_a_stack():
+    """A layer that finds fewer new directions than others of its stack gets its own rank, and no zero basis vectors."""
+    net, x, y = linear_network(["a", "b"], [(6, 9), (6, 9)], 3)
+    x["b"] = x["b"][:, :1] * torch.ones(1, 9, dtype=torch.float64)  # rank-1 gradient
+    integrator = GeoLoRA(truncation=Tolerance(absolute=0.0, spare=2))
+    optimizer = LowRankOptimizer(net, integrator, lr=0.1)
+    optimizer.step(closure_for(optimizer, lambda: network_loss(net, x, y)))
+    assert ranks(net) == {"a": 6, "b": 4}
+    for layer in net.values():
+        for X in (layer.U, layer.V):
+            torch.testing.assert_close(X.mT @ X, torch.eye(layer.rank, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_backward_passes_are_those_the_method_states(method):
+    integrator = METHODS[method]
+    net, x, y = linear_network(["a", "b"], [(6, 9), (7, 5)], 3)
+    optimizer = LowRankOptimizer(net, integrator, lr=0.01)
+    calls = []
+
+    def closure():
+        calls.append(None)
+        return closure_for(optimizer, lambda: network_loss(net, x, y))()
+
+    loss = optimizer.step(closure)
+    expected = network_loss(*linear_network(["a", "b"], [(6, 9), (7, 5)], 3))
+    torch.testing.assert_close(loss, expected)
+    if method != "parallel bug rejecting":
+        assert len(calls) == integrator.evaluations
+    if integrator.evaluations > 1:
+        network_loss(net, x, y).backward()
+        with pytest.raises(ValueError, match=r"needs \d+ backward passes per step: call step\(closure\)"):
+            optimizer.step()
+
+
+# -- a small network with everything -----------------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """Embedding, convolution, two equal linear layers, a norm and a plain head."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.table = LowRankEmbedding(12, 16, padding_idx=0, rank=4)
+        self.conv = LowRankConv2d(1, 6, 3, padding=1, rank=3)
+        self.first = LowRankLinear(96, 16, rank=4)
+        self.second = LinearAdapter(nn.Linear(16, 16), rank=4)
+        self.third = LinearAdapter(nn.Linear(16, 16), rank=4)
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, index):
+        z = torch.relu(self.conv(self.table(index)[:, None, 0].reshape(-1, 1, 4, 4)))
+        z = torch.relu(self.first(z.flatten(1)))
+        z = z + self.third(torch.tanh(self.second(self.norm(z))))
+        return self.head(z)
+
+
+def data(k, size=8):
+    g = torch.Generator().manual_seed(k)
+    index = torch.randint(0, 12, (size, 1), generator=g)
+    return index, index[:, 0] % 3
+
+
+def train(model, optimizer, first, last, scheduler=None, clip=None):
+    losses = []
+    for k in range(first, last):
+        index, target = data(k)
+
+        def closure(index=index, target=target):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(index), target)
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            return loss
+
+        losses.append(float(optimizer.step(closure)))
+        if scheduler is not None:
+            scheduler.step()
+    return losses
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_a_mixed_network(method):
+    integrator = METHODS[method]
+    if isinstance(integrator.truncation, GlobalBudget):
+        integrator = GeoLoRA(truncation=GlobalBudget(18, spare=1))
+    model = Mixed()
+    lr = 2e-3 if isinstance(integrator.optimizer, Adam) else 0.02 if isinstance(integrator.optimizer, Momentum) else 0.1
+    optimizer = LowRankOptimizer(model, integrator, lr, rest=functools.partial(torch.optim.AdamW, lr=1e-2))
+    losses = train(model, optimizer, 0, 40)
+    assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
+    assert torch.equal(model(torch.zeros(1, 1, dtype=torch.int64)), model(torch.zeros(1, 1, dtype=torch.int64)))
+    assert not model.table.weight[0].any()
+
+
+SETTINGS = {
+    **{method: (METHODS[method], {}) for method in METHODS if method != "geolora budget"},
+    "coefficient steps": (GeoLoRA(optimizer=Momentum(0.9)), {"coefficient_steps": 3, "coefficient_lr": 1e-3}),
+    "late truncation": (GeoLoRA(optimizer=Momentum(0.9)), {"coefficient_steps": 3, "truncate_after": 2}),
+    "sgd coefficients": (BUG(), {"coefficient_steps": 2, "coefficient_optimizer": SGD()}),
+    "groups": (GeoLoRA(), {"groups": {"second": {"lr": 0.01}, "t*": {"weight_decay": 0.1}}}),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_resume_bit_for_bit(setting):
+    """Saved after 5 of 9 steps and loaded into new objects of another rank: the same losses as without a stop."""
+    integrator, options = SETTINGS[setting]
+
+    def make(model):
+        optimizer = LowRankOptimizer(model, integrator, lr=0.02, weight_decay=0.01, **options)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 9)
+
+    model = Mixed()
+    optimizer, scheduler = make(model)
+    train(model, optimizer, 0, 5, scheduler, clip=1.0)
+    file = io.BytesIO()
+    torch.save([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()], file)
+    expected = train(model, optimizer, 5, 9, scheduler, clip=1.0)
+
+    for load_model_first in (True, False):
+        file.seek(0)
+        saved = torch.load(file, weights_only=True)
+        other = Mixed(seed=1)
+        if load_model_first:
+            other.load_state_dict(saved[0])
+        new, rates = make(other)
+        if not load_model_first:
+            other.load_state_dict(saved[0])
+        new.load_state_dict(saved[1])
+        rates.load_state_dict(saved[2])
+        assert train(other, new, 5, 9, rates, clip=1.0) == expected
+        for a, b in zip(other.state_dict().values(), model.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def test_schedulers_act_on_all_groups():
+    model = Mixed()
+    optimizer = LowRankOptimizer(
+        model, GeoLoRA(), 0.1, rest=functools.partial(torch.optim.SGD, lr=1.0), groups={"second": {"lr": 0.5}}
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5**k)
+    train(model, optimizer, 0, 2, scheduler)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.125, 0.25]
+    assert optimizer.param_groups[-1] is optimizer.rest.param_groups[0]
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert optimizer.param_groups[-1] is optimizer.rest.param_groups[0]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.125, 0.25]
+
+
+def test_zero_learning_rate_moves_nothing():
+    for integrator in METHODS.values():
+        net, x, y = linear_network(["a", "b"], [(6, 9), (6, 9)], 4)
+        before = {n: net[n].weight for n in net}
+        optimizer = LowRankOptimizer(net, integrator, lr=0.1)
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.0)
+        optimizer.step(closure_for(optimizer, functools.partial(network_loss, net, x, y)))
+        if not integrator.rank_adaptive:
+            for n in net:
+                torch.testing.assert_close(net[n].weight, before[n])
+        for n in net:
+            assert net[n].weight.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["geolora", "lora", "full rank", "bug", "svd-lora"])
+def test_weight_decay_acts_on_W(method):
+    net, x, _ = linear_network(["a"], [(6, 9)], 4)
+    W = net["a"].weight
+    optimizer = LowRankOptimizer(net, METHODS[method], lr=0.1, weight_decay=0.5)
+    y = {"a": x["a"] @ W.mT}  # no gradient at W
+    closure = closure_for(optimizer, lambda: network_loss(net, x, y))
+    if METHODS[method].evaluations > 1:  # later stages see the gradient that the decay brings about
+        closure = closure_for(optimizer, lambda: 0.0 * network_loss(net, x, y))
+    optimizer.step(closure)
+    torch.testing.assert_close(net["a"].weight, 0.95 * W)
+    if METHODS[method].manifold:
+        U = net["a"].U
+        torch.testing.assert_close(U.mT @ U, torch.eye(U.shape[1], dtype=U.dtype))
+
+
+def test_clipping_scales_the_step():
+    """Clipped to a tenth, a GeoLoRA step without truncation is a tenth as long."""
+    moves = []
+    for clip in (None, 0.1):
+        net, x, y = linear_network(["a"], [(6, 9)], 4)
+        W = net["a"].weight
+        optimizer = LowRankOptimizer(net, GeoLoRA(truncation=Tolerance(absolute=0.0)), lr=0.1)
+        network_loss(net, x, y).backward()
+        if clip:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in net.parameters()])
+            nn.utils.clip_grad_norm_(net.parameters(), float(clip * norm))
+        optimizer.step()
+        moves.append(net["a"].weight - W)
+    torch.testing.assert_close(moves[1], 0.1 * moves[0], rtol=1e-4, atol=1e-8)
+
+
+def test_coefficient_steps_keep_the_bases():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1, coefficient_steps=4, truncate_after=3, coefficient_lr=1e-2)
+    ranks_seen, bases, flags = [], [], []
+    for k in range(10):
+        train(model, optimizer, k, k + 1)
+        ranks_seen.append(model.first.rank)
+        bases.append(model.first.U.detach().clone())
+        flags.append(model.first.U.requires_grad)
+    assert flags == [False, False, False, False, True] * 2
+    assert ranks_seen[0] == 8 and ranks_seen[2] == 8 > ranks_seen[3]  # augmented, then truncated
+    assert torch.equal(bases[0], bases[2]) and torch.equal(bases[3], bases[4])
+    assert bases[4].shape != bases[5].shape
+
+
+def test_the_rest_moves_with_the_first_gradient_after_all_stages():
+    """Two stages: the head sees the same gradient, and every stage the same head, as with a one-stage method."""
+
+    def moved(integrator):
+        model = Mixed()
+        optimizer = LowRankOptimizer(model, integrator, 0.1, rest=functools.partial(torch.optim.SGD, lr=0.1))
+        heads = []
+        index, target = data(0)
+
+        def closure():
+            heads.append(model.head.weight.detach().clone())
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(index), target)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert all(torch.equal(head, heads[0]) for head in heads)
+        return model.head.weight
+
+    torch.testing.assert_close(moved(BUG()), moved(GeoLoRA()))
+
+
+def test_global_budget_over_layers():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(truncation=GlobalBudget(11)), 0.1)
+    train(model, optimizer, 0, 3)
+    assert sum(ranks(model).values()) == 11
+
+
+def test_adalora_allocates_over_layers():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, AdaLoRA(truncation=ImportanceBudget(19, 7, 6)), 0.1)
+    train(model, optimizer, 0, 8)
+    assert sum(int((layer.S.diagonal() != 0).sum()) for layer in optimizer.layers.values()) == 7
+
+
+def test_a_layer_from_another_method_is_made_orthonormal():
+    net, x, y = linear_network(["a"], [(6, 9)], 4)
+    lora = LowRankOptimizer(net, LoRA(), lr=0.1)
+    for _ in range(3):
+        lora.step(closure_for(lora, lambda: network_loss(net, x, y)))
+    W = net["a"].weight
+    LowRankOptimizer(net, GeoLoRA(), lr=0.1)
+    torch.testing.assert_close(net["a"].weight, W)
+    torch.testing.assert_close(net["a"].U.mT @ net["a"].U, torch.eye(4, dtype=torch.float64))
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_grad_scaler():
+    """An overflow is skipped, and otherwise the scaled step is the plain one."""
+    results = []
+    for scaled in (False, True):
+        model = Mixed()
+        optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, enabled=scaled)
+        for k in range(3):
+            index, target = data(k)
+            optimizer.zero_grad()
+            scaler.scale(nn.functional.cross_entropy(model(index), target)).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+        results.append(model.first.weight)
+        if scaled:
+            before, scale = copy.deepcopy(model.state_dict()), scaler.get_scale()
+            optimizer.zero_grad()
+            scaler.scale(float("inf") * model(index).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            assert scaler.get_scale() < scale
+            assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    torch.testing.assert_close(*results)
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["geolora", "bug", "augmented bug", "adalora"])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_bad_gradient_changes_nothing_and_names_the_layer(method, stage):
+    integrator = METHODS[method]
+    if stage >= integrator.evaluations:
+        pytest.skip("the method has one stage")
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, integrator, 0.1)
+    train(model, optimizer, 0, 2)
+    before, memory = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    calls = []
+    index, target = data(2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(index), target)
+        loss.backward()
+        if len(calls) == stage:
+            model.second.S.grad[0, 0] = float("nan")
+        calls.append(None)
+        return loss
+
+    with pytest.raises(FloatingPointError, match=r"^second: the gradient has non-finite entries; no parameter"):
+        optimizer.step(closure)
+    for name, X in model.state_dict().items():
+        assert torch.equal(X, before[name]), name
+    assert all(p.requires_grad for layer in optimizer.layers.values() for p in (layer.U, layer.S, layer.V))
+    reference = Mixed()
+    reference.load_state_dict(before)
+    other = LowRankOptimizer(reference, integrator, 0.1)
+    other.load_state_dict(memory)
+    assert train(model, optimizer, 3, 5) == train(reference, other, 3, 5)
+
+
+def test_a_matrix_that_overflows_changes_nothing_and_names_the_layer():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 1e300)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(FloatingPointError, match="no parameter has been changed"):
+        train(model, optimizer, 0, 1)
+    for name, X in model.state_dict().items():
+        assert torch.equal(X, before[name]), name
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, functools.partial(torch.optim.SGD, lr=0.1), torch.optim.LBFGS])
+def test_ordinary_optimisers_refuse_the_factors(make):
+    layer = LowRankLinear(5, 4, rank=2)
+    optimizer = make(layer.parameters())
+    layer(torch.randn(3, 5)).sum().backward()
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(TypeError, match=r"use dlrt\.LowRankOptimizer"):
+        optimizer.step(lambda: layer(torch.randn(3, 5)).sum())
+    assert all(torch.equal(X, before[name]) for name, X in layer.state_dict().items())
+    make([p for p in layer.parameters() if not isinstance(p, Factor)]).step(lambda: torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: LowRankOptimizer(m, "geolora", 0.1), TypeError, "integrator must be an integrators.Integrator"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), -1.0), ValueError, "lr must be positive and finite, got -1.0"),
+        (lambda m: LowRankOptimizer(nn.Linear(3, 3), GeoLoRA(), 0.1), ValueError, "no trained low-rank layer"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, weight_decay=-1), ValueError, "weight_decay must be >= 0"),
+        (lambda m: LowRankOptimizer(m, LoRA(), 0.1, coefficient_steps=2), ValueError, "LoRA has none"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, coefficient_steps=1, truncate_after=2), ValueError, "got 2"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, groups={"nope": {}}), ValueError, "left for 'nope' among table"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, groups={"first": {"momentum": 1}}), ValueError, "got momentum"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1).add_param_group({"params": []}), RuntimeError, "no further"),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call(Mixed())
+
+
+def test_a_rank_changed_behind_its_back():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(optimizer=Momentum(0.9)), 0.1)
+    train(model, optimizer, 0, 2)
+    model.first.Y = LowRank.random((16, 96), 3, np.random.default_rng(0), like=model.first.S.detach())
+    with pytest.raises(RuntimeError, match="layer first has rank 3, but its memory belongs to rank"):
+        train(model, optimizer, 2, 3)
+
+
+def test_state_of_another_method_is_refused():
+    model = Mixed()
+    state = LowRankOptimizer(model, GeoLoRA(optimizer=Adam()), 0.1).state_dict()
+    with pytest.raises(ValueError, match="the state of layer table holds"):
+        LowRankOptimizer(Mixed(), GeoLoRA(), 0.1).load_state_dict(state)
+    with pytest.raises(ValueError, match="belongs to the layers"):
+        LowRankOptimizer(nn.Sequential(Mixed()), GeoLoRA(), 0.1).load_state_dict(state)
+
+
+def test_adapted_model_and_frozen_layers():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Linear(4, 3))
+    adapt(model, ["0", "2"], rank=2, trainable="3")
+    model[2].requires_grad_(False)
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1)
+    assert list(optimizer.layers) == ["0"]
+    assert [p.shape for p in optimizer.rest.param_groups[0]["params"]] == [(3, 4), (3,)]
