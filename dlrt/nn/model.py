@@ -64,9 +64,7 @@ def matches(target: Target, name: str, module: nn.Module) -> bool:
         return isinstance(module, target)
     if isinstance(target, re.Pattern):
         return target.fullmatch(name) is not None
-    if isinstance(target, str):
-        return name == target or name.endswith("." + target) or fnmatch.fnmatchcase(name, target)
-    raise TypeError(f"a target must be a str, a compiled regular expression or a type, got {target!r}")
+    return name == target or name.endswith("." + target) or fnmatch.fnmatchcase(name, target)
 
 
 def adapt(
@@ -311,7 +309,13 @@ def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torc
 
 
 def _several(targets) -> list:
-    return [targets] if isinstance(targets, (str, type, re.Pattern)) else list(targets)
+    several = (
+        [targets] if isinstance(targets, (str, type, re.Pattern)) or not isinstance(targets, Iterable) else targets
+    )
+    for target in several:
+        if not isinstance(target, (str, type, re.Pattern)):
+            raise TypeError(f"a target must be a str, a compiled regular expression or a type, got {target!r}")
+    return list(several)
 
 
 def _base(kinds) -> type[nn.Module]:

@@ -1,0 +1,98 @@
+"""Two processes with half of the batch each take the steps of one with the whole batch."""
+
+import functools
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from dlrt.nn import LinearAdapter, LowRankLinear, ranks
+from dlrt.nn.distributed import distributed
+from dlrt.optim import LowRankOptimizer
+from integrators import AugmentedBUG, GeoLoRA, Momentum, Tolerance
+
+TAU = Tolerance(relative=0.02, spare=1)
+CASES = {
+    "geolora": lambda: GeoLoRA(truncation=TAU, optimizer=Momentum(0.5)),
+    "augmented bug": lambda: AugmentedBUG(truncation=TAU),
+}
+STEPS = 6
+
+
+def network(seed, head):
+    torch.manual_seed(seed)
+    layers = [LowRankLinear(10, 12, rank=2, bias=head), nn.Tanh(), LinearAdapter(nn.Linear(12, 12), rank=2), nn.Tanh()]
+    layers.append(nn.Linear(12, 4) if head else LowRankLinear(12, 4, rank=2, bias=False))
+    model = nn.Sequential(*layers)
+    return model.double()
+
+
+def batch(k, part=slice(None)):
+    g = torch.Generator().manual_seed(k)
+    return torch.randn(16, 10, generator=g, dtype=torch.float64)[part], torch.randint(0, 4, (16,), generator=g)[part]
+
+
+def train(model, case, part=slice(None)):
+    """Losses of the whole batch, ranks, and the maximal norm that clipping saw."""
+    optimizer = LowRankOptimizer(model, CASES[case](), 0.2, rest=functools.partial(torch.optim.SGD, lr=0.2))
+    losses, seen = [], []
+    for k in range(STEPS):
+        x, y = batch(k, part)
+
+        def closure(x=x, y=y):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            (loss / 2).backward()
+            nn.functional.cross_entropy(model(x), y).div(2).backward()  # gradient accumulation
+            seen.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.5)))
+            return loss.detach()
+
+        loss = optimizer.step(closure)
+        if dist.is_initialized():
+            dist.all_reduce(loss)
+            loss /= dist.get_world_size()
+        losses.append(float(loss))
+    return losses, list(ranks(model).values()), seen
+
+
+def process(index, folder, case, head):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=2)
+    model = distributed(network(index, head))  # the second process starts elsewhere
+    result = train(model, case, slice(8 * index, 8 * index + 8))
+    state = {name.removeprefix("module."): X for name, X in model.state_dict().items()}
+    torch.save((result, state), f"{folder}/{index}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("case", "head"), [("geolora", True), ("augmented bug", True), ("geolora", False)])
+def test_two_processes_are_one(case, head, tmp_path):
+    """Losses, norms and ranks as with one process; the factors equal bit for bit on both."""
+    mp.spawn(process, (str(tmp_path), case, head), nprocs=2)
+    (first, state), (second, other) = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
+    assert first == second
+    for name in state:
+        if name.rpartition(".")[2] in "USV" or head:
+            assert torch.equal(state[name], other[name]), name
+    model = network(0, head)
+    losses, expected_ranks, seen = train(model, case)
+    assert first[1] == expected_ranks and expected_ranks != [2, 2] + [2] * (not head)
+    torch.testing.assert_close(torch.tensor(first[0]), torch.tensor(losses), rtol=1e-10, atol=0)
+    torch.testing.assert_close(torch.tensor(first[2]), torch.tensor(seen), rtol=1e-10, atol=0)
+
+
+def test_errors(tmp_path):
+    with pytest.raises(RuntimeError, match="needs a process group"):
+        distributed(network(0, True))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="no low-rank layer"):
+            distributed(nn.Linear(2, 2))
+        model = network(0, True)
+        distributed(model)
+        with pytest.raises(RuntimeError, match="twice with the layer 0"):
+            distributed(model)
+    finally:
+        dist.destroy_process_group()
