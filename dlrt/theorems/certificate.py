@@ -67,8 +67,8 @@ class Series:
     def of(cls, name, parameter, rows, left_label="left", right_label="right") -> Series:
         """A series from rows ``(value, left, right, slack)``; an equality where the right side is called "0"."""
         columns = list(zip(*rows, strict=True)) if rows else [(), (), (), ()]
-        columns = [tuple(float(x) for x in c) for c in columns]
-        return cls(name, parameter, *columns, left_label, right_label, right_label == "0")
+        values, left, right, slack = (tuple(float(x) for x in c) for c in columns)
+        return cls(name, parameter, values, left, right, slack, left_label, right_label, right_label == "0")
 
     @property
     def met(self) -> np.ndarray:
@@ -89,7 +89,7 @@ class Series:
 
     @property
     def excess(self) -> np.ndarray:
-        """left / (right + slack), by which values are ranked: above 1 where violated, infinite where that is no number."""
+        """left / (right + slack), by which values are ranked: above 1 where violated; infinite where no number."""
         left, right, slack = (np.array(x, dtype=float) for x in (self.left, self.right, self.slack))
         below = right + slack
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -142,7 +142,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """``holds``, ``violated``, or ``not applicable`` where a hypothesis is not met or there was nothing to compare."""
+        """``holds``, ``violated``, or ``not applicable`` (a hypothesis is not met, nothing to compare)."""
         if not all(h.met for h in self.hypotheses) or not any(s.values for s in self.series):
             return NOT_APPLICABLE
         return HOLDS if all(bool(np.all(s.met)) for s in self.series) else VIOLATED
@@ -248,12 +248,15 @@ class Certificate:
                 constants={k: Constant(float(v["value"]), v["source"]) for k, v in c["constants"].items()},
                 series=tuple(
                     Series(
-                        s["name"],
-                        s["parameter"],
-                        *(tuple(float(x) for x in s[key]) for key in ("values", "left", "right", "slack")),
-                        s["left_label"],
-                        s["right_label"],
-                        s["equality"],
+                        name=s["name"],
+                        parameter=s["parameter"],
+                        values=_numbers(s["values"]),
+                        left=_numbers(s["left"]),
+                        right=_numbers(s["right"]),
+                        slack=_numbers(s["slack"]),
+                        left_label=s["left_label"],
+                        right_label=s["right_label"],
+                        equality=s["equality"],
                     )
                     for s in c["series"]
                 ),
@@ -347,6 +350,10 @@ def worst_of(certificates: Iterable[Certificate]) -> Certificate | None:
         return c.verdict == VIOLATED, s.excess[i]
 
     return max(applicable, key=excess)
+
+
+def _numbers(values: Iterable) -> tuple[float, ...]:
+    return tuple(float(x) for x in values)
 
 
 def _plain(x: Any) -> Any:

@@ -31,27 +31,28 @@ from .theorem import (
 class Conservation(Theorem):
     r"""Norm and energy are kept: exactly before truncation, up to the truncation error after it.
 
-    For ``i Y' = H[Y]`` with self-adjoint H, ``E(Y) = <Y, H[Y]>``, and one step from Y0 to the untruncated Y^ and on to Y1 with
-    truncation error theta:
+    For ``i Y' = H[Y]`` with self-adjoint H, ``E(Y) = <Y, H[Y]>``, and one step from Y0 to the untruncated Y^ and on
+    to Y1 with truncation error theta:
 
     .. math::
         \|\hat Y\| = \|Y_0\|, \quad E(\hat Y) = E(Y_0); \qquad
-        \|\hat Y\|^2 = \|Y_1\|^2 + \vartheta^2, \quad |E(\hat Y) - E(Y_1)| \le 2 \vartheta\, \|U_2^H H[Y_1] V_2\| + \|H\| \vartheta^2,
+        \|\hat Y\|^2 = \|Y_1\|^2 + \vartheta^2, \quad
+        |E(\hat Y) - E(Y_1)| \le 2 \vartheta\, \|U_2^H H[Y_1] V_2\| + \|H\| \vartheta^2,
 
     where ``Z = Y^ - Y1 = U_2 Sigma_2 V_2^H`` is what was cut.
 
     Hypotheses: exact sub-flows (for augmented BUG that of S is enough).
 
-    Proof. Augmented BUG: Y0 lies in the Galerkin space ``{U^ S V^^H}``, an orthogonal projection Pi onto it turns the equation
-    into ``i Y' = Pi H[Y]``, Y = Pi Y; then ``d/dt ||Y||^2 = 2 Re <Y, -i H Y> = 0`` and ``dE/dt = 2 Re <H Y, Y'> = 2 Re <Pi H Y,
-    -i Pi H Y> = 0``. Each sub-flow of projector splitting has this form too, the S-step with the opposite sign, with
-    projections onto ``{K V0^H}``, ``{U1 S V0^H}``, ``{U1 L^H}``. BUG of fixed rank changes the bases in between without
-    keeping Y0. The truncated part is orthogonal to Y1: ``||Y^||^2 = ||Y1||^2 + theta^2``; and ``E(Y1 + Z) = E(Y1) + 2 Re <Z, H[Y1]> + E(Z)``,
-    ``<Z, H[Y1]> = <Sigma_2, U_2^H H[Y1] V_2>``.
+    Proof. Augmented BUG: Y0 lies in the Galerkin space ``{U^ S V^^H}``, an orthogonal projection Pi onto it turns the
+    equation into ``i Y' = Pi H[Y]``, Y = Pi Y; then ``d/dt ||Y||^2 = 2 Re <Y, -i H Y> = 0`` and ``dE/dt = 2 Re <H Y,
+    Y'> = 2 Re <Pi H Y, -i Pi H Y> = 0``. Each sub-flow of projector splitting has this form too, the S-step with the
+    opposite sign, with projections onto ``{K V0^H}``, ``{U1 S V0^H}``, ``{U1 L^H}``. BUG of fixed rank changes the
+    bases in between without keeping Y0. The truncated part is orthogonal to Y1: ``||Y^||^2 = ||Y1||^2 + theta^2``;
+    and ``E(Y1 + Z) = E(Y1) + 2 Re <Z, H[Y1]> + E(Z)``, ``<Z, H[Y1]> = <Sigma_2, U_2^H H[Y1] V_2>``.
 
-    What is compared: the change of norm and energy in each step, relative to ``||Y||`` and ``||H|| ||Y||^2``, before truncation
-    with 0 and after it with theta. The slack is ``2000 eps`` (matrix exponentials act with an error of some eps times
-    ``h ||H||``).
+    What is compared: the change of norm and energy in each step, relative to ``||Y||`` and ``||H|| ||Y||^2``, before
+    truncation with 0 and after it with theta. The slack is ``2000 eps`` (matrix exponentials act with an error of
+    some eps times ``h ||H||``).
 
     Source: Ceruti, Kusch, Lubich (2022), doi:10.1007/s10543-021-00907-7, Theorems 3 and 4; projector splitting:
     Lubich, Oseledets (2014), doi:10.1007/s10543-013-0454-0.

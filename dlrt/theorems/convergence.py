@@ -12,7 +12,7 @@ from integrators import FullRank, GeoLoRA, ParallelBUG
 from problems import FiniteSum, LinearLeastSquares, MatrixRegression, synthetic
 
 from .certificate import Certificate, Constant, Hypothesis
-from .descent import Z_999
+from .descent import Z_999, fixed_projection
 from .theorem import (
     FAILURES,
     Theorem,
@@ -67,15 +67,15 @@ class Convergence(Theorem):
         \sum_{t<T} \lambda_t (1 - L\lambda_t/2)\, E\|P(W_t) G_t\|^2
         \le f(W_0) - f_{inf} + \sum_{t<T} E[B_t \vartheta_t] + \frac{L}{2} \sum_{t<T} \lambda_t^2\, E\,Var_t =: R_T,
 
-    hence ``min_{t<T} E||P G_t||^2 <= R_T / sum_{t<T} lam_t (1 - L lam_t / 2)``. With Robbins-Monro steps and ``sum E theta_t <
-    inf`` (B bounded) R_T stays bounded, and liminf ``E||P G||^2 = 0``.
+    hence ``min_{t<T} E||P G_t||^2 <= R_T / sum_{t<T} lam_t (1 - L lam_t / 2)``. With Robbins-Monro steps and ``sum E
+    theta_t < inf`` (B bounded) R_T stays bounded, and liminf ``E||P G||^2 = 0``.
 
-    Hypotheses: a loss with known L; plain descent, Euler steps; ``lam_t < 2/L``; Robbins-Monro steps; for the limit also
-    a summable truncation error, for which a finite run gives evidence only: the second half of its sum is at most as large
-    as the first (the bound at finite T does not need it).
+    Hypotheses: a loss with known L; plain descent, Euler steps; ``lam_t < 2/L``; Robbins-Monro steps; for the limit
+    also a summable truncation error, for which a finite run gives evidence only: the second half of its sum is at
+    most as large as the first (the bound at finite T does not need it).
 
-    Proof. Descent in expectation (:class:`Descent`), with ``E||P g||^2 = ||P G||^2 + E||P (g - G)||^2 <= ||P G||^2 + Var``,
-    summed over t with ``E f(W_T) >= f_inf``. The minimum is at most the weighted mean.
+    Proof. Descent in expectation (:class:`Descent`), with ``E||P g||^2 = ||P G||^2 + E||P (g - G)||^2 <= ||P G||^2 +
+    Var``, summed over t with ``E f(W_T) >= f_inf``. The minimum is at most the weighted mean.
 
     What is compared: both sides for each T, with all terms. B_t is the bound of :class:`Descent`, taken inside the
     expectation. The expectation runs over *all* sequences of mini-batches where there are at most ``max_nodes``
@@ -98,6 +98,9 @@ class Convergence(Theorem):
 
     def promises(self, integrator):
         """Methods with descent in expectation."""
+        fixed, why = fixed_projection(integrator)
+        if not fixed:
+            return False, why
         if isinstance(integrator, (GeoLoRA, ParallelBUG)):
             return True, "descent in expectation"
         if isinstance(integrator, FullRank):
@@ -112,7 +115,7 @@ class Convergence(Theorem):
         X2 = rng.standard_normal((40, 8))
         Y2 = X2 @ rng.standard_normal((8, 10)) + 0.1 * rng.standard_normal((40, 10))
         return {
-            "matrix-regression": MatrixRegression(synthetic((16, 12), 2.0 ** -np.arange(4), rng)),
+            "matrix-regression": MatrixRegression(synthetic((16, 12), [2.0**-j for j in range(4)], rng)),
             "all mini-batches": LinearLeastSquares(X, Y, batch_size=2),
             "sampled mini-batches": LinearLeastSquares(X2, Y2, batch_size=8),
         }
@@ -151,7 +154,7 @@ class Convergence(Theorem):
             rows = run.along(schedule, steps, lambda: [problem])
             differences = None
         else:
-            count = math.comb(problem.samples, problem.batch_size)
+            count = math.comb(problem.samples, int(problem.batch_size or 0))
             depth = int(math.log(self.max_nodes) / math.log(count)) if count > 1 else steps
             if depth >= 4:
                 rows = run.along(schedule, min(steps, depth), lambda: list(problem.enumerate_minibatches()))
@@ -210,7 +213,8 @@ class _Expectation:
         problem, L = self.problem, self.L
         left, cut, noise = 0.0, 0.0, 0.0
         start = problem.loss(self.first.Y) - problem.minimum()
-        states, rows = [self.first], []
+        states: list = [self.first]
+        rows: list = []
         for k in range(steps):
             lam = schedule(k)
             squares, variances, cuts, thetas, after = [], [], [], [], []

@@ -34,19 +34,20 @@ from .theorem import (
 class Decay(Theorem):
     r"""Augmented BUG decreases the loss for *every* step size, up to the truncation error.
 
-    With an exact S-flow, a convex loss f, and ``alpha = ||U^^H G(Y^) V^||_F``, the gradient that is left in the Galerkin space
-    at the end of the step:
+    With an exact S-flow, a convex loss f, and ``alpha = ||U^^H G(Y^) V^||_F``, the gradient that is left in the
+    Galerkin space at the end of the step:
 
     .. math:: f(\hat Y) \le f(Y_0) - h\, \alpha^2, \qquad f(Y_1) \le f(\hat Y) + B\,\vartheta .
 
     Hypotheses: a convex loss; exact sub-flows; any h > 0.
 
-    Proof. Y0 is in the Galerkin space, so ``Y^`` is the end of the gradient flow of f restricted to a linear space, ``f(Y^) =
-    f(Y0) - int ||U^^H G V^||^2 dt``. For convex f the norm of the gradient does not increase along its flow (``d/dt ||Y'||^2 = -2
-    <Y', Hess Y'> <= 0``), so the integrand is at least alpha^2. The second line is the mean value theorem (see
-    :class:`Descent` for B).
+    Proof. Y0 is in the Galerkin space, so ``Y^`` is the end of the gradient flow of f restricted to a linear space,
+    ``f(Y^) = f(Y0) - int ||U^^H G V^||^2 dt``. For convex f the norm of the gradient does not increase along its flow
+    (``d/dt ||Y'||^2 = -2 <Y', Hess Y'> <= 0``), so the integrand is at least alpha^2. The second line is the mean
+    value theorem (see :class:`Descent` for B).
 
-    What is compared: ``h alpha^2`` (left) with the measured decrease (right), before and after truncation. Slack: rounding.
+    What is compared: ``h alpha^2`` (left) with the measured decrease (right), before and after truncation. Slack:
+    rounding.
 
     Source: Ceruti, Kusch, Lubich (2022), doi:10.1007/s10543-021-00907-7, Theorem 5, with the constant derived above.
     """
@@ -74,7 +75,7 @@ class Decay(Theorem):
     def problems(self):
         """Regression, whose sub-flows are known."""
         rng = np.random.default_rng(7)
-        return {"matrix-regression": MatrixRegression(synthetic((16, 12), 2.0 ** -np.arange(8), rng))}
+        return {"matrix-regression": MatrixRegression(synthetic((16, 12), [2.0**-j for j in range(8)], rng))}
 
     def cases(self, integrator, full=False):
         """Step sizes far beyond 2 / L too."""

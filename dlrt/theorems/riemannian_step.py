@@ -40,8 +40,8 @@ class RiemannianStep(Theorem):
     ``-lam U U^H G (I - V V^H)``; likewise ``Ut Ut^H K1 V^H = -lam (I - U U^H) G V V^H``. Their sum is the formula. S is
     never inverted. (:func:`dlrt.theorems.symbolic.augmented_step` proves the same symbolically.)
 
-    What is compared: ``||W^ - (W - lam P G)||_F`` with 0, in units of ``lam ||G||``, for a smallest singular value from 1
-    to 0. The slack is ``eps (100 + 150 sqrt(2r)) (||W|| + lam ||G||)`` in the same units.
+    What is compared: ``||W^ - (W - lam P G)||_F`` with 0, in units of ``lam ||G||``, for a smallest singular value
+    from 1 to 0. The slack is ``eps (100 + 150 sqrt(2r)) (||W|| + lam ||G||)`` in the same units.
 
     Source: Schotthöfer et al. (2025), arXiv:2410.18720, algorithm 1; the identity is derived above.
     """

@@ -33,11 +33,12 @@ class Spare(Theorem):
     r"""A rank that is too small is a trap without spare directions and is left at once with them.
 
     Let ``W = U S V^H`` have rank r and let all of its gradient be normal, ``U^H G = 0``, ``G V = 0`` (so P(W) G = 0),
-    ``G = N != 0``, with ``M = -N``, leading singular triple (sigma_1, x_1, y_1) of M. Truncation is by relative tolerance tau,
-    and keeps W as it is: ``sigma_r > tau ||W||`` (else W is not at rest but loses rank). One step of GeoLoRA:
+    ``G = N != 0``, with ``M = -N``, leading singular triple (sigma_1, x_1, y_1) of M. Truncation is by relative
+    tolerance tau, and keeps W as it is: ``sigma_r > tau ||W||`` (else W is not at rest but loses rank). One step of
+    GeoLoRA:
 
-    **(a) Without spare directions W is a fixed point**, for every loss. Proof. ``G V = 0`` and ``G^H U = 0``: augmentation adds
-    nothing, K, L and S do not move, and the rule keeps all r values.
+    **(a) Without spare directions W is a fixed point**, for every loss. Proof. ``G V = 0`` and ``G^H U = 0``:
+    augmentation adds nothing, K, L and S do not move, and the rule keeps all r values.
 
     Now let the state carry one spare direction: bases ``[U, u]``, ``[V, v]``, coefficients ``diag(S, s)``, unit vectors
     ``u`` orthogonal to U and ``v`` to V, s >= 0 below the threshold of the rule.
@@ -46,14 +47,16 @@ class Spare(Theorem):
 
     **(c) On the regression loss** ``||X - A||^2 / 2`` **with A = W + M**
 
-    .. math:: \|(1-\lambda) s_k u_k + \lambda M v_k\| \le s_{k+1} \le (1-\lambda) s_k + \tfrac{2}{\sqrt 3} \lambda \sigma_1,
+    .. math::
+        \|(1-\lambda) s_k u_k + \lambda M v_k\| \le s_{k+1}
+        \le (1-\lambda) s_k + \tfrac{2}{\sqrt 3} \lambda \sigma_1,
 
-    and the same lower bound with ``M^H u_k`` and v_k exchanged for ``M v_k`` and u_k. Proof of (b) and (c). The gradient at
-    ``W + s u v^H`` is ``s u v^H - M``, which is again normal to U and V: the block of S rests and the rest moves by itself,
-    ``X^ = (1 - lam) s u v^H + lam (u u^H M + M v v^H - u u^H M v v^H)`` (Riemannian step), and ``s_1 = ||X^||_2``. Applied to v this
-    is ``(1 - lam) s u + lam M v``: the lower bound (s = 0: for every loss, as G is evaluated at W only). For the upper one
-    let ``||M||_2 = 1``: the bracket is ``[[a, b], [c, 0]]`` with ``|b|^2, |c|^2 <= 1 - a^2``, of norm at most ``(a + (4 - 3
-    a^2)^{1/2}) / 2 <= 2 / sqrt(3)``.
+    and the same lower bound with ``M^H u_k`` and v_k exchanged for ``M v_k`` and u_k. Proof of (b) and (c). The
+    gradient at ``W + s u v^H`` is ``s u v^H - M``, which is again normal to U and V: the block of S rests and the
+    rest moves by itself, ``X^ = (1 - lam) s u v^H + lam (u u^H M + M v v^H - u u^H M v v^H)`` (Riemannian step), and
+    ``s_1 = ||X^||_2``. Applied to v this is ``(1 - lam) s u + lam M v``: the lower bound (s = 0: for every loss, as G
+    is evaluated at W only). For the upper one let ``||M||_2 = 1``: the bracket is ``[[a, b], [c, 0]]`` with ``|b|^2,
+    |c|^2 <= 1 - a^2``, of norm at most ``(a + (4 - 3 a^2)^{1/2}) / 2 <= 2 / sqrt(3)``.
 
     **(d) Aligned,** u = x_1, v = y_1: X^ has rank one, the direction stays, and
 
@@ -61,18 +64,19 @@ class Spare(Theorem):
         k^* = \Big\lceil \frac{\log(1 - \theta/\sigma_1) - \log(1 - s_0/\sigma_1)}{\log(1-\lambda)} \Big\rceil, \quad
         \theta = \frac{\tau \|S\|}{\sqrt{1-\tau^2}},
 
-    is the number of steps until the rule counts the direction (``s > tau (||S||^2 + s^2)^{1/2}``), never if ``sigma_1 <=
-    theta``. The growth is by an *increment* ``lam (sigma_1 - s)``, not by a factor: it does not matter how small s is.
+    is the number of steps until the rule counts the direction (``s > tau (||S||^2 + s^2)^{1/2}``), never if ``sigma_1
+    <= theta``. The growth is by an *increment* ``lam (sigma_1 - s)``, not by a factor: it does not matter how small s
+    is.
 
-    **(e) Misaligned,** s > 0 in a direction on which M vanishes, with overlaps ``alpha = x_1^H u``, ``beta = y_1^H v`` small:
-    to first order ``alpha' = alpha + lam sigma_1 beta / ((1 - lam) s)`` and vice versa, so the sum of the overlaps grows by
-    the factor ``1 + lam sigma_1 / ((1 - lam) s)`` per step, the faster the smaller s is: every spare direction but x_1 y_1^H is
-    linearly unstable. Proof. ``X^ = (1 - lam) s u v^H + lam sigma_1 (alpha u y_1^H + beta x_1 v^H)`` up to second order;
-    first-order perturbation of a singular pair of a matrix of rank one.
+    **(e) Misaligned,** s > 0 in a direction on which M vanishes, with overlaps ``alpha = x_1^H u``, ``beta = y_1^H
+    v`` small: to first order ``alpha' = alpha + lam sigma_1 beta / ((1 - lam) s)`` and vice versa, so the sum of the
+    overlaps grows by the factor ``1 + lam sigma_1 / ((1 - lam) s)`` per step, the faster the smaller s is: every
+    spare direction but x_1 y_1^H is linearly unstable. Proof. ``X^ = (1 - lam) s u v^H + lam sigma_1 (alpha u y_1^H +
+    beta x_1 v^H)`` up to second order; first-order perturbation of a singular pair of a matrix of rank one.
 
-    **(f) Descent on factors, compared.** LoRA with a balanced spare column, ``b = beta x_1``, ``a = beta y_1``, has ``beta_1 = beta
-    (1 + lam (sigma_1 - beta^2))``: growth by the factor ``1 + lam sigma_1(N)``, exponential from small values, and none from 0.
-    (The field on b is ``M a - (a^H a) b`` as the other columns are orthogonal to it.)
+    **(f) Descent on factors, compared.** LoRA with a balanced spare column, ``b = beta x_1``, ``a = beta y_1``, has
+    ``beta_1 = beta (1 + lam (sigma_1 - beta^2))``: growth by the factor ``1 + lam sigma_1(N)``, exponential from
+    small values, and none from 0. (The field on b is ``M a - (a^H a) b`` as the other columns are orthogonal to it.)
 
     What is compared: (a) movement with 0; (b), (c) both bounds per step from random u, v and s = 0; (d) measured
     s_k and k* with the formulas; (e), (f) measured with predicted factor. Slack: rounding; in (e) also 100 (alpha
@@ -99,7 +103,7 @@ class Spare(Theorem):
 
     def configured(self, integrator):
         """The default tolerance with one spare direction."""
-        return with_truncation(integrator, Tolerance(relative=0.1, spare=1))
+        return with_truncation(super().configured(integrator), Tolerance(relative=0.1, spare=1))
 
     @np.errstate(all="ignore")
     def check(self, integrator, problem=None, *, step_size=None, singular_values=(8.0, 4.0)) -> Certificate:

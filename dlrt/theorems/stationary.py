@@ -28,7 +28,8 @@ CASES = ("column", "row")
 
 
 def resting_point(which: str, size: int = 6, gradient: float = 0.5) -> tuple[LowRank, MatrixRegression]:
-    r"""A point of singular S and a regression problem with ``P^ G = 0`` and ``P G = G != 0`` there, without any rounding.
+    r"""A point of singular S and a regression problem with ``P^ G = 0`` and ``P G = G != 0`` there, without any
+    rounding.
 
     With unit vectors e_i, ``U = V = [e_1, e_2]``, ``S = diag(1, 0)``, and the gradient
 
@@ -60,8 +61,8 @@ class Stationary(Theorem):
 
     Hypotheses: plain descent, Euler steps, ``0 < lam < 2 / L``; U and V orthonormal.
 
-    What is compared: the promised decrease (left) with the measured one (right) at the two points of rest. AdaLoRA rests at
-    the first and the second, SVD-LoRA at both, LoRA (``B = U S``, ``A = V^H``) at the second alone.
+    What is compared: the promised decrease (left) with the measured one (right) at the two points of rest. AdaLoRA
+    rests at the first and the second, SVD-LoRA at both, LoRA (``B = U S``, ``A = V^H``) at the second alone.
 
     Source: Schotthöfer et al. (2025), arXiv:2410.18720, Figure 1; the points are constructed above.
     """

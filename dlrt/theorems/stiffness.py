@@ -30,13 +30,12 @@ RESOLUTION = 0.01
 def predicted_rate(integrator, sigma: float, balanced: bool) -> tuple[float, str]:
     r"""The largest stable step size near a minimiser of ``||W - A||^2 / 2`` of rank r with ``||A||_2 = sigma``.
 
-    At a minimiser W = A the gradient vanishes, so the Hessian in the factors is ``J^H J`` with J the derivative of the
-    factors' product, and has the nonzero eigenvalues of ``J J^H = P^``. On ``Z = u_1 v_1^H`` the operator P^ of
-    :class:`~dlrt.theorems.Stationary` is ``2 sigma^2 + 1`` for orthonormal U, V, and with all three factors
-    balanced (``U Sigma^{1/3}``, ``Sigma^{1/3}``, ``V Sigma^{1/3}``) each term is ``sigma^{4/3}``; for ``B = U Sigma``, ``A = V^H``
-    it is ``sigma^2 + 1``, for balanced B, A ``2 sigma``. These are the largest eigenvalues for sigma >= 1 (that of u_i v_j^H
-    has ``sigma_i sigma_j`` type products below them). Descent is linearly stable up to 2 over that.
-    """
+    At a minimiser W = A the gradient vanishes, so the Hessian in the factors is ``J^H J`` with J the derivative of
+    the factors' product, and has the nonzero eigenvalues of ``J J^H = P^``. On ``Z = u_1 v_1^H`` the operator P^ of
+    :class:`~dlrt.theorems.Stationary` is ``2 sigma^2 + 1`` for orthonormal U, V, and with all three factors balanced
+    (``U Sigma^{1/3}``, ``Sigma^{1/3}``, ``V Sigma^{1/3}``) each term is ``sigma^{4/3}``; for ``B = U Sigma``, ``A =
+    V^H`` it is ``sigma^2 + 1``, for balanced B, A ``2 sigma``. These are the largest eigenvalues for sigma >= 1 (that
+    of u_i v_j^H has ``sigma_i sigma_j`` type products below them). Descent is linearly stable up to 2 over that."""
     if isinstance(integrator, SVDLoRA):
         return (
             (2 / (3 * sigma ** (4 / 3)), "2/(3 sigma^(4/3))")
@@ -52,17 +51,18 @@ def predicted_rate(integrator, sigma: float, balanced: bool) -> tuple[float, str
 class Stiffness(Theorem):
     r"""The stable step size is 2 / L, whatever the singular values.
 
-    On a regression loss (L = 1), near a minimiser ``W = A`` of rank r, GeoLoRA's error evolves to first order as ``D <- (I -
-    lam P(A)) D``: stable for ``lam < 2``, for every sigma_1. Simultaneous descent is stable up to :func:`predicted_rate` only.
+    On a regression loss (L = 1), near a minimiser ``W = A`` of rank r, GeoLoRA's error evolves to first order as ``D
+    <- (I - lam P(A)) D``: stable for ``lam < 2``, for every sigma_1. Simultaneous descent is stable up to
+    :func:`predicted_rate` only.
 
     Hypotheses: plain descent, Euler steps; start within 1e-7 of the minimiser; rank fixed at r.
 
-    Proof. By the Riemannian step identity ``W^ - A = (W - A) - lam P(W) (W - A)``, and ``P(W) - P(A) = O(||W - A||)`` at fixed
-    A; truncation to rank r has the derivative P(A) at A. So tangential errors are multiplied by ``1 - lam``.
+    Proof. By the Riemannian step identity ``W^ - A = (W - A) - lam P(W) (W - A)``, and ``P(W) - P(A) = O(||W - A||)``
+    at fixed A; truncation to rank r has the derivative P(A) at A. So tangential errors are multiplied by ``1 - lam``.
 
-    What is compared: ``2 / L`` less the resolution of the measurement, 1 % (left), with the largest step size (right) for which
-    the distance from the minimiser after 160 steps has not grown, by bisection; for sigma_1 from 1 to 100, with
-    orthonormal and, for methods of factors, balanced start. For LoRA and SVD-LoRA a second series compares the
+    What is compared: ``2 / L`` less the resolution of the measurement, 1 % (left), with the largest step size (right)
+    for which the distance from the minimiser after 160 steps has not grown, by bisection; for sigma_1 from 1 to 100,
+    with orthonormal and, for methods of factors, balanced start. For LoRA and SVD-LoRA a second series compares the
     measured rate with the prediction for them; its slack is the resolution.
 
     Source: Schotthöfer et al. (2025), arXiv:2410.18720, section 3 and Figure 5; rates derived above.
@@ -90,7 +90,7 @@ class Stiffness(Theorem):
 
     def configured(self, integrator):
         """Rank fixed at that of the minimiser."""
-        return with_truncation(integrator, FixedRank(self.rank))
+        return with_truncation(super().configured(integrator), FixedRank(self.rank))
 
     @np.errstate(all="ignore")
     def check(self, integrator, problem=None, *, sigmas=None) -> Certificate:

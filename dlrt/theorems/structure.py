@@ -59,19 +59,21 @@ class Structure(Theorem):
 
     .. math:: \mathrm{step}(\mathrm{blkdiag}(W_i)) = \mathrm{blkdiag}(\mathrm{step}(W_i)),
 
-    with a truncation of all matrices together: the singular values of the block-diagonal matrix are those of the blocks, so
-    its ``FixedRank(b)`` is ``GlobalBudget(b)`` on the blocks.
+    with a truncation of all matrices together: the singular values of the block-diagonal matrix are those of the
+    blocks, so its ``FixedRank(b)`` is ``GlobalBudget(b)`` on the blocks.
 
     Hypotheses: plain descent (memory elementwise or by rows would do too); the global truncation keeps at least one
     direction of every block (a matrix of rank 0 is not represented); no two singular values at the cut are equal to
     rounding.
 
-    Proof. ``G V``, ``G^H U`` and ``U^H G V`` are block-diagonal with the blocks ``G_i V_i`` and so on, as sums, products, QR and
-    SVD factors (up to the order of columns, which W does not see) of block-diagonal matrices are. For AdaLoRA it fails where
-    triplets are masked: its importance is a *mean* over the rows of the factors, and padding by zeros dilutes it.
+    Proof. ``G V``, ``G^H U`` and ``U^H G V`` are block-diagonal with the blocks ``G_i V_i`` and so on, as sums,
+    products, QR and SVD factors (up to the order of columns, which W does not see) of block-diagonal matrices are.
+    For AdaLoRA it fails where triplets are masked: its importance is a *mean* over the rows of the factors, and
+    padding by zeros dilutes it.
 
-    What is compared: W after each step, both ways; relative to its norm, with slack ``1e4 eps`` times the number of steps (the
-    error of a step is amplified by at most ``1 + lam L`` in the next, of order one over the few steps here).
+    What is compared: W after each step, both ways; relative to its norm, with slack ``1e4 eps`` times the number of
+    steps (the error of a step is amplified by at most ``1 + lam L`` in the next, of order one over the few steps
+    here).
 
     Source: Schotthöfer et al. (2025), arXiv:2410.18720, Proposition 1.
     """

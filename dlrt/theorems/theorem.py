@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from integrators import SGD, Euler, Exact, Integrator, LowRank, Tolerance
+from integrators import SGD, AdaLoRA, Euler, Exact, FixedRank, Integrator, LowRank, Tolerance
 from problems import GivenSolution, LossProblem, MatrixRegression, Rotating
 
 from .._util import is_torch, to_numpy
@@ -43,11 +43,11 @@ class Theorem:
         raise TypeError(f"{type(self).__name__} must define promises(integrator)")
 
     def configured(self, integrator: Integrator) -> Integrator:
-        """The method in the form that the theorem speaks of."""
-        return integrator
+        """The method in the form the theorem speaks of: with explicit Euler steps, unless a subclass says otherwise."""
+        return with_substep(integrator, Euler())
 
-    def check(self, integrator: Integrator, problem: Any, **settings) -> Certificate:
-        """Measure both sides along a run."""
+    def check(self, *args: Any, **settings: Any) -> Certificate:
+        """Measure both sides along a run: ``check(integrator, problem, ...)``."""
         raise TypeError(f"{type(self).__name__} must define check(integrator, problem)")
 
     def problems(self) -> dict[str, Any]:
@@ -87,7 +87,8 @@ def label(integrator: Any) -> str:
 
     if not dataclasses.is_dataclass(integrator):
         return type(integrator).__name__
-    default = type(integrator)()
+    kind: Any = type(integrator)
+    default = kind()
     shown = []
     for f in dataclasses.fields(integrator):
         value = getattr(integrator, f.name)
@@ -104,9 +105,14 @@ def _short(value) -> str:
 
 
 def with_truncation(integrator: Integrator, truncation) -> Integrator:
-    """The method with this truncation, where it has one; AdaLoRA's budget is left as it is."""
-    if integrator.truncation is None or type(integrator).__name__ == "AdaLoRA":
+    """The method with this truncation, where it has one; AdaLoRA's budget is left as it is.
+
+    A method that rejects steps needs a tolerance: it gets one of 0 with the rank as its upper bound.
+    """
+    if integrator.truncation is None or isinstance(integrator, AdaLoRA):
         return integrator
+    if isinstance(truncation, FixedRank) and getattr(integrator, "rejection", None) is not None:
+        truncation = Tolerance(absolute=0.0, max_rank=truncation.rank)
     return replace(integrator, truncation=truncation)  # type: ignore[call-arg]
 
 
@@ -216,7 +222,7 @@ def lipschitz(problem) -> float:
 
 
 def one_sided(problem) -> Constant:
-    r"""A constant l with ``Re <F(X) - F(Y), X - Y> <= l ||X - Y||^2``, by which the exact flow is stable: ``e^{l t}``."""
+    r"""A constant l with ``Re <F(X) - F(Y), X - Y> <= l ||X - Y||^2``: the exact flow grows by ``e^{l t}`` at most."""
     if isinstance(problem, MatrixRegression):
         return Constant(-1.0, "F(X) - F(Y) = -(X - Y)")
     if isinstance(problem, LossProblem) and problem.convex:
@@ -234,8 +240,8 @@ def time_lipschitz(problem, t0: float, t1: float) -> Constant | None:
     - ``A(t) = e^{t W1} e^t D e^{t W2}``: ``A'' = (I + W1)^2 A + 2 (I + W1) A W2 + A W2^2``, and ``||I + W1||_2 =
       (1 + ||W1||_2^2)^{1/2}`` for skew W1, so ``||A''|| <= ((1 + ||W1||_2^2)^{1/2} + ||W2||_2)^2 e^{t1} ||D||_F``.
     - ``F = A' + N(Y) - N(A)`` with ``A = e^t P D Q^H`` where P'' = -P, Q'' = -4 Q and P', Q'/2 have orthonormal
-      columns: ``||A''|| <= (4 + 2 + 4 + 4) e^t ||D||`` (from 1 - 1 - 4, 2 P', 2 Q', 2 P' Q'), ``||A'|| <= 4 e^t ||D||``,
-      hence ``(14 + 4 L_N) e^{t1} ||D||``.
+      columns: ``||A''|| <= (4 + 2 + 4 + 4) e^t ||D||`` (from 1 - 1 - 4, 2 P', 2 Q', 2 P' Q'), ``||A'|| <= 4 e^t
+      ||D||``, hence ``(14 + 4 L_N) e^{t1} ||D||``.
     """
     own = getattr(problem, "time_lipschitz", None)
     if callable(own):
