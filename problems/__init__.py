@@ -4,6 +4,7 @@ from problems.base import DenseField, Field, FiniteSum, LossProblem, OperatorFie
 from problems.completion import MatrixCompletion, completion
 from problems.given_solution import GivenSolution, given_solution
 from problems.least_squares import LinearLeastSquares
+from problems.manufactured import Manufactured, manufactured
 from problems.regression import MatrixRegression
 from problems.rotating import Rotating, rotating
 from problems.schroedinger import Schroedinger, schroedinger
@@ -17,6 +18,7 @@ __all__ = [
     "GivenSolution",
     "LinearLeastSquares",
     "LossProblem",
+    "Manufactured",
     "MatrixCompletion",
     "MatrixRegression",
     "OperatorField",
@@ -28,6 +30,7 @@ __all__ = [
     "given_solution",
     "load_target",
     "lyapunov",
+    "manufactured",
     "rotating",
     "schroedinger",
     "synthetic",
