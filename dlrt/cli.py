@@ -1,4 +1,4 @@
-"""The command line: ``dlrt list``, ``dlrt compare PROBLEM``, ``dlrt figure NAME``."""
+"""The command line: ``dlrt list``, ``dlrt compare PROBLEM``, ``dlrt figure NAME``, ``dlrt verify``."""
 
 # What is slow to import (integrators, matplotlib, joblib) is imported inside the commands, so that --help is quick.
 from __future__ import annotations
@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from .verify import verify
 
 app = typer.Typer(
     name="dlrt",
@@ -250,6 +252,9 @@ def figure(
         raise typer.Exit(130) from None
     seconds = time.perf_counter() - began
     _console().print(f"Wrote {description} to {out} ({seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True)
+
+
+app.command()(verify)
 
 
 def _figures() -> dict[str, tuple[str, str]]:
