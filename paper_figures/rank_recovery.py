@@ -30,7 +30,11 @@ belongs to a method without room for a spare column, when it holds a smaller val
 **Limits.** With p spare columns the rule sees r + p values. So the method stops at the first r with
 ``(sigma_{r+1}^2 + ... + sigma_{r+p}^2)^{1/2} <= tau (sigma_1^2 + ... + sigma_{r+p}^2)^{1/2}``, although the rule
 applied to A itself may keep more: many small values that exceed the tolerance only together stay hidden from one spare
-direction. With gradient noise ``nu Z / sqrt(n)`` (Z Gaussian) the iterate of plain descent carries noise of spectral
+direction. Values that are exactly equal are another limit: the new directions come from the Krylov spaces of ``N^T N``
+and ``N N^T`` with the spare columns, and where N has only one singular value, the spaces of u and of v hold one
+direction each. So p spare columns lead to 2p of several equal missing values; rounding errors must supply the others.
+
+With gradient noise ``nu Z / sqrt(n)`` (Z Gaussian) the iterate of plain descent carries noise of spectral
 norm ``2 nu (lam / (2 - lam))^{1/2}``; a spare direction holds part of it, and once that exceeds tau ||W|| it counts,
 the next one comes, and the rank runs away.
 """
@@ -217,11 +221,25 @@ def growth(sigma, tau, rate, seed):
     return {"predicted": predicted, "measured": first(counted == 2)}
 
 
-def several(missing, spare, seed):
-    """Steps until `missing` values of 10 beside one of 20 all count: one value alone takes 4."""
-    A = matrix([20.0] + [10.0] * missing, seed)
-    _, counted = descend(A, leading(A, 1, spare, seed), tau=0.1, spare=spare, steps=300)
-    return {"steps": first(counted == missing + 1)}
+def several(missing, spread, spare, seed):
+    """Steps after which each of the missing values 10, 10 (1 - spread), ... beside 20 counts (alone, one takes 4).
+
+    ``unseen`` is the least part of the residual that leaves the bases before all count, relative to 10.
+    """
+    values = [10.0 * (1 - spread * k) for k in range(missing)]
+    A = matrix([20.0, *values], seed)
+    dense, unseen = A.full(), [math.inf]
+
+    def watch(record):
+        Y = record.state.Y
+        N = dense - Y.full()
+        if np.sum(record.singular_values > 0.1 * 20) <= missing:
+            outside = (N @ Y.V - Y.U @ (Y.U.T @ N @ Y.V), N.T @ Y.U - Y.V @ (Y.V.T @ N.T @ Y.U))
+            unseen.append(max(float(np.linalg.norm(X)) for X in outside) / 10.0)
+        return False
+
+    _, counted = descend(A, leading(A, 1, spare, seed), tau=0.1, spare=spare, steps=150, callback=watch)
+    return {"counted_at": [first(counted > k) for k in range(1, missing + 1)], "unseen": min(unseen)}
 
 
 def tail(spectrum, spare, seed):
@@ -405,8 +423,9 @@ def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
         "several": (
             several,
             [
-                {"missing": q, "spare": p, "seed": s}
-                for q in ([2] if quick else [1, 2, 4, 8])
+                {"missing": q, "spread": spread, "spare": p, "seed": s}
+                for spread in (0.0, 0.01)
+                for q in ([4] if quick else [1, 2, 4, 8])
                 for p in ([1, 2] if quick else [1, 2, 4])
                 for s in seeds
             ],
@@ -664,6 +683,22 @@ def _statements(data, grid):
             [r["time_ratio"] < 1.25 for r in data["cost"]],
         )
     )
+    blind = [r for r in data["several"] if r["spread"] == 0 and r["missing"] > 2 * r["spare"]]
+    sighted = [r for r in data["several"] if r["spread"] > 0 or r["missing"] <= 2 * r["spare"]]
+    statements += [
+        statement(
+            "more than 2p missing values exactly equal: the residual leaves the bases by rounding errors only (below 1e-9)",
+            f"{_range([r['unseen'] for r in blind], '{:.0e}')}, all count after "
+            + f"{_range([r['counted_at'][-1] for r in blind], '{:.0f}')} steps",
+            [r["unseen"] < 1e-9 for r in blind],
+        ),
+        statement(
+            "at most 2p of them, or values 1 % apart: never",
+            f"{_range([r['unseen'] for r in sighted], '{:.0e}')}, all count after "
+            + f"{_range([r['counted_at'][-1] for r in sighted], '{:.0f}')} steps",
+            [r["unseen"] >= 1e-9 for r in sighted],
+        ),
+    ]
     for_long = data["for_long"]
     if for_long:
         statements.insert(
