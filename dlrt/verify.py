@@ -4,7 +4,10 @@ README.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,10 +90,12 @@ def _one(theorem, integrator, problem, out, console, *, rank, size, steps, step_
         raise ValueError("--problem needs a theorem and --integrator, for example: error-bound --integrator bug")
     lookup("problem", problem, PROBLEMS)
     claim = lookup("theorem", theorem, THEOREMS)
-    method = claim.configured(build_integrator(integrator, MethodOptions(rank=rank or 4, steps=steps or 20)))
-    import inspect
-
     known = inspect.signature(claim.check).parameters
+    if known["problem"].default is None:
+        raise ValueError(f"{theorem} makes its own problems: leave out --problem")
+    if rank is not None and hasattr(claim, "rank"):
+        claim = dataclasses.replace(claim, rank=rank)
+    method = claim.configured(build_integrator(integrator, MethodOptions(rank=rank or 4, steps=steps or 20)))
     settings = {"rank": rank, "steps": steps, "step_size": step_size}
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
@@ -160,8 +165,6 @@ def _save(found, out, console) -> None:
     """Certificates as JSON and plots of their main inequality."""
     if out is None:
         return
-    import re
-
     import matplotlib
 
     matplotlib.use("agg")
@@ -235,8 +238,8 @@ def cell(found: list) -> str:
             return f"{word} (diverged)"
         if s.equality:
             return f"{word} (off by {s.left[i]:.2g})"
-        if math.isfinite(s.ratio[i]) and s.ratio[i] > 0:
-            return f"{word} ({s.ratio[i]:.3g}×)"
+        if s.right[i] > 0:
+            return f"{word} ({s.excess[i]:.3g}×)"
         return f"{word} ({s.left[i]:.2g} > {s.right[i]:.2g})"
     promised = any(c.promised for c in found if c.verdict != NOT_APPLICABLE)
     return "**holds**" if promised else "holds"

@@ -189,9 +189,15 @@ class Manufactured(Problem):
 
         assert self.nonlinearity is not None
         g, y = self.nonlinearity
-        if not hasattr(self, "_lambdified"):
-            object.__setattr__(self, "_lambdified", sympy.lambdify(y, g, array_namespace(W).__name__.split(".")[-1]))
-        return self._lambdified(W)  # type: ignore[attr-defined]
+        library = array_namespace(W).__name__.split(".")[-1]
+        if library not in self._nonlinear:
+            self._nonlinear[library] = sympy.lambdify(y, g, library)
+        return self._nonlinear[library](W)
+
+    @cached_property
+    def _nonlinear(self) -> dict[str, Callable]:
+        """g for each array library it was asked for."""
+        return {}
 
     def __getstate__(self) -> dict:
         """Without the compiled functions, which cannot be pickled; they are made again when needed."""

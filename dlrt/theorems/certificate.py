@@ -332,7 +332,7 @@ class Certificate:
         if len(x) > 2 and x.min() > 0 and x.max() >= 50 * x.min() and s.parameter != "step":
             ax.set_xscale("log")
         ax.set_xlabel(s.parameter)
-        ax.set_ylabel("the two sides")
+        ax.set_ylabel("left and right side")
         ax.set_title(f"{self.integrator} on {self.problem}\n{s.name}: {self.verdict}", fontsize=9, loc="left")
         ax.legend(frameon=False, fontsize=8)
         ax.grid(alpha=0.25)
