@@ -36,7 +36,11 @@ from integrators import (
     State,
     SVDLoRA,
     Tolerance,
+    conclude,
+    stack,
+    unstack,
 )
+from integrators.linalg import dagger
 from problems import MatrixRegression, Sylvester, given_solution, rotating
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "complex128": np.complex128}
@@ -111,6 +115,7 @@ class Contract:
             "test_exact_for_given_low_rank_matrix": cls.exact,
             "test_order": method.order is not None,
             "test_robust_to_small_singular_values": method.robust,
+            "test_stack": method.stackable,
         }
         for test, holds in promised.items():
             if not holds:
@@ -292,7 +297,44 @@ class Contract:
         with pytest.raises(TypeError, match="Y must be a LowRank, got ndarray"):
             self.integrator.init(np.eye(3))
 
-    # -- 8. numpy and torch ------------------------------------------------------------------------------------
+    # -- 8. numpy and torch, stacks ----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("library", LIBRARIES)
+    def test_stack(self, library):
+        """A stack of matrices gives each what it gets alone, also where one finds fewer new directions than others."""
+        target = LIBRARIES[library](np.stack([regression((9, 7), seed=s).target for s in (7, 17, 27)]))
+        starts = [point(regression((9, 7)), 3, seed=s) for s in (1, 2)]
+        # the third rests at a point whose field lies in one direction: at most one new column each
+        u, v = starts[0].U[:, :1], starts[0].V[:, :1]
+        target[2] = LIBRARIES[library](starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T)
+        Y = [LowRank(*(LIBRARIES[library](X) for X in _factors(Z))) for Z in (*starts, starts[0])]
+        states = [self.integrator.init(Z) for Z in Y]
+        alone = [
+            self.integrator.step(MatrixRegression(target[i]).field, 0.0, state, self.h)
+            for i, state in enumerate(states)
+        ]
+
+        class Field:
+            def __init__(self, t, Z):
+                F = target - Z.full()
+                self.K, self.L = F @ Z.V, dagger(F) @ Z.U
+                self.S = dagger(Z.U) @ self.K
+
+        stages = self.integrator.advance(0.0, stack(states), self.h)
+        request = next(stages)
+        try:
+            while True:
+                request = stages.send(Field(*request[:2]))
+        except StopIteration as stop:
+            proposals = unstack(stop.value, 3, self.integrator.manifold)
+        together = conclude(self.integrator.truncation, proposals)
+        if not isinstance(self.integrator, AdaLoRA):  # its budget is for all matrices together
+            for step, (state, error) in zip(alone, together, strict=True):
+                assert distance(step.state.Y, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
+                assert abs(step.truncation_error - error) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
+        for step, proposal in zip(alone, proposals, strict=True):
+            assert proposal.Y.S.shape == step.augmented.S.shape
+            assert distance(step.augmented, proposal.Y) <= 1e4 * eps(proposal.Y) * (1 + proposal.Y.norm())
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_numpy_and_torch_agree(self, dtype):
