@@ -211,7 +211,7 @@ def unstack(proposal: Proposal, count: int, manifold: bool) -> list[Proposal]:
     U, V = proposal.Y.U, proposal.Y.V
     S = xp.broadcast_to(proposal.Y.S, (count, *proposal.Y.S.shape[-2:]))
     widths = [(U.shape[-1], V.shape[-1])] * count
-    if manifold:
+    if manifold and not all(bool(xp.all(xp.any(X[..., -1] != 0, axis=-1))) for X in (U, V) if X.shape[-1]):
         used = (xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1).tolist() for X in (U, V))
         widths = list(zip(*used, strict=True))
     result = []

@@ -89,15 +89,13 @@ def complement(U, X):
     torch arrays, where nothing is to be dropped, take a shorter way to another basis of the same span, all matrices of
     a stack at once; those that fail its checks go one by one through the above.
     """
-    check_finite(X)
     if is_torch_array(X) and 0 < X.shape[-1] <= U.shape[-2] - U.shape[-1]:
         Q, good = _cholesky_complement(U, X)
         good = good.reshape(-1).tolist()
         if all(good):
             return Q
-    elif X.ndim == 2:
-        return _revealing_complement(U, X)
     else:
+        check_finite(X)
         good = [False] * math.prod(X.shape[:-2])
     if X.ndim == 2:
         return _revealing_complement(U, X)
@@ -121,26 +119,30 @@ def _cholesky_complement(U, X):
     """
     xp = array_namespace(U, X)
     wide = xp.complex128 if xp.isdtype(X.dtype, "complex floating") else xp.float64
-    tiny, UH = xp.finfo(X.dtype).tiny, dagger(U)
-    one = xp.eye(X.shape[-1], dtype=wide, device=device(X))
-    X = X / xp.clamp(xp.amax(xp.abs(X), dim=(-2, -1), keepdim=True), min=tiny)
-    norm = xp.linalg.matrix_norm(X)
-    good = norm > 0
+    UH, one = dagger(U), xp.eye(X.shape[-1], dtype=wide, device=device(X))
+    largest = xp.amax(xp.abs(X), dim=(-2, -1), keepdim=True)
+    if not bool(xp.all(xp.isfinite(largest))):
+        raise FloatingPointError("the field has non-finite entries")
+    if not bool(xp.all((largest > 1e-10) & (largest < 1e10))):  # squares must neither under- nor overflow
+        X = X / xp.clamp(largest, min=xp.finfo(X.dtype).tiny)
+    good = largest[..., 0, 0] > 0
     for first in (True, False):
-        X = X - U @ (UH @ X)
-        size = xp.linalg.vector_norm(X, axis=-2, keepdims=True)
-        X = X / xp.clamp(size, min=tiny)
+        inside = UH @ X
+        X = X - U @ inside
         gram = xp.astype(dagger(X) @ X, wide)
-        C, failed = xp.linalg.cholesky_ex(gram)
+        size = xp.sqrt(xp.real(xp.linalg.diagonal(gram))) if first else xp.ones_like(xp.real(gram[..., 0]))
+        size = xp.clamp(size, min=xp.finfo(size.dtype).tiny)
+        C, failed = xp.linalg.cholesky_ex(gram / (size[..., :, None] * size[..., None, :]))
         inverse = xp.linalg.solve_triangular(C, one.expand(C.shape), upper=False)
         bound = xp.linalg.matrix_norm(inverse)
         good = good & (failed == 0) & xp.isfinite(bound)
         if first:
-            smallest = xp.amin(size, dim=(-2, -1)) / bound
+            norm = xp.sqrt(xp.sum(size**2, dim=-1) + xp.linalg.matrix_norm(inside) ** 2)
+            smallest = xp.amin(size, dim=-1) / bound
             good = good & (smallest > 100 * eps(X) * norm) & (bound < 0.3 / math.sqrt(eps(X)))
         else:
             good = good & (xp.amax(xp.abs(gram - one), dim=(-2, -1)) < 0.5)
-        X = X @ xp.astype(dagger(inverse), X.dtype)
+        X = X @ xp.astype(dagger(inverse) / size[..., :, None], X.dtype)
     return X, good
 
 
@@ -186,6 +188,12 @@ def polish(U):
 
 
 def rotate(U, P):
-    """``U P`` for orthonormal U (m, k) and P (k, r), re-orthonormalised; computed in P's dtype, returned in U's."""
+    """``U P`` for orthonormal U (m, k) and P (k, r), re-orthonormalised; the product in P's dtype, the result in U's.
+
+    With torch the correction, a few eps, is computed in U's dtype: half of the cost in single precision.
+    """
     xp = array_namespace(U, P)
-    return xp.astype(polish(xp.astype(U, P.dtype) @ P), U.dtype)
+    product = xp.astype(U, P.dtype) @ P
+    if is_torch_array(U):
+        return polish(xp.astype(product, U.dtype))
+    return xp.astype(polish(product), U.dtype)
