@@ -352,9 +352,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
             for parameter in (getattr(self.layers[name], f) for f in FACTORS)
             if parameter.grad is not None
         ]
-        largest = torch.stack([x.to(found[0][1].device) for x in torch._foreach_norm([g for _, g in found], math.inf)])
-        if not bool(torch.isfinite(largest).all()):
-            bad = [name for (name, _), x in zip(found, largest.tolist(), strict=True) if not math.isfinite(x)]
+        norms = torch.stack([x.to(found[0][1].device) for x in torch._foreach_norm([g for _, g in found])])
+        if bool(torch.isfinite(norms).all()):
+            return
+        bad = list(dict.fromkeys(name for name, g in found if not bool(torch.isfinite(g).all())))
+        if bad:  # otherwise only the norms overflowed
             raise _named(FloatingPointError("the gradient has non-finite entries"), bad)
 
     # -- saving ----------------------------------------------------------------------------------------------------
