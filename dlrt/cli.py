@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .train import app as train
 from .verify import verify
 
 app = typer.Typer(
@@ -255,6 +256,7 @@ def figure(
 
 
 app.command()(verify)
+app.add_typer(train, name="train")
 
 
 def _figures() -> dict[str, tuple[str, str]]:
