@@ -112,7 +112,7 @@ def _network(kind: str, rank: int):
     with torch.no_grad():  # torch's start shrinks the signal by sqrt(6) in each layer with ReLU: He's does not
         for layer in layers:
             if isinstance(layer, LowRankLayer):
-                layer.S *= 6**0.5
+                layer.S.mul_(6**0.5)
     return nn.Sequential(*layers)
 
 
