@@ -114,7 +114,7 @@ def test_one_version():
 
 
 def test_imported_packages_are_dependencies():
-    called = {"PIL": "pillow"}  # distributions with another name than their package
+    called = {"PIL": "pillow", "sklearn": "scikit-learn"}  # distributions with another name than their package
     names = {module.split(".")[0] for path in MODULES for module in imports(path)}
     third_party = names - set(sys.stdlib_module_names) - set(PACKAGES)
     declared = {canonicalize_name(Requirement(line).name) for line in lines(setup["options"]["install_requires"])}
