@@ -1,0 +1,1 @@
+"""Cost of training steps: ``python -m benchmarks`` for paired ratios, ``pytest benchmarks`` for pytest-benchmark."""

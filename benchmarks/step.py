@@ -1,0 +1,145 @@
+"""Full training steps (forward, backward, optimiser) of several methods on the same network and batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from dlrt.nn import adapt
+from dlrt.optim import LowRankOptimizer
+from integrators import SGD, Adam, FixedRank, GeoLoRA, Momentum
+
+TARGETS = ["query", "key", "value", "output", "up", "down"]
+
+
+class Block(nn.Module):
+    """A transformer block with six linear layers of their own."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x):
+        """(batch, tokens, width)."""
+        z = self.norm1(x)
+        q, k, v = (f(z).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        z = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.output(z.transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+def transformer(layers: int = 6, width: int = 384) -> nn.Module:
+    """36 linear layers to adapt, 10.6 million parameters."""
+    torch.manual_seed(0)
+    return nn.Sequential(*(Block(width, 6) for _ in range(layers)))
+
+
+class Single(nn.Module):
+    """One linear layer, called as part of a network: the gradient by its input is needed too."""
+
+    def __init__(self, n: int, m: int):
+        super().__init__()
+        self.query = nn.Linear(n, m)
+
+    def forward(self, x):
+        """(tokens, n) to (tokens, m)."""
+        return self.query(x)
+
+
+def step_of(
+    model: nn.Module, optimizer, x: torch.Tensor, target: torch.Tensor, after=lambda: None
+) -> Callable[[], None]:
+    """One training step on the mean square error as a function of no arguments."""
+
+    def step():
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), target).backward()
+        optimizer.step()
+        after()
+
+    return step
+
+
+def lora(model, rank):
+    """PEFT's LoRA with AdamW."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+
+
+def adalora(model, rank, steps=10**6):
+    """PEFT's AdaLoRA with AdamW, regulariser and allocation in every step."""
+    from peft import AdaLoraConfig, get_peft_model
+
+    config = AdaLoraConfig(
+        init_r=rank, target_r=max(1, rank // 2), lora_alpha=rank, target_modules=TARGETS, deltaT=1, tinit=1,
+        tfinal=1, total_step=steps,
+    )  # fmt: skip
+    model = get_peft_model(model, config)
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+
+
+def geolora(model, rank, optimizer=None, **options):
+    """GeoLoRA at held rank."""
+    adapt(model, TARGETS[:1] if isinstance(model, Single) else TARGETS, rank)
+    integrator = GeoLoRA(truncation=FixedRank(rank), optimizer=optimizer or SGD())
+    return model, LowRankOptimizer(model, integrator, 1e-2, **options)
+
+
+def full(model, rank):
+    """All parameters by AdamW."""
+    return model, torch.optim.AdamW(model.parameters(), 1e-3)
+
+
+METHODS: dict[str, Callable] = {
+    "lora": lora,
+    "adalora": adalora,
+    "geolora": geolora,
+    "geolora momentum": lambda m, r: geolora(m, r, Momentum(0.9)),
+    "geolora adam": lambda m, r: geolora(m, r, Adam()),
+    "geolora 10 S-steps": lambda m, r: geolora(m, r, coefficient_steps=10, coefficient_lr=1e-3),
+    "full": full,
+}
+
+
+def make(method: str, network: str, rank: int, tokens: int) -> Callable[[], None]:
+    """The training step of a method on ``"transformer"`` or on one layer of shape ``"768x3072"`` (m x n)."""
+    if network == "transformer":
+        base, shape, wide = transformer(), (tokens // 128, 128, 384), 384
+    else:
+        wide, n = (int(s) for s in network.split("x"))
+        torch.manual_seed(0)
+        base, shape = Single(n, wide), (tokens, n)
+    model, optimizer = METHODS[method](copy.deepcopy(base), rank)
+    x = torch.randn(*shape).requires_grad_()
+    target = torch.randn(*shape[:-1], wide)
+    if method != "adalora":
+        return step_of(model, optimizer, x, target)
+    inner, count = model.base_model, [1]
+
+    def step():
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), target)
+        (loss + _orthogonality(model)).backward()
+        optimizer.step()
+        inner.update_and_allocate(count[0])
+        count[0] += 1
+
+    return step
+
+
+def _orthogonality(model):
+    """PEFT's regulariser, which it adds only to losses that a model returns."""
+    total, number = 0.0, 0
+    for name, p in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            gram = p @ p.T if "lora_A" in name else p.T @ p
+            total, number = total + torch.norm(gram - torch.eye(len(gram)), p="fro"), number + 1
+    return 0.5 * total / number
