@@ -320,17 +320,25 @@ class Certificate:
         s = self.series[series] if isinstance(series, int) else next(s for s in self.series if s.name == series)
         x, left, right = (np.array(v, dtype=float) for v in (s.values, s.left, s.right))
         limit = np.array(s.slack) if s.equality else right
-        ax.plot(x, limit, "s--", color="#D55E00", ms=4, mfc="none", label="rounding" if s.equality else s.right_label)
-        ax.plot(x, left, "o-", color="#0072B2", ms=4, label=s.left_label)
+        measured, bound = "o-", "s--"
+        if "measured" in s.right_label and "measured" not in s.left_label:  # a promise below what was measured
+            measured, bound = bound, measured
+        colours = {"o-": "#0072B2", "s--": "#D55E00"}
+        label = "rounding" if s.equality else s.right_label
+        ax.plot(x, limit, bound, color=colours[bound], ms=5, mfc="none", label=label)
+        ax.plot(x, left, measured, color=colours[measured], ms=4, label=s.left_label)
+        scales = s.parameter in ("h", "eps", "lam", "beta") or s.parameter.startswith(("sigma", "smallest"))
         shown = np.concatenate([v[np.isfinite(v)] for v in (left, limit)])
-        if len(shown) and shown.min() > 0 and shown.max() > 20 * shown.min():
+        positive = shown[shown > 0]
+        if len(positive) and (scales or positive.max() > 20 * positive.min()) and shown.min() >= 0:
             ax.set_yscale("log")
-        elif len(shown) and shown.min() >= 0 and np.any(shown > 0):
-            positive = shown[shown > 0]
-            if positive.max() > 1e3 * positive.min():
-                ax.set_yscale("log")
-        if len(x) > 2 and x.min() > 0 and x.max() >= 50 * x.min() and s.parameter != "step":
+        if scales and np.all(x >= 0) and np.any(x > 0):
             ax.set_xscale("log")
+            if len(x) <= 6:
+                ax.set_xticks(x[x > 0], [f"{v:.2g}" for v in x[x > 0]])
+            ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        elif s.parameter in ("step", "T"):
+            ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel(s.parameter)
         ax.set_ylabel("left and right side")
         ax.set_title(f"{self.integrator} on {self.problem}\n{s.name}: {self.verdict}", fontsize=9, loc="left")

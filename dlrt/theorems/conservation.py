@@ -82,8 +82,11 @@ class Conservation(Theorem):
         return with_truncation(with_substep(integrator, Exact()), FixedRank(self.rank))
 
     def problems(self):
-        """A small one; the size of the literature takes minutes."""
-        return {"schroedinger": schroedinger(np.random.default_rng(6), 24)}
+        """A small one, and the size of the literature."""
+        return {
+            "schroedinger": schroedinger(np.random.default_rng(6), 24),
+            "schroedinger, n = 100": schroedinger(np.random.default_rng(6), 100),
+        }
 
     @np.errstate(all="ignore")
     def check(self, integrator, problem, *, steps=None, step_size=None, rank=None) -> Certificate:

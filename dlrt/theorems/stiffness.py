@@ -35,7 +35,8 @@ def predicted_rate(integrator, sigma: float, balanced: bool) -> tuple[float, str
     :class:`~dlrt.theorems.Stationary` is ``2 sigma^2 + 1`` for orthonormal U, V, and with all three factors balanced
     (``U Sigma^{1/3}``, ``Sigma^{1/3}``, ``V Sigma^{1/3}``) each term is ``sigma^{4/3}``; for ``B = U Sigma``, ``A =
     V^H`` it is ``sigma^2 + 1``, for balanced B, A ``2 sigma``. These are the largest eigenvalues for sigma >= 1 (that
-    of u_i v_j^H has ``sigma_i sigma_j`` type products below them). Descent is linearly stable up to 2 over that."""
+    of u_i v_j^H has ``sigma_i sigma_j`` type products below them). Descent is linearly stable up to 2 over that.
+    """
     if isinstance(integrator, SVDLoRA):
         return (
             (2 / (3 * sigma ** (4 / 3)), "2/(3 sigma^(4/3))")

@@ -21,6 +21,7 @@ from dlrt.theorems import (
     Structure,
 )
 from integrators import (
+    BUG,
     AugmentedBUG,
     Exact,
     FixedRank,
@@ -231,6 +232,9 @@ def test_bounds_are_not_vacuous():
     turning = rotating(np.random.default_rng(8), (24, 20))
     for method in (GeoLoRA(truncation=FixedRank(4)), ProjectorSplitting(substep=Exact()), ProjectorSplitting()):
         floors[f"error bound {method}"] = (main(ErrorBound().check(method, turning)), 0.7)
+    small = rotating(np.random.default_rng(8), (60, 50))
+    for method in (ProjectorSplitting(substep=Exact()), BUG(substep=Exact())):  # an error of 1e-5, sharp to 10 %
+        floors[f"error bound, exact, rank 16, {method}"] = (main(ErrorBound().check(method, small, rank=16)), 0.9)
     for name in ("BUG", "AugmentedBUG"):
         method = THEOREMS["error-bound"].configured(_default(name))
         floors[f"error bound {name}"] = (main(ErrorBound().check(method, turning)), 0.45)
