@@ -253,7 +253,8 @@ def matrix_text(columns: list[str], rows: dict[str, list[str]]) -> str:
         *("| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()),
         "",
         "**holds**: promised by theory and certified; holds: on the cases that were run, not promised; violated: not",
-        "promised, with the measured figure (left side of the inequality over its right side, both sides where the right",
+        "promised, with the measured figure (left side of the inequality over its right side, both sides where the "
+        "right",
         "one is not positive, or the deviation from an equality); –: a hypothesis is not met. Small cases of",
         "`dlrt verify`; the statements: `dlrt verify THEOREM`.",
     ]
