@@ -116,7 +116,7 @@ def make(method: str, network: str, rank: int, tokens: int) -> Callable[[], None
     else:
         wide, n = (int(s) for s in network.split("x"))
         torch.manual_seed(0)
-        base, shape = Single(n, wide), (tokens, n)
+        base, shape = Single(n, wide), (1, tokens, n)
     model, optimizer = METHODS[method](copy.deepcopy(base), rank)
     x = torch.randn(*shape).requires_grad_()
     target = torch.randn(*shape[:-1], wide)
