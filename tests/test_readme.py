@@ -29,15 +29,16 @@ def test_table(name, call, order, robust, tapes):
 
 
 def test_python_examples(tmp_path, monkeypatch, capsys):
-    """The examples run as they stand, and GeoLoRA finds the rank at a step size at which SVD-LoRA diverges."""
+    """The examples run as they stand; GeoLoRA finds the rank at a step size at which SVD-LoRA diverges."""
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)
-    first, second, _third = capsys.readouterr().out.splitlines()
+    first, second, _third, layers = capsys.readouterr().out.splitlines()
     assert re.match(r"GeoLoRA 0.5 finished \S+e-2\d 5$", first)
     assert "diverged" in second
     error = np.linalg.norm(names["state"].Y.full() - names["target"]) / np.linalg.norm(names["target"])
     # Heun's method with h = 0.1 damps every component of the error by 1 - h + h^2 / 2 per step
     assert error <= 1.5 * (1 - 0.1 + 0.005) ** 20
     assert (tmp_path / "svd-lora.npz").is_file()
+    assert re.match(r"\{'0': \d+, '2': \d+\}$", layers)
