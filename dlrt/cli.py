@@ -152,14 +152,14 @@ def compare(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Rows and columns; all problems unless a target is given. Default: 100, given-solution 30.",
+            help="Rows and columns; all problems unless a target is given. Default: 100, given-solution 30, manufactured 7.",
             rich_help_panel=_PROBLEM,
         ),
     ] = None,
     true_rank: Annotated[
         int | None,
         typer.Option(
-            help="Rank of the synthetic target (default 5) or of the solution: rotating (full), given-solution (4).",
+            help="Rank of the synthetic target (5) or of the solution: rotating (full), given-solution (4), manufactured (2).",
             rich_help_panel=_PROBLEM,
         ),
     ] = None,

@@ -252,6 +252,11 @@ PROBLEMS: dict[str, Entry[ProblemOptions]] = {
         ),
         ("size", "true_rank", "dtype"),
     ),
+    "manufactured": Entry(
+        "equation derived by sympy from a given symbolic solution of low rank",
+        lambda o: problems.manufactured((o._size(7), o._size(7)), 2 if o.true_rank is None else o.true_rank),
+        ("size", "true_rank"),
+    ),
     "lyapunov": Entry("X' = A X + X A^T + C with the heat operator", _lyapunov, ("size", "dtype")),
     "lyapunov-nonsymmetric": Entry(
         "the same with convection: A is not symmetric", lambda o: _lyapunov(o, symmetric=False), ("size", "dtype")

@@ -250,8 +250,12 @@ def manufactured(
     ``rest |cos t|`` exactly.
 
     Parameters
-    ---------- shape : (m, n), both at least 2 rank + 1 rank : r rest : size of what rank r leaves out nonlinearity :
-    g(y) as text for sympy, or None; a formula of the caller's own program, since sympy evaluates the text
+    ----------
+    shape : (m, n), both at least 2 rank + 1
+    rank : r
+    rest : size of what rank r leaves out
+    nonlinearity : g(y) as text for sympy, or None; a formula of the caller's own program, since sympy evaluates the
+        text
 
     Raises
     ------
