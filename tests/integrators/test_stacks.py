@@ -139,11 +139,9 @@ METHODS = [
 def test_a_stack_steps_as_its_matrices_alone(method):
     """One matrix has a target of lower rank, so fewer new directions and another rank than the rest."""
     assert method.stackable
-    rng = np.random.default_rng(0)
-    targets = [
-        LowRank.random((12, 9), r, rng, like=randn(1), singular_values=range(r, 0, -1)).full() for r in (5, 1, 5)
-    ]
-    states = [method.init(LowRank.zeros((12, 9), 3, rng, like=randn(1))) for _ in targets]
+    rng, like = np.random.default_rng(0), randn(1)
+    targets = [LowRank.random((12, 9), r, rng, like, singular_values=range(r, 0, -1)).full() for r in (5, 1, 5)]
+    states = [method.init(LowRank.random((12, 9), 3, rng, like)) for _ in targets]
     together = unstack(proposal_of(method, stack(states), torch.stack(targets)), 3, method.manifold)
     alone = [proposal_of(method, state, A) for state, A in zip(states, targets, strict=True)]
     for a, b in zip(together, alone, strict=True):
