@@ -159,7 +159,8 @@ def compare(
     true_rank: Annotated[
         int | None,
         typer.Option(
-            help="Rank of the synthetic target (5) or of the solution: rotating (full), given-solution (4), manufactured (2).",
+            help="Rank of the synthetic target (5) or of the solution: rotating (full), given-solution (4), "
+            "manufactured (2).",
             rich_help_panel=_PROBLEM,
         ),
     ] = None,
