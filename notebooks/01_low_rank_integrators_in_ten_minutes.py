@@ -199,11 +199,11 @@ for method in (BUG(substep=Exact()), ProjectorSplitting(substep=Exact())):
 # %% [markdown]
 # ## 5. The rank need not be known
 #
-# The *augmented* BUG integrator keeps the old bases too, $\hat U = \mathrm{orth}[K(t_1) \mid U_0]$ and $\hat V =
-# \mathrm{orth}[L(t_1) \mid V_0]$, makes the Galerkin step in these $2r$ directions, and truncates the result: it
-# drops the smallest singular values, as many as fit into a tolerance $\vartheta$. Here for the Lyapunov equation $X'
-# = A X + X A^T + C$ with a start of rank 1: how many directions does the integrator keep, and how many does the exact
-# solution need for an error of at most $\vartheta$?
+# The *augmented* BUG integrator keeps the old bases too, $\hat U = \mathrm{orth}[K(t_1) \mid U_0]$ and
+# $\hat V = \mathrm{orth}[L(t_1) \mid V_0]$, makes the Galerkin step in these $2r$ directions, and truncates the
+# result: it drops the smallest singular values, as many as fit into a tolerance $\vartheta$. Here for the Lyapunov
+# equation $X' = A X + X A^T + C$ with a start of rank 1: how many directions does the integrator keep, and how many
+# does the exact solution need for an error of at most $\vartheta$?
 #
 # A direction that grows by less than $\vartheta$ in one step is cut in every step, so the rank lags behind. One *spare*
 # direction beyond those that the tolerance asks for mends it: there the direction can grow over several steps until it
@@ -249,8 +249,8 @@ plt.show()
 # ## 6. Training is a differential equation, too
 #
 # Minimising a loss $f(W)$ over matrices of low rank is following the gradient flow $W' = -\nabla f(W)$ at low rank,
-# and a learning rate $\lambda$ is a step size. **GeoLoRA** moves K, L and S together, by *one* gradient $G = \nabla
-# f(W)$:
+# and a learning rate $\lambda$ is a step size. **GeoLoRA** moves K, L and S together, by *one* gradient
+# $G = \nabla f(W)$:
 #
 # $$ K_1 = U S - \lambda G V, \qquad L_1 = V S^H - \lambda G^H U, \qquad S_1 = S - \lambda U^H G V, $$
 #

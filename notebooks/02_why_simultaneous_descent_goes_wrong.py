@@ -109,11 +109,13 @@ plt.show()
 # ## 2. Stiff: the largest stable step shrinks as $\sigma_1$ grows
 #
 # Take $f(W) = \frac12 \|W - A\|_F^2$ with $\|A\|_2 = \sigma_1$. At a minimiser $U S V^T = A$ the Hessian in the
-# factors has the same nonzero eigenvalues as $\hat P$. The smallest that its largest eigenvalue can be is $3
-# \sigma_1^{4/3}$, at balanced factors $U = P D^{1/3}$, $S = D^{1/3}$, $V = Q D^{1/3}$ with $A = P D Q^T$. Gradient
+# factors has the same nonzero eigenvalues as $\hat P$. The smallest that its largest eigenvalue can be is
+# $3 \sigma_1^{4/3}$, at balanced factors $U = P D^{1/3}$, $S = D^{1/3}$, $V = Q D^{1/3}$ with $A = P D Q^T$. Gradient
 # descent is unstable above 2 over the largest curvature: at *every* minimiser above
 #
 # $$ \lambda_{\max} = \frac{2}{3\, \sigma_1^{4/3}}. $$
+#
+# Below this is first checked at many other minimisers, $(U B, B^{-1} S C^{-T}, V C)$ with random $B$ and $C$.
 #
 # A Riemannian step has the limit $2 / L$, with the Lipschitz constant $L = 1$ of the gradient, whatever $\sigma_1$
 # is. We start almost at a minimiser, with balanced factors, and find by bisection the largest step that does not lead
@@ -148,6 +150,24 @@ def largest_step(method, sigma):
         low, high = (middle, high) if stays(method, problem, start, middle) else (low, middle)
     return low
 
+
+rng = np.random.default_rng(4)
+A = LowRank.random((8, 8), 2, rng, singular_values=[10.0, 5.0])
+root = np.cbrt(np.diag(A.S))
+units = np.eye(64).reshape(-1, 8, 8)
+
+
+def curvature(Y):
+    """The largest eigenvalue of the Hessian at a minimiser."""
+    return np.linalg.eigvalsh([P_hat(Y, E).ravel() for E in units])[-1]
+
+
+limit = 3 * 10 ** (4 / 3)
+assert np.isclose(curvature(LowRank(A.U * root, np.diag(root), A.V * root)), limit)
+for _ in range(20 if QUICK else 200):
+    B, C = (np.diag(root) + 0.3 * rng.standard_normal((2, 2)) for _ in range(2))
+    other = LowRank(A.U @ B, np.linalg.solve(B, A.S) @ np.linalg.inv(C).T, A.V @ C)
+    assert np.allclose(other.full(), A.full()) and curvature(other) >= limit * (1 - 1e-10)
 
 sigmas = np.array([1.0, 10.0, 100.0] if QUICK else [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0])
 svd_lora = np.array([largest_step(SVDLoRA(), sigma) for sigma in sigmas])
@@ -209,8 +229,8 @@ plt.show()
 # %% [markdown]
 # ## 4. At rest where it should not be
 #
-# For invertible $S$ the operators $\hat P$ and $P$ have the same kernel: simultaneous descent rests only where $P(W)
-# G = 0$. For *singular* $S$ the kernel of $\hat P$ is larger. Take unit vectors $e_i$,
+# For invertible $S$ the operators $\hat P$ and $P$ have the same kernel: simultaneous descent rests only where
+# $P(W) G = 0$. For *singular* $S$ the kernel of $\hat P$ is larger. Take unit vectors $e_i$,
 #
 # $$ U = V = [e_1, e_2], \qquad S = \mathrm{diag}(1, 0), \qquad G = \tfrac12\, e_3 e_2^T . $$
 #

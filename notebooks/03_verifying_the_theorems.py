@@ -62,9 +62,9 @@ assert other.verdict == "violated" and not other.failed
 # $$ f(\hat W) \le f(W) - \lambda \Bigl(1 - \frac{L \lambda}{2}\Bigr) \|P(W)\, G\|_F^2, \qquad
 #    f(W_1) \le f(\hat W) + B\, \vartheta, \qquad \vartheta = \|W_1 - \hat W\|_F . $$
 #
-# The first needs only that $W - \hat W = \lambda P G$ with an *orthogonal* projector: $f(W + D) \le f(W) + \langle G,
-# D \rangle + \frac L2 \|D\|^2$ and $\langle G, P G \rangle = \|P G\|^2$. For the regression loss it is an equality.
-# The certificate knows all constants and their origin.
+# The first needs only that $W - \hat W = \lambda P G$ with an *orthogonal* projector:
+# $f(W + D) \le f(W) + \langle G, D \rangle + \frac L2 \|D\|^2$ and $\langle G, P G \rangle = \|P G\|^2$. For the
+# regression loss it is an equality. The certificate knows all constants and their origin.
 
 # %%
 certificate = Descent().check(geolora, problem, step_size=0.5, steps=30)

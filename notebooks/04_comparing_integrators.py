@@ -106,10 +106,10 @@ display(figure)
 # a heat equation run backward: solved exactly, it still amplifies by up to $e^{2 h \|A\|_2}$, rounding errors
 # included. The BUG integrators have no backward step.
 #
-# We take $X' = A X + X A^T + C$ with the heat operator on the unit interval, $A = (n+1)^2\, \mathrm{tridiag}(1, -2,
-# 1)$, exact sub-flows for all methods, and let the step size grow. The splitting is by far the best for small $h
-# \|A\|_2$ and useless for large; the BUG integrators never do worse than 100 %, but with few steps they are slow to
-# turn the random directions that fill up the start, of rank 1, to rank 10.
+# We take $X' = A X + X A^T + C$ with the heat operator on the unit interval,
+# $A = (n+1)^2\, \mathrm{tridiag}(1, -2, 1)$, exact sub-flows for all methods, and let the step size grow. The
+# splitting is by far the best for small $h \|A\|_2$ and useless for large; the BUG integrators never do worse than
+# 100 %, but with few steps they are slow to turn the random directions that fill up the start, of rank 1, to rank 10.
 
 # %%
 n = 32 if QUICK else 50
@@ -140,12 +140,12 @@ plt.show()
 # %% [markdown]
 # ## 4. Norm and energy
 #
-# For the Schrödinger equation $i Y' = H[Y]$ with a self-adjoint $H$ the norm $\|Y\|_F$ and the energy $\langle Y,
-# H[Y] \rangle$ are conserved. The augmented BUG integrator has its start *in* the space of its Galerkin step. So with
-# an exact sub-flow each step keeps the norm before truncation, and truncation at $\vartheta$ changes the squared norm
-# by at most $\vartheta^2$: here $\vartheta = 10^{-8}$, so nothing is seen. The splitting is a composition of
-# norm-preserving flows. Fixed-rank BUG first projects the start on new bases and loses norm; parallel BUG has no
-# Galerkin step and drifts.
+# For the Schrödinger equation $i Y' = H[Y]$ with a self-adjoint $H$ the norm $\|Y\|_F$ and the energy
+# $\langle Y, H[Y] \rangle$ are conserved. The augmented BUG integrator has its start *in* the space of its Galerkin
+# step. So with an exact sub-flow each step keeps the norm before truncation, and truncation at $\vartheta$ changes
+# the squared norm by at most $\vartheta^2$: here $\vartheta = 10^{-8}$, so nothing is seen. The splitting is a
+# composition of norm-preserving flows. Fixed-rank BUG first projects the start on new bases and loses norm; parallel
+# BUG has no Galerkin step and drifts.
 
 # %%
 wave = schroedinger(np.random.default_rng(2), 24 if QUICK else 40)
