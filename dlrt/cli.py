@@ -152,7 +152,8 @@ def compare(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Rows and columns; all problems unless a target is given. Default: 100, given-solution 30, manufactured 7.",
+            help="Rows and columns; all problems unless a target is given. "
+            "Default: 100, given-solution 30, manufactured 7.",
             rich_help_panel=_PROBLEM,
         ),
     ] = None,
