@@ -92,7 +92,7 @@ def work_figure(results):
             results, ("field evaluations", lambda run: run.evaluations), lambda run: run.values, "loss", True
         )
     with rc_context(STYLE):
-        figure, (axes,) = _figure(1)
+        figure, (axes,) = column_figure(1)
         for i, (label, group) in enumerate(_grouped(results, lambda result: result.case.label).items()):
             points = []
             for _, same in sorted(
@@ -110,7 +110,7 @@ def work_figure(results):
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        return _finish(figure, [axes])
+        return shared_legend(figure, [axes])
 
 
 def save_figure(figure, stem):
@@ -146,7 +146,7 @@ def _panels(results, position, values, label, log, first=0):
             max(values(result.trajectory)[: 1 if result.trajectory.diverged else None]) for result in results
         )
     with rc_context(STYLE):
-        figure, panels = _figure(len(sizes))
+        figure, panels = column_figure(len(sizes))
         for axes, (size, group) in zip(panels, sizes.items(), strict=True):
             for i, (method, same) in enumerate(_grouped(group, lambda result: result.case.label).items()):
                 runs = [result.trajectory for result in same]
@@ -161,7 +161,7 @@ def _panels(results, position, values, label, log, first=0):
                 axes.yaxis.get_major_locator().set_params(integer=True)
             axes.set_ylabel(label)
         panels[-1].set_xlabel(name)
-        return _finish(figure, panels)
+        return shared_legend(figure, panels)
 
 
 def _bottom(group, values, first):
@@ -201,14 +201,14 @@ def _curve(axes, runs, x, values, label, style, offset, top, first):
             axes.plot(x(run)[-1], end, marker="x", markersize=6, color=style["color"], linestyle="none", clip_on=False)
 
 
-def _figure(panels):
+def column_figure(panels):
     """A figure of column width with panels above each other."""
     figure = Figure(figsize=(WIDTH, 0.5 + 1.7 * panels), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
 
 
-def _finish(figure, panels):
+def shared_legend(figure, panels):
     """One legend for all panels, above them."""
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)

@@ -74,7 +74,8 @@ def _methods() -> dict[str, Method]:
 
 METHODS = (
     "full-rank", "full-rank-adam", "lora", "lora-adam", "svd-lora", "adalora", "projector-splitting",
-    "projector-splitting-strang", "bug", "augmented-bug", "parallel-bug", "geolora", "geolora-published", "geolora-momentum", "geolora-adam",
+    "projector-splitting-strang", "bug", "augmented-bug", "parallel-bug", "geolora", "geolora-published",
+    "geolora-momentum", "geolora-adam",
 )  # fmt: skip
 DEFAULT = tuple(m for m in METHODS if m not in ("projector-splitting-strang", "geolora-published", "geolora-adam"))
 NETWORKS = ("dense", "conv")
@@ -277,46 +278,48 @@ def write(runs: Sequence[Run], out: str | Path) -> None:
 
 
 def _figures(runs):
+    """Training loss, test accuracy, and ranks of the layers against the epoch: means, and bands over the seeds."""
     import numpy as np
-    from matplotlib.figure import Figure
+    from matplotlib import rc_context
+
+    from .plots import STYLE, LineStyle, column_figure, shared_legend
 
     methods = list(dict.fromkeys(run.method for run in runs))
     done = {m: [r for r in runs if r.method == m and r.status == "finished"] for m in methods}
-    styles = {
-        m: {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10], "label": m} for i, m in enumerate(methods)
-    }
+
+    def curves(axes, values, wanted, start=1):
+        """``values(run)`` has an entry for each epoch; the first one belongs to epoch ``start``."""
+        for i, (method, group) in enumerate(done.items()):
+            if group and wanted(method):
+                table = np.array([values(run) for run in group])
+                epochs = np.arange(start, start + table.shape[1])
+                every = max(1, table.shape[1] // 6)
+                style = LineStyle(i).keywords() | {"markevery": (i % every, every), "label": method}
+                axes.plot(epochs, table.mean(0), **style)
+                if len(group) > 1:
+                    axes.fill_between(epochs, table.min(0), table.max(0), color=style["color"], alpha=0.15, linewidth=0)
+
+    def loss(run):  # the mean over an epoch
+        return np.reshape(run.losses, (len(run.accuracies), -1)).mean(1)
+
     figures = {}
-    for name, label in (("loss", "training loss"), ("accuracy", "test accuracy")):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        for m, group in done.items():
-            if not group:
-                continue
-            if name == "loss":  # mean over an epoch
-                epochs = len(group[0].accuracies)
-                values = np.array([r.losses for r in group]).reshape(len(group), epochs, -1).mean(2)
-            else:
-                values = np.array([r.accuracies for r in group])
-            steps = np.arange(1, values.shape[1] + 1)
-            axes.plot(steps, values.mean(0), **styles[m])
-            axes.fill_between(steps, values.min(0), values.max(0), color=styles[m]["color"], alpha=0.1, linewidth=0)
-        axes.set(xlabel="epoch", ylabel=label, **({"yscale": "log"} if name == "loss" else {"ylim": (0.8, 1.0)}))
-        if any(done.values()):
-            axes.legend(fontsize="small", ncols=2)
-        figures[name] = figure
-    layers = list(runs[0].ranks)
-    figure = Figure(figsize=(3.5 * len(layers), 4), layout="constrained")
-    for axes, layer in zip(figure.subplots(1, len(layers), sharey=True, squeeze=False)[0], layers, strict=True):
-        for m, group in done.items():
-            if group and not m.startswith("full-rank"):
-                values = np.array([r.ranks[layer] for r in group])
-                axes.plot(values.mean(0), **styles[m])
-        axes.set(xlabel="epoch", title=f"layer {layer}")
-    figure.axes[0].set_ylabel("rank")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if handles:
-        figure.axes[-1].legend(handles, labels, fontsize="small")
-    figures["ranks"] = figure
+    with rc_context(STYLE):
+        for name, values, settings in (
+            ("loss", loss, {"ylabel": "training loss", "yscale": "log"}),
+            ("accuracy", lambda run: run.accuracies, {"ylabel": "test accuracy", "ylim": (0.8, 1.0)}),
+        ):
+            figure, (axes,) = column_figure(1)
+            curves(axes, values, lambda method: True)
+            axes.set(xlabel="epoch", **settings)
+            figures[name] = shared_legend(figure, [axes])
+        layers = list(runs[0].ranks)
+        figure, panels = column_figure(len(layers))
+        for axes, layer in zip(panels, layers, strict=True):
+            curves(axes, lambda run, layer=layer: run.ranks[layer], lambda m: not m.startswith("full-rank"), start=0)
+            axes.set(title=f"layer {layer}", ylabel="rank")
+            axes.yaxis.get_major_locator().set_params(integer=True)
+        panels[-1].set_xlabel("epoch")
+        figures["ranks"] = shared_legend(figure, panels)
     return figures
 
 
