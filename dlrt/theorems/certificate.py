@@ -201,10 +201,10 @@ class Certificate:
             "integrator": self.integrator,
             "problem": self.problem,
             "verdict": self.verdict,
-            "promised": self.promised,
+            "promised": bool(self.promised),
             "promise": self.promise,
             "reason": self.reason,
-            "hypotheses": [{"name": h.name, "met": h.met, "detail": h.detail} for h in self.hypotheses],
+            "hypotheses": [{"name": h.name, "met": bool(h.met), "detail": h.detail} for h in self.hypotheses],
             "constants": {k: {"value": _plain(c.value), "source": c.source} for k, c in self.constants.items()},
             "series": [
                 {

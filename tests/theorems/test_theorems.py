@@ -8,6 +8,7 @@ from dlrt.theorems import (
     NOT_APPLICABLE,
     THEOREMS,
     VIOLATED,
+    Certificate,
     Convergence,
     Decay,
     Descent,
@@ -53,13 +54,15 @@ def regression(m=12, n=10):
 
 
 @pytest.mark.parametrize("theorem", CHEAP)
-def test_promises_are_kept(theorem):
-    """For every method known by name, on the small cases."""
+def test_promises_are_kept(theorem, tmp_path):
+    """For every method known by name, on the small cases; every certificate can be saved."""
     claim, certified = THEOREMS[theorem], 0
     for method in methods().values():
         if claim.promises(claim.configured(method))[0]:
             for certificate in claim.cases(method):
                 assert not certificate.failed, certificate.line()
+                loaded = Certificate.load(certificate.save(tmp_path / "certificate.json"))
+                assert (loaded.verdict, loaded.reason) == (certificate.verdict, certificate.reason)
                 certified += certificate.verdict == HOLDS
     assert certified
 
