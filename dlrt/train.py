@@ -77,7 +77,7 @@ METHODS = (
     "projector-splitting-strang", "bug", "augmented-bug", "parallel-bug", "geolora", "geolora-published",
     "geolora-momentum", "geolora-adam",
 )  # fmt: skip
-DEFAULT = tuple(m for m in METHODS if m not in ("projector-splitting-strang", "geolora-published", "geolora-adam"))
+DEFAULT = tuple(m for m in METHODS if m not in ("projector-splitting-strang", "geolora-published"))
 NETWORKS = ("dense", "conv")
 
 

@@ -16,8 +16,10 @@ Two kinds of method use it.
     projected onto the tangent space at the new point, exactly and in O((m + n) r^2). A later stage of the same step
     sees ``beta M + gamma F`` through its own bases.
   - *Second moment*: one number for each row of K (an output of the layer), one for each row of L (an input) and one
-    for S: the mean of the squared entries over the columns. A rotation of the bases does not change it, so it need
-    not be moved, and the step stays independent of the choice of U, S, V for the same matrix.
+    for S: the mean of the squared entries over the columns, but at least the mean over all rows. A rotation of the
+    bases does not change it, so it need not be moved, and the step stays independent of the choice of U, S, V for the
+    same matrix. Without the lower bound a row whose gradient is always zero (a constant input) would blow up:
+    projecting the first moment to new bases puts something into it, which would be divided by nothing.
 
 References: Polyak (1964), doi:10.1016/0041-5553(64)90137-5; Kingma, Ba (2015), arXiv:1412.6980.
 """
@@ -245,10 +247,13 @@ def steered(stages, optimizer: Optimizer, Y: LowRank, memory: Mapping):
 
 
 def _mean_square(X, axes):
-    """|X|^2, averaged over the axes and kept broadcastable."""
+    """|X|^2, averaged over the axes and kept broadcastable; a row has at least the average of all rows."""
     xp = array_namespace(X)
     square = xp.real(X) ** 2 + xp.imag(X) ** 2 if xp.isdtype(X.dtype, "complex floating") else X * X
-    return xp.mean(square, axis=axes, keepdims=True) if axes else square
+    if not axes:
+        return square
+    rows = xp.mean(square, axis=axes, keepdims=True)
+    return xp.maximum(rows, xp.mean(rows, axis=-2, keepdims=True))
 
 
 def check_fraction(name, value):

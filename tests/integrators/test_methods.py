@@ -337,14 +337,38 @@ def test_adam_on_factors_is_torch_adam(problem, Y):
 
 
 def test_adam_on_moving_bases_by_hand(problem, Y):
-    """First step of GeoLoRA with Adam: each row of K and L, and S, scaled by its root mean square."""
+    """First step of GeoLoRA with Adam: rows of K and L, and S, over root mean squares, at least that of all rows."""
     f = problem.field(0.0, Y)
-    row = lambda X: X / (np.sqrt(np.mean(X**2, axis=1, keepdims=True)) + 1e-8)  # noqa: E731
+
+    def row(X):
+        return X / (np.sqrt(np.maximum(np.mean(X**2, axis=1, keepdims=True), np.mean(X**2))) + 1e-8)
+
     dK, dL, dS = row(f.K), row(f.L), f.S / (np.sqrt(np.mean(f.S**2)) + 1e-8)
     PU, PV = np.eye(9) - Y.U @ Y.U.T, np.eye(7) - Y.V @ Y.V.T
     expected = Y.full() + 0.1 * (Y.U @ dS @ Y.V.T + PU @ dK @ Y.V.T + Y.U @ dL.T @ PV)
     step = one_step(GeoLoRA(optimizer=Adam()), problem, Y)
     assert np.linalg.norm(step.augmented.full() - expected) <= 10 * EPS
+
+
+def test_adam_survives_a_constant_input():
+    """A column of the field that is always zero stays harmless although transport puts something into its moment."""
+    A = rng(1).standard_normal((9, 7))
+    A[:, 2] = 0.0
+    Y = LowRank.random((9, 7), 3, rng(2), singular_values=[0.0] * 3)
+
+    class Field:
+        def __init__(self, t, Z):
+            F = A - Z.full()
+            F[:, 2] = 0.0
+            self.K, self.L, self.S = F @ Z.V, F.T @ Z.U, Z.U.T @ F @ Z.V
+
+    method = GeoLoRA(optimizer=Adam(), truncation=FixedRank(3))
+    state = method.init(Y)
+    for _ in range(50):
+        before = state.Y
+        state = method.step(Field, 0.0, state, 0.01).state
+        # blocks of root mean square at most ~ 1 / (1 - beta1) each: |dW| <= h (||dK|| + ||dL|| + ||dS||)
+        assert np.linalg.norm(state.Y.full() - before.full()) <= 2 * 0.01 * 10 * np.sqrt(3 * (9 + 7 + 3))
 
 
 def test_second_moments_have_one_entry_per_row():
