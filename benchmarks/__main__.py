@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import platform
-import resource
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .memory import peak_memory
 from .step import METHODS, make
 
 NETWORKS = ("transformer", "768x768", "768x3072")
@@ -54,26 +53,6 @@ def paired(network: str, rank: int, tokens: int, methods: list[str], rounds: int
             "fastest ratio": float(wall[method].min() / wall[first].min()),
         }
     return result
-
-
-def _peak(queue, network, rank, tokens, method, threads):
-    torch.set_num_threads(threads)
-    step = make(method, network, rank, tokens)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(5):
-        step()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-
-
-def peak_memory(*arguments) -> float:
-    """MiB that training steps need beyond the network."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_peak, args=(queue, *arguments))
-    process.start()
-    value = queue.get()
-    process.join()
-    return value
 
 
 def main() -> None:
