@@ -1,44 +1,15 @@
 """Figure 1: the reference numbers against a fresh small run, and the geometry against its formulas."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import paper_figures
 from integrators import LowRank, SVDLoRA
 from paper_figures import figure1
-from paper_figures.tasks import markdown
 from problems import MatrixRegression
 
-FOLDER = Path(paper_figures.__file__).parent
-
-
-def refuse(name):
-    raise ValueError(f"not strict JSON: {name}")
-
-
-def load(path):
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return load(FOLDER / "reference" / "figure1.json")
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("figure1")
-    figure1.run(folder, quick=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def fresh(out):
-    return load(out / "figure1.json")
+FIGURE = "figure1"
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------
@@ -75,12 +46,6 @@ def test_a_second_run_finds_everything_done(out, fresh):
     again = figure1.run(out, quick=True, progress=lambda *args: calls.append(args))
     assert not calls
     assert again["statements"] == fresh["statements"]
-
-
-def test_readme_says_what_the_reference_says(reference):
-    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for line in markdown(reference["statements"]):
-        assert line in readme
 
 
 # -- the geometry ------------------------------------------------------------------------------------------------------

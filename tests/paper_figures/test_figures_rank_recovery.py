@@ -1,44 +1,16 @@
 """Rank recovery: the reference success rates against a fresh small run, and the formulas against the integrators."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import paper_figures
 from integrators import Tolerance
 from paper_figures import rank_recovery
 from paper_figures.rank_recovery import SPECTRA, resting_rank, rule_rank, steps_to_count
-from paper_figures.tasks import markdown, run_tasks
+from paper_figures.tasks import run_tasks
 
-FOLDER = Path(paper_figures.__file__).parent
-
-
-def refuse(name):
-    raise ValueError(f"not strict JSON: {name}")
-
-
-def load(path):
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return load(FOLDER / "reference" / "rank-recovery.json")
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rank-recovery")
-    rank_recovery.run(folder, quick=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def fresh(out):
-    return load(out / "rank-recovery.json")
+FIGURE = "rank-recovery"
 
 
 def test_what_held_always_or_never_in_the_reference_does_so_again(reference, fresh):
@@ -85,12 +57,6 @@ def test_pictures_are_there(out):
     for suffix in ("", "-mechanism", "-time", "-tail", "-noise"):
         assert (out / f"rank-recovery{suffix}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / f"rank-recovery{suffix}.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_readme_says_what_the_reference_says(reference):
-    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for line in markdown(reference["statements"]):
-        assert line in readme
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.03, 0.1, 0.5, 1.0])
