@@ -353,7 +353,7 @@ def _table(results) -> Table:
     title = f"final {measure}" + (", median over seeds (minimum to maximum)" if many else "")
     case = results[0].case
     least = case.problem.minimum(case.rank) if hasattr(case.problem, "minimum") else 0.0
-    if least > 0:
+    if least > 1e-20 * results[0].trajectory.values[0]:  # below, it is rounding of a target of lower rank
         title += f"; no matrix of rank {case.rank} has less than {least:.2e}"
     table = Table(title=title)
     table.add_column("integrator", no_wrap=True)
