@@ -45,6 +45,14 @@ def test_compare_writes_everything(tmp_path):
     assert strip == [{k: v for k, v in case.items() if k != "wall_time"} for case in read_results(out)["cases"]]
 
 
+@pytest.mark.parametrize("rank,least", [(3, True), (5, False)])
+def test_the_title_says_what_the_rank_allows(rank, least, tmp_path):
+    """Singular values 20, 16, 12, 8, 4: rank 3 leaves (8^2 + 4^2) / 2 = 40, rank 5 nothing but rounding."""
+    options = ["--size", 12, "--true-rank", 5, "--rank", rank, "--steps", 2, "--seeds", 1, "--step-size", 0.1]
+    result = run("compare", "matrix-regression", "--integrators", "bug", *options, "--out", tmp_path)
+    assert ("no matrix of rank 3 has less than 4.00e+01" in " ".join(result.output.split())) == least, result.output
+
+
 def test_compare_of_an_equation_ends_at_the_horizon(tmp_path):
     result = run("compare", "given-solution", "--integrators", "bug", "--step-size", 0.3, "--out", tmp_path)
     assert result.exit_code == 0, result.output
