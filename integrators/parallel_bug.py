@@ -8,7 +8,7 @@ from typing import ClassVar
 from array_api_compat import array_namespace, device
 
 from .integrator import Integrator, Proposal
-from .linalg import complement, concat, dagger
+from .linalg import complement, concat, dagger, double_svd
 from .lowrank import LowRank
 from .substeps import Euler, Substep
 from .truncation import Tolerance, Truncation, to_numpy
@@ -122,7 +122,7 @@ class ParallelBUG(Integrator):
         rU, rV = Y.S.shape
         assert isinstance(self.truncation, Tolerance)  # checked at construction
         xp = array_namespace(f.S)
-        d = Y1.singular_values()
+        _, d, _ = double_svd(Y1.S)  # the bases are orthonormal
         [kept] = self.truncation.ranks([to_numpy(d)])
         neglected = abs(h) * float(xp.linalg.matrix_norm(f.S[rU:, rV:]))
         tolerance = self.truncation.threshold(float(xp.linalg.vector_norm(d)))

@@ -256,6 +256,8 @@ class Contract:
         before = problem.loss(Y)
         Y = run(self.integrator, problem.field, self.integrator.init(Y), self.h, 40).Y
         assert problem.loss(Y) < 0.9 * before
+        if self.integrator.manifold:
+            assert max(defect(Y.U), defect(Y.V)) <= 100 * eps(Y)
 
     def test_basis_moves_at_full_budget(self):
         """At r = r_max the bases still turn towards the field."""

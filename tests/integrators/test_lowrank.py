@@ -15,7 +15,7 @@ shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
 @st.composite
-def lowranks(draw, square=False):
+def lowranks(draw):
     """Orthonormal bases and an S of any spectrum, from 0 to wide."""
     shape = draw(shapes)
     rank = draw(st.integers(1, min(shape)))
