@@ -113,11 +113,16 @@ def test_one_version():
     assert re.findall(r"^## \[(\d.*?)\]", read("CHANGELOG.md"), re.MULTILINE)[0] == dlrt.__version__
 
 
-def test_imported_packages_are_dependencies():
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imported_packages_are_dependencies(package):
+    """Of the project; the figures may also use what the extra for fine-tuning installs."""
     called = {"PIL": "pillow", "sklearn": "scikit-learn"}  # distributions with another name than their package
-    names = {module.split(".")[0] for path in MODULES for module in imports(path)}
+    names = {module.split(".")[0] for path in (ROOT / package).rglob("*.py") for module in imports(path)}
     third_party = names - set(sys.stdlib_module_names) - set(PACKAGES)
-    declared = {canonicalize_name(Requirement(line).name) for line in lines(setup["options"]["install_requires"])}
+    texts = [setup["options"]["install_requires"]]
+    if package == "paper_figures":
+        texts.append(setup["options.extras_require"]["finetuning"])
+    declared = {canonicalize_name(Requirement(line).name) for text in texts for line in lines(text)}
     missing = {canonicalize_name(called.get(name, name)) for name in third_party} - declared
     assert not missing, "imported, but not in install_requires of setup.cfg"
 
