@@ -1,0 +1,118 @@
+"""Methods compared on one fine-tuning problem: rates tuned alike, then several seeds, then the time of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .examples import Setting
+from .finetuning import fine_tune, time_steps
+from .tasks import run_tasks
+
+FIRST = (-7, -6, -5)
+"""Half decades that are tried first: 3.2e-4, 1e-3, 3.2e-3."""
+ENDS = (-14, 0)
+
+
+def rate(k: int) -> float:
+    """10^(k/2)."""
+    return float(f"{10 ** (k / 2):.3g}")
+
+
+def compare(
+    setting: Setting,
+    methods: Iterable[str],
+    *,
+    seeds: int,
+    journal: Path,
+    jobs: int = 1,
+    progress: Callable | None = None,
+    **options,
+) -> list[dict]:
+    """Tune the rate of each method, and run it with several seeds.
+
+    The rates are half decades. Three are tried with the first seed; while the best one is the smallest or the largest
+    tried, the next one is tried too. Best is the highest accuracy on the validation data (then the lowest training
+    loss over the last tenth). Test data are not looked at for it.
+
+    Parameters
+    ----------
+    setting : Setting
+    methods : iterable of str
+        Of ``finetuning.METHODS``.
+    seeds : int
+        Runs at the chosen rate, that of the tuning included.
+    options
+        Further arguments of :func:`fine_tune`.
+
+    Returns
+    -------
+    list of dict
+        For each method ``method``, the chosen ``lr``, ``tried`` (rate, validation accuracy or None, loss), ``runs``.
+    """
+    methods = list(methods)
+
+    def runs(wanted: Iterable[tuple[str, int, int]]) -> list[dict]:
+        tasks = [
+            (fine_tune, {"setting": setting.json(), "method": method, "lr": rate(k), "seed": seed, **options})
+            for method, k, seed in wanted
+        ]
+        return run_tasks(tasks, journal=journal, jobs=jobs, progress=progress)
+
+    tried: dict[str, dict[int, dict]] = {method: {} for method in methods}
+    missing = [(method, k, 0) for method in methods for k in FIRST]
+    while missing:
+        for (method, k, _), record in zip(missing, runs(missing), strict=True):
+            tried[method][k] = record
+        missing = [(method, k, 0) for method in methods for k in [_next(tried[method])] if k is not None]
+    best = {method: max(records, key=lambda k: _score(records[k])) for method, records in tried.items()}
+    final = [(method, best[method], seed) for method in methods for seed in range(seeds)]
+    found: dict[str, list[dict]] = {method: [] for method in methods}
+    for (method, _, _), record in zip(final, runs(final), strict=True):
+        found[method].append(record)
+    return [
+        {
+            "method": method,
+            "lr": rate(best[method]),
+            "tried": [
+                [rate(k), record.get("validation"), late_loss(record) if record["losses"] else None]
+                for k, record in sorted(tried[method].items())
+            ],
+            "runs": found[method],
+        }
+        for method in methods
+    ]
+
+
+def times(setting: Setting, chosen: list[dict], *, rounds: int, journal: Path, **options) -> dict[str, dict]:
+    """Seconds of a training step of each method at its rate, on one thread, alternating in one process."""
+    arguments = {
+        "setting": setting.json(),
+        "rates": {row["method"]: row["lr"] for row in chosen},
+        "rounds": rounds,
+        **options,
+    }
+    [found] = run_tasks([(time_steps, arguments)], journal=journal)
+    return found
+
+
+def _next(records: dict[int, dict]) -> int | None:
+    """The half decade beyond the best one, if that is at an end of those tried."""
+    best = max(records, key=lambda k: _score(records[k]))
+    for end, beyond in ((min(records), -1), (max(records), 1)):
+        if best == end and ENDS[0] <= best + beyond <= ENDS[1]:
+            return best + beyond
+    return None
+
+
+def _score(record: dict) -> tuple[float, float]:
+    if record["status"] != "finished":
+        return -math.inf, -math.inf
+    return record["validation"], -late_loss(record)
+
+
+def late_loss(record: dict) -> float:
+    """Mean training loss over the last tenth of the steps."""
+    last = record["losses"][-max(1, len(record["losses"]) // 10) :]
+    return round(sum(last) / len(last), 5)

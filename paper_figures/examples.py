@@ -1,0 +1,245 @@
+"""Real data and pretrained transformers to fine-tune: those that public packages carry, or the user's own."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import assets
+
+TEXTS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("#1 String", "#2 String"),
+    ("premise", "hypothesis"),
+    ("sentence",),
+)
+LABELS = ("gold_label", "label", "is_duplicate", "Quality")
+"""Names of the columns in the files of GLUE."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is fine-tuned on what, and for how long.
+
+    Parameters
+    ----------
+    task : "images" or "sentences"
+        Fashion-MNIST with a ViT-S/14, or movie reviews with MiniLM, unless others are given.
+    model : str, optional
+        Folder or name for ``from_pretrained`` of transformers.
+    data : str, optional
+        Images: a folder with the files of MNIST, the binary files of CIFAR, or ``train`` and ``test`` with a folder
+        of pictures for each class. Sentences: a folder with ``train.tsv`` and ``dev.tsv`` as of GLUE.
+    train, validation, test : int
+        Numbers of examples, drawn once for all. Those for validation come from the training data.
+    size : int
+        Side of the pictures in pixels, or the largest number of tokens.
+    batch, steps : int
+        Examples per step, and steps: linear warm-up over a tenth of them, then linear decay to zero.
+    """
+
+    task: str
+    model: str | None = None
+    data: str | None = None
+    train: int = 2000
+    validation: int = 500
+    test: int = 1000
+    size: int = 56
+    batch: int = 16
+    steps: int = 120
+
+    def __post_init__(self):
+        if self.task not in ("images", "sentences"):
+            raise ValueError(f"task must be images or sentences, got {self.task!r}")
+        for name in ("train", "validation", "test", "size", "batch", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def json(self) -> dict:
+        """As an argument of a task."""
+        return asdict(self)
+
+
+@dataclass
+class Task:
+    """Examples by split, how to make a batch of them for the network, and how to load the network."""
+
+    splits: dict[str, tuple[Any, torch.Tensor]]
+    batch: Callable[[Any, torch.Tensor], dict]
+    build: Callable[[], torch.nn.Module]
+
+
+def load(setting: Setting) -> Task:
+    """The data and the network of a setting; kept for the next run."""
+    return _load(replace(setting, batch=1, steps=1))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(setting: Setting) -> Task:
+    return {"images": _images, "sentences": _sentences}[setting.task](setting)
+
+
+def split(setting: Setting, train, test) -> dict[str, np.ndarray]:
+    """Indices of the examples of each split, from the numbers there are; the draw is the same for all runs."""
+    rng = np.random.default_rng(0)
+    for name, wanted, there in (("train + validation", setting.train + setting.validation, train),
+                                ("test", setting.test, test)):  # fmt: skip
+        if wanted > there:
+            raise ValueError(f"{name} must be at most {there} for these data, got {wanted}")
+    order, tested = rng.permutation(train), rng.permutation(test)[: setting.test]
+    return {
+        "train": order[: setting.train],
+        "validation": order[setting.train : setting.train + setting.validation],
+        "test": tested,
+    }
+
+
+def _images(setting: Setting) -> Task:
+    """Pictures as bytes (N, channels, height, width), resized and normalised batch by batch."""
+    data = assets.fashion_mnist() if setting.data is None else read_images(Path(setting.data))
+    chosen = split(setting, len(data["train"][1]), len(data["test"][1]))
+    splits = {}
+    for name, indices in chosen.items():
+        images, labels = data["test" if name == "test" else "train"]
+        images = np.asarray(images[indices])
+        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        splits[name] = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels[indices])
+    mean, deviation = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    folder = str(assets.vit_s()) if setting.model is None else setting.model
+    classes = 1 + int(max(data["train"][1].max(), data["test"][1].max()))
+
+    def batch(images, indices):
+        x = images[indices].float() / 255
+        size = (setting.size, setting.size)
+        x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
+        return {"pixel_values": (x - mean) / deviation} | interpolated
+
+    def build():
+        from transformers import AutoModelForImageClassification
+
+        return _quietly(AutoModelForImageClassification, folder, classes)
+
+    probe = build()
+    # ViT wants to be told to interpolate its position embedding, DINOv2 does it anyway
+    told = "interpolate_pos_encoding" in probe.forward.__code__.co_varnames and probe.config.image_size != setting.size
+    interpolated = {"interpolate_pos_encoding": True} if told else {}
+    return Task(splits, batch, build)
+
+
+def read_images(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Files of MNIST, binary files of CIFAR, or pictures in folders by class: (N, H, W) or (N, H, W, 3), and labels."""
+    if (folder / "train-images-idx3-ubyte.gz").is_file():
+        return assets.fashion_mnist(folder)
+    for parts, labels in (
+        ({"train": sorted(folder.glob("data_batch_*.bin")), "test": [folder / "test_batch.bin"]}, 1),
+        ({"train": [folder / "train.bin"], "test": [folder / "test.bin"]}, 2),
+    ):
+        if parts["train"] and all(file.is_file() for files in parts.values() for file in files):
+            found = {}
+            for name, files in parts.items():
+                rows = np.concatenate([np.fromfile(file, np.uint8).reshape(-1, labels + 3072) for file in files])
+                images = rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+                found[name] = images, rows[:, labels - 1].astype(np.int64)  # of CIFAR-100: the fine label
+            return found
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        return _read_pictures(folder)
+    raise ValueError(
+        f"data must be a folder with the files of MNIST or CIFAR, or with train/CLASS/ and test/CLASS/, got {folder}"
+    )
+
+
+def _read_pictures(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    from PIL import Image
+
+    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    found = {}
+    for part in ("train", "test"):
+        images, labels = [], []
+        for label, name in enumerate(classes):
+            for file in sorted((folder / part / name).rglob("*")):
+                if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp"):
+                    with Image.open(file) as image:
+                        images.append(np.asarray(image.convert("RGB")))
+                    labels.append(label)
+        shapes = {image.shape for image in images}
+        if len(shapes) != 1:
+            raise ValueError(f"data: the pictures in {folder / part} must have one size, got {sorted(shapes)[:3]}")
+        found[part] = np.stack(images), np.array(labels, dtype=np.int64)
+    return found
+
+
+def _sentences(setting: Setting) -> Task:
+    """Tokens of each sentence, padded batch by batch."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = str(assets.minilm()) if setting.model is None else setting.model
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if setting.data is None:
+        reviews, positive = assets.movie_reviews()
+        order = np.random.default_rng(0).permutation(len(reviews))
+        half = len(order) - setting.test  # no split is official
+        if half <= 0:
+            raise ValueError(f"test must be less than the {len(order)} sentences there are, got {setting.test}")
+        data = {"train": ([(reviews[i],) for i in order[:half]], positive[order[:half]]),
+                "test": ([(reviews[i],) for i in order[half:]], positive[order[half:]])}  # fmt: skip
+    else:
+        data = read_sentences(Path(setting.data))
+    chosen = split(setting, len(data["train"][1]), len(data["test"][1]))
+    splits = {}
+    for name, indices in chosen.items():
+        texts, labels = data["test" if name == "test" else "train"]
+        parts = zip(*(texts[i] for i in indices), strict=True)
+        tokens = tokenizer(*(list(part) for part in parts), truncation=True, max_length=setting.size)
+        splits[name] = tokens, torch.from_numpy(labels[indices])
+    classes = 1 + int(max(data[part][1].max() for part in data))
+
+    def batch(tokens, indices):
+        rows = {key: [values[i] for i in indices.tolist()] for key, values in tokens.items()}
+        return dict(tokenizer.pad(rows, return_tensors="pt"))
+
+    return Task(splits, batch, lambda: _quietly(AutoModelForSequenceClassification, folder, classes))
+
+
+def read_sentences(folder: Path) -> dict[str, tuple[list[tuple[str, ...]], np.ndarray]]:
+    """GLUE's ``train.tsv`` and ``dev.tsv``: one or two sentences, and a label, named in the first line."""
+    found: dict = {}
+    names: dict[str, int] = {}
+    for part, file in (("train", folder / "train.tsv"), ("test", folder / "dev.tsv")):
+        if not file.is_file():
+            raise FileNotFoundError(f"data must have a file {file}")
+        with file.open(encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+        columns = rows[0].keys() if rows else []
+        texts = next((pair for pair in TEXTS if all(name in columns for name in pair)), None)
+        label = next((c for c in LABELS if c in columns), None)
+        if texts is None or label is None:
+            raise ValueError(
+                f"data: {file} must name a label and one or two sentences in its first line, got {[*columns]}"
+            )
+        if part == "train":
+            names = {name: i for i, name in enumerate(sorted({row[label] for row in rows}))}
+        labels = np.array([names[row[label]] for row in rows], dtype=np.int64)
+        found[part] = [tuple(row[name] for name in texts) for row in rows], labels
+    return found
+
+
+def _quietly(kind, folder: str, classes: int) -> torch.nn.Module:
+    """Load a network with a new head."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return kind.from_pretrained(folder, num_labels=classes, ignore_mismatched_sizes=True)
+    finally:
+        logging.set_verbosity(level)
