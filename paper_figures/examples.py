@@ -189,7 +189,7 @@ def _sentences(setting: Setting) -> Task:
         half = len(order) - setting.test  # no split is official
         if half <= 0:
             raise ValueError(f"test must be less than the {len(order)} sentences there are, got {setting.test}")
-        data = {"train": ([(reviews[i],) for i in order[:half]], positive[order[:half]]),
+        data: dict = {"train": ([(reviews[i],) for i in order[:half]], positive[order[:half]]),
                 "test": ([(reviews[i],) for i in order[half:]], positive[order[half:]])}  # fmt: skip
     else:
         data = read_sentences(Path(setting.data))
