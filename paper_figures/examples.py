@@ -55,7 +55,7 @@ class Setting:
     test: int = 1000
     size: int = 56
     batch: int = 16
-    steps: int = 120
+    steps: int = 100
 
     def __post_init__(self):
         if self.task not in ("images", "sentences"):

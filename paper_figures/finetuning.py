@@ -203,7 +203,7 @@ def fine_tune(
     lr: float,
     seed: int,
     rank: int = 8,
-    tau: float = 0.1,
+    tau: float = 0.3,
     budget: int | None = None,
     looks: int = 1,
 ) -> dict:
@@ -254,7 +254,7 @@ def fine_tune(
     return record
 
 
-def time_steps(*, setting: dict, rates: dict[str, float], rounds: int, rank: int = 8, tau: float = 0.1) -> dict:
+def time_steps(*, setting: dict, rates: dict[str, float], rounds: int, rank: int = 8, tau: float = 0.3) -> dict:
     """Seconds of a training step (forward, backward, optimiser) of each method on one thread: median and quartiles.
 
     The methods take turns in one process, so that whatever slows the machine slows all of them. The first two rounds
