@@ -2,6 +2,12 @@
 
 FIGURES: dict[str, tuple[str, str]] = {
     "1": ("paper_figures.figure1", "Figure 1: simultaneous against Riemannian gradient flow on the cone of rank 1"),
+    "2": (
+        "paper_figures.figure2",
+        "Figure 2: start ranks of GeoLoRA; accuracy over budget and learning rate, and AdaLoRA",
+    ),
+    "3": ("paper_figures.figure3", "Figure 3: rank of each layer after training, GeoLoRA and AdaLoRA"),
+    "4": ("paper_figures.figure4", "Figure 4: rank of each layer, at ten times the learning rate of Figure 3"),
     "5": ("paper_figures.figure5", "Figure 5: stable step sizes and the entries of S in matrix regression"),
     "rank-recovery": (
         "paper_figures.rank_recovery",
