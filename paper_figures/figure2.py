@@ -4,16 +4,27 @@ The paper fine-tunes a ViT-B on CIFAR; here it is a ViT-S/14 on a part of Fashio
 
 - (a, b) GeoLoRA with a local tolerance from start ranks 2 to 64: trainable parameters and validation accuracy.
 - (c, d) GeoLoRA with a global budget and AdaLoRA: accuracy over the budget (columns of all layers together) and the
-  learning rate, ``nan`` where training diverged.
+  learning rate, ``nan`` where training diverged. These are test data: nothing is chosen by them.
+
+Parameters are those of the adapters, U, S and V; the head, which is the same for all, is left out.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+from importlib import metadata
 from pathlib import Path
 
-from .examples import Setting
-from .finetuning import fine_tune
-from .tasks import Task, run_tasks
+import numpy as np
+import torch
+
+from .comparison import late_loss
+from .examples import Setting, load
+from .finetuning import BLOCKS, HEAD_LR, fine_tune
+from .tasks import Task, markdown, run_tasks, statement, versions, write_json
+
+logger = logging.getLogger(__name__)
 
 LR = 1e-3
 """Learning rate of (a, b)."""
@@ -57,11 +68,285 @@ def tasks(setting: Setting, quick: bool) -> list[Task]:
     ]
 
 
+# -- what the records say ----------------------------------------------------------------------------------------------
+
+
+def name_of(setting: Setting) -> str:
+    """Network and data, for titles."""
+    model = "ViT-S/14" if setting.model is None else Path(setting.model).name
+    return f"{model}, {'Fashion-MNIST' if setting.data is None else Path(setting.data).name}"
+
+
+def common(setting: Setting, quick: bool) -> dict:
+    """What the JSON files of Figures 2 to 4 begin with; settings are added by each."""
+    return {
+        "schema_version": 1,
+        "quick": quick,
+        "title": name_of(setting),
+        "settings": {
+            "task": setting.json(),
+            "optimiser": f"Adam on the factors of every method, AdamW at {HEAD_LR:g} for the head; "
+            "linear warm-up over a tenth of the steps, linear decay to zero",
+        },
+        "versions": versions() | {name: metadata.version(name) for name in ("torch", "transformers")},
+    }
+
+
+def trimmed(record: dict) -> dict:
+    """A record without losses step by step and ranks layer by layer."""
+    kept = {key: record[key] for key in ("method", "lr", "seed", "status", "validation", "test") if key in record}
+    looks = [{key: look[key] for key in ("step", "validation")} | _sizes(look) for look in record["looks"]]
+    return kept | {"loss": late_loss(record) if record["losses"] else None, "looks": looks}
+
+
+def _sizes(look: dict) -> dict:
+    return {"parameters": look["parameters"] - look["head"], "columns": sum(look["ranks"].values())}
+
+
+def start_parameters(model: torch.nn.Module, rank: int) -> int:
+    """Parameters of the adapters before the first step."""
+    shapes = [
+        m.weight.shape for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)
+    ]
+    return sum(rank * (rows + columns) + rank**2 for rows, columns in shapes)
+
+
+def deviation(accuracy: float, examples: int) -> float:
+    """Standard deviation of an accuracy that comes from the choice of examples."""
+    return math.sqrt(accuracy * (1 - accuracy) / examples)
+
+
+# -- the figure --------------------------------------------------------------------------------------------------------
+
+
 def run(
     out: Path, quick: bool = False, jobs: int = 1, progress=None, model: str | None = None, data: str | None = None
 ) -> dict:
-    """Fine-tune, and draw the figure."""
+    """Fine-tune, and draw the figure.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for ``figure2.json``, ``figure2.png``, ``figure2.pdf`` and the journal of finished runs, which Figures 3
+        and 4 use too when they are sent to the same folder.
+    quick : bool
+        2 start ranks, one seed and 2 x 2 cells; 8 steps on 64 pictures of 28 pixels.
+    jobs : int
+        Runs at the same time.
+    progress : callable, optional
+        Called as ``progress(done, total)``.
+    model, data : str, optional
+        As of :class:`Setting`.
+
+    Returns
+    -------
+    dict
+        What is in ``figure2.json``.
+    """
     out = Path(out)
     setting = setting_of(quick, model, data)
     records = run_tasks(tasks(setting, quick), journal=out / "journal.jsonl", jobs=jobs, progress=progress)
-    return {"records": records}
+    task = load(setting)
+    network = task.build()
+    labels = task.splits["test"][1]
+    first, second = starts(quick), cells(quick)
+    result = common(setting, quick) | {"figure": "2"}
+    result["settings"] |= {
+        "start_ranks": sorted({rank for rank, _ in first}),
+        "seeds": sorted({seed for _, seed in first}),
+        "lr": LR,
+        "tau": TAU,
+        "budgets": sorted({budget for _, budget, _ in second}),
+        "rates": sorted({lr for _, _, lr in second}),
+        "seed_of_cells": 0,
+        "chance": float(labels.bincount().max()) / len(labels),
+    }
+    result["ranks"] = [
+        {"rank": rank, "start": start_parameters(network, rank), **trimmed(record)}
+        for (rank, _), record in zip(first, records, strict=False)
+    ]
+    result["cells"] = [
+        {"budget": budget, **trimmed(record)}
+        for (_, budget, _), record in zip(second, records[len(first) :], strict=True)
+    ]
+    result["statements"] = _statements(result)
+    write_json(out / "figure2.json", result)
+
+    from dlrt.plots import save_figure
+
+    save_figure(draw(result), out / "figure2")
+    for line in markdown(result["statements"]):
+        logger.info("%s", line)
+    return result
+
+
+def accuracies(data: dict, method: str) -> np.ndarray:
+    """Test accuracy by budget and learning rate, both rising; nan where training diverged."""
+    settings = data["settings"]
+    table = np.full((len(settings["budgets"]), len(settings["rates"])), np.nan)
+    for c in data["cells"]:
+        if c["method"] == method and c["status"] == "finished":
+            table[settings["budgets"].index(c["budget"]), settings["rates"].index(c["lr"])] = c["test"]
+    return table
+
+
+def untrained(data: dict) -> float:
+    """Accuracies up to this one are not told from chance: three standard deviations above it."""
+    chance = data["settings"]["chance"]
+    return chance + 3 * deviation(chance, data["settings"]["task"]["test"])
+
+
+def _statements(data: dict) -> list[dict]:
+    settings = data["settings"]
+    geolora, adalora = (accuracies(data, method) for method in METHODS)
+    best = np.nanmax([geolora, adalora])
+    good = [int(np.sum(table >= best - 0.02)) for table in (geolora, adalora)]
+    margins = []
+    for j, lr in enumerate(settings["rates"]):
+        ours, theirs = geolora[:, j], adalora[:, j]
+        margins.append(
+            statement(
+                f"(c, d) at rate {lr:g}: GeoLoRA more accurate than AdaLoRA, budget by budget",
+                f"{_span(ours)} against {_span(theirs)}",
+                np.nan_to_num(ours) > np.nan_to_num(theirs),  # a diverged run counts as accuracy 0
+            )
+        )
+    return [
+        *_meeting(data),
+        *(
+            statement(
+                f"(c, d) {label}: training stays finite",
+                f"{np.isnan(table).sum()} nan; {np.sum(table <= untrained(data))} at chance "
+                f"(accuracy up to {untrained(data):.3f})",
+                np.isfinite(table).ravel(),
+                paper="nan where it diverged",
+            )
+            for label, table in (("GeoLoRA", geolora), ("AdaLoRA", adalora))
+        ),
+        statement(
+            "(c, d) GeoLoRA is within 0.02 of the best cell of both in more cells than AdaLoRA",
+            f"{good[0]} against {good[1]} of {geolora.size}; best {np.nanmax(geolora):.3f} against "
+            f"{np.nanmax(adalora):.3f}",
+            [good[0] > good[1]],
+        ),
+        *margins,
+    ]
+
+
+def _span(values: np.ndarray) -> str:
+    found = values[np.isfinite(values)]
+    if not len(found):
+        return "nan"
+    return f"{found.min():.3f} to {found.max():.3f}" + (" and nan" if len(found) < len(values) else "")
+
+
+def _meeting(data: dict) -> list[dict]:
+    """Parameters and accuracy of (a, b) at the end, seed by seed."""
+    settings = data["settings"]
+    examples = settings["task"]["validation"]
+    ranks = settings["start_ranks"]
+    runs = {
+        seed: [r for r in data["ranks"] if r["seed"] == seed and r["status"] == "finished"]
+        for seed in settings["seeds"]
+    }
+    ratios, spreads, noises = [], [], []
+    for finished in runs.values():
+        if len(finished) < len(ranks):  # a start rank that diverged meets none
+            ratios.append(math.inf)
+            spreads.append(math.inf)
+            noises.append(0.0)
+            continue
+        sizes, last = np.array([[(r["looks"][-1][k]) for r in finished] for k in ("parameters", "validation")])
+        ratios.append(sizes.max() / sizes.min())
+        spreads.append(np.ptp(last))
+        noises.append(2.5 * deviation(float(last.mean()), examples))
+    at_start = max(r["start"] for r in data["ranks"]) / min(r["start"] for r in data["ranks"])
+    return [
+        statement(
+            f"(a) from start ranks {ranks[0]} to {ranks[-1]} GeoLoRA ends at the same number of parameters, "
+            "largest over smallest at most 1.25",
+            f"{_list(ratios, '.2f')}; {at_start:.1f} at the start",
+            [ratio <= 1.25 for ratio in ratios],
+            paper="they meet at a similar number",
+        ),
+        statement(
+            "(b) validation accuracies at the end differ by no more than those of equally good networks "
+            "(2.5 standard deviations of one)",
+            f"{_list(spreads, '.3f')}, bound {_list(noises, '.3f')}",
+            [spread <= noise for spread, noise in zip(spreads, noises, strict=True)],
+        ),
+    ]
+
+
+def _list(values: list[float], form: str) -> str:
+    return " and ".join(format(value, form) for value in values)
+
+
+def draw(data: dict):
+    """Parameters and accuracy over the steps, and the two heat maps."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from dlrt.plots import STYLE, WIDTH
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.add_gridspec(3, 1, height_ratios=[1, 1, 1.15])
+        upper = figure.add_subplot(grid[0])
+        lower = figure.add_subplot(grid[1], sharex=upper)
+        _draw_start_ranks(data, upper, lower)
+        maps = grid[2].subgridspec(1, 2).subplots(sharey=True)
+        _draw_maps(data, figure, maps)
+        figure.suptitle(data["title"], fontsize=8)
+        handles, labels = upper.get_legend_handles_labels()
+        figure.legend(handles, labels, title="start rank", loc="outside upper center", ncols=6, frameon=False,
+                      title_fontsize=7, columnspacing=0.8, handlelength=2, handletextpad=0.4)  # fmt: skip
+    return figure
+
+
+def _draw_start_ranks(data, upper, lower):
+    """Means over the seeds, with bands from the smallest to the largest."""
+    from dlrt.plots import LineStyle
+
+    for i, rank in enumerate(data["settings"]["start_ranks"]):
+        runs = [r for r in data["ranks"] if r["rank"] == rank]
+        whole = min(len(r["looks"]) for r in runs)
+        steps = [0, *(look["step"] for look in runs[0]["looks"][:whole])]
+        sizes = np.array([[r["start"], *(look["parameters"] for look in r["looks"][:whole])] for r in runs])
+        right = np.array([[look["validation"] for look in r["looks"][:whole]] for r in runs])
+        style = LineStyle(i).keywords()
+        for axes, x, values in ((upper, steps, sizes), (lower, steps[1:], right)):
+            axes.plot(x, values.mean(axis=0), label=f"{rank}", **style)
+            axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0)
+    upper.set(yscale="log", ylabel="adapter parameters")
+    upper.set_title("(a) trainable parameters, GeoLoRA by start rank")
+    upper.tick_params(labelbottom=False)
+    lower.set(xlabel="step", ylabel="validation accuracy")
+    lower.set_title("(b) validation accuracy")
+
+
+def _draw_maps(data, figure, panels):
+    from matplotlib.patches import Rectangle
+
+    settings = data["settings"]
+    tables = [accuracies(data, method) for method in METHODS]
+    for axes, table, title in zip(panels, tables, ("(c) GeoLoRA", "(d) AdaLoRA"), strict=True):
+        image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
+        axes.set(xticks=range(table.shape[1]), yticks=range(table.shape[0]), xlabel="learning rate", title=title)
+        axes.set_xticklabels([f"$10^{{{round(math.log10(lr))}}}$" for lr in settings["rates"]])
+        axes.set_yticklabels(settings["budgets"])
+        axes.grid(False)
+        axes.set_facecolor("white")
+        for (i, j), value in np.ndenumerate(table):
+            text = "nan" if np.isnan(value) else f"{value:.3f}"[1:] if value < 1 else "1"
+            dark = not np.isnan(value) and value < 0.55
+            axes.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+            if value <= untrained(data):
+                axes.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, fill=False, color="white",
+                                         linestyle=":", linewidth=0.8))  # fmt: skip
+    panels[0].set_ylabel("budget (columns)")
+    bar = figure.colorbar(image, ax=list(panels), orientation="horizontal", aspect=40)
+    bar.set_label("test accuracy (line and dotted frames: chance)")
+    bar.ax.axvline(settings["chance"], color="white", linewidth=1.2)
