@@ -54,9 +54,9 @@ def cells(quick: bool) -> list[tuple[str, int, float]]:
     return [(method, budget, lr) for method in METHODS for budget in budgets for lr in rates]
 
 
-def cell(setting: Setting, method: str, budget: int, lr: float) -> Task:
+def cell(setting: Setting, method: str, budget: int, lr: float, seed: int = 0) -> Task:
     """A run of (c, d)."""
-    return fine_tune, {"setting": setting.json(), "method": method, "lr": lr, "seed": 0, "budget": budget}
+    return fine_tune, {"setting": setting.json(), "method": method, "lr": lr, "seed": seed, "budget": budget}
 
 
 def tasks(setting: Setting, quick: bool) -> list[Task]:
@@ -300,9 +300,6 @@ def draw(data: dict):
         maps = grid[2].subgridspec(1, 2).subplots(sharey=True)
         _draw_maps(data, figure, maps)
         figure.suptitle(data["title"], fontsize=8)
-        handles, labels = upper.get_legend_handles_labels()
-        figure.legend(handles, labels, title="start rank", loc="outside upper center", ncols=6, frameon=False,
-                      title_fontsize=7, columnspacing=0.8, handlelength=2, handletextpad=0.4)  # fmt: skip
     return figure
 
 
@@ -325,6 +322,7 @@ def _draw_start_ranks(data, upper, lower):
     upper.tick_params(labelbottom=False)
     lower.set(xlabel="step", ylabel="validation accuracy")
     lower.set_title("(b) validation accuracy")
+    lower.legend(title="start rank", ncols=2, loc="lower right", frameon=False, title_fontsize=7, handlelength=3)
 
 
 def _draw_maps(data, figure, panels):
