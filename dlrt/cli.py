@@ -1,9 +1,10 @@
-"""The command line: ``dlrt list``, ``dlrt compare PROBLEM``, ``dlrt figure NAME``, ``dlrt verify``."""
+"""The command line: ``dlrt list``, ``compare PROBLEM``, ``figure NAME``, ``table NAME``, ``verify``, ``train``."""
 
 # What is slow to import (integrators, matplotlib, joblib) is imported inside the commands, so that --help is quick.
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import time
 from pathlib import Path
@@ -63,13 +64,14 @@ def main(
 
 @app.command("list")
 def list_() -> None:
-    """Show the integrators, problems and figures known by name, one line each."""
+    """Show the integrators, problems, figures and tables known by name, one line each."""
     from .registry import INTEGRATORS, PROBLEMS
 
     known = {
         "Integrators": {name: entry.description for name, entry in INTEGRATORS.items()},
         "Problems": {name: entry.description for name, entry in PROBLEMS.items()},
-        "Figures": {name: description for name, (_, description) in _figures().items()},
+        "Figures": {name: description for name, (_, description) in _known("FIGURES").items()},
+        "Tables": {name: description for name, (_, description) in _known("TABLES").items()},
     }
     console = _console()
     width = max(len(name) for entries in known.values() for name in entries)
@@ -228,26 +230,73 @@ def compare(
     console.print(f"Wrote results.json, trajectories and plots to {out}", markup=False, highlight=False, soft_wrap=True)
 
 
+_OUT = typer.Option(help="Folder for pictures and numbers. Default: dlrt-figures/NAME or dlrt-tables/NAME.")
+_QUICK = typer.Option("--quick", help="A smaller version, to see that it works.")
+_JOBS = typer.Option(help="Runs at the same time; -1: one per processor.")
+_MODEL = typer.Option(
+    help="Your own pretrained network: a folder or a name for from_pretrained of transformers. "
+    "Figures 2 to 4, Tables 2 to 4."
+)
+_DATA = typer.Option(
+    help="Your own data. Pictures: a folder with the files of MNIST or of CIFAR's binary version, or with train/CLASS/ "
+    "and test/CLASS/ (Figures 2 to 4, Table 3). Sentences: a folder with train.tsv and dev.tsv of GLUE (Table 2)."
+)
+
+
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="Name of a figure or table, see [bold]dlrt list[/bold].")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for pictures and numbers. Default: dlrt-figures/NAME.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller version, to see that it works.")] = False,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time; -1: one per processor.")] = 1,
+    name: Annotated[str, typer.Argument(help="Name of a figure, see [bold]dlrt list[/bold].")],
+    out: Annotated[Path | None, _OUT] = None,
+    quick: Annotated[bool, _QUICK] = False,
+    jobs: Annotated[int, _JOBS] = 1,
+    model: Annotated[str | None, _MODEL] = None,
+    data: Annotated[str | None, _DATA] = None,
 ) -> None:
-    """Redo a figure or table of the GeoLoRA paper (arXiv:2410.18720)."""
+    """Redo a figure of the GeoLoRA paper (arXiv:2410.18720)."""
+    _redo("figure", name, out, quick, jobs, {"model": model, "data": data})
+
+
+@app.command("table")
+def table_(
+    name: Annotated[str, typer.Argument(help="Name of a table, see [bold]dlrt list[/bold].")],
+    out: Annotated[Path | None, _OUT] = None,
+    quick: Annotated[bool, _QUICK] = False,
+    jobs: Annotated[int, _JOBS] = 1,
+    model: Annotated[str | None, _MODEL] = None,
+    data: Annotated[str | None, _DATA] = None,
+) -> None:
+    """Redo a table of the GeoLoRA paper (arXiv:2410.18720), and show it."""
+    result = _redo("table", name, out, quick, jobs, {"model": model, "data": data})
+    shown = Table(title=result.get("title", f"Table {name}"), title_justify="left")
+    for heading in result["rows"][0]:
+        shown.add_column(heading, justify="left" if heading == next(iter(result["rows"][0])) else "right")
+    for row in result["rows"]:
+        shown.add_row(*map(str, row.values()))
+    _console().print(shown)
+
+
+def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, options: dict) -> dict:
+    """Run the script of a figure or table; what it returns. A second call goes on where the first one stopped."""
     from .registry import lookup
 
-    out = Path("dlrt-figures", name) if out is None else out
+    out = Path(f"dlrt-{kind}s", name) if out is None else out
     began = time.perf_counter()
     try:
-        module, description = lookup("figure", name, _figures())
+        module, description = lookup(kind, name, _known(f"{kind.upper()}S"))
         run = importlib.import_module(module).run
+        given = {option: value for option, value in options.items() if value is not None}
+        for option in given:
+            if option not in inspect.signature(run).parameters:
+                raise ValueError(f"{kind} {name} takes no --{option}")
         with _bar() as bar:
             task = bar.add_task(name, total=None)
-            run(out, quick=quick, jobs=jobs, progress=lambda done, total: bar.update(task, completed=done, total=total))
+
+            def progress(done, total):
+                bar.update(task, completed=done, total=total)
+
+            result = run(out, quick=quick, jobs=jobs, progress=progress, **given)
+    except ModuleNotFoundError as error:
+        _refuse(f"{error}: pip install -c constraints.txt '.[finetuning]'")
     except (ValueError, OSError) as error:
         _refuse(error)
     except KeyboardInterrupt:
@@ -255,16 +304,17 @@ def figure(
         raise typer.Exit(130) from None
     seconds = time.perf_counter() - began
     _console().print(f"Wrote {description} to {out} ({seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True)
+    return result
 
 
 app.command()(verify)
 app.add_typer(train, name="train")
 
 
-def _figures() -> dict[str, tuple[str, str]]:
-    """The figures of the package `paper_figures`, which this package must not need."""
+def _known(kind: str) -> dict[str, tuple[str, str]]:
+    """FIGURES or TABLES of the package `paper_figures`, which this package must not need."""
     try:
-        return dict(importlib.import_module("paper_figures").FIGURES)
+        return dict(getattr(importlib.import_module("paper_figures"), kind))
     except (ImportError, AttributeError):
         return {}
 

@@ -14,4 +14,9 @@ FIGURES: dict[str, tuple[str, str]] = {
         "Premature rank loss of GeoLoRA and its cure by a spare direction",
     ),
 }
-"""Name to (module, description). Each module has ``run(out, quick=False, jobs=1, progress=None) -> dict``."""
+TABLES: dict[str, tuple[str, str]] = {
+    "2": ("paper_figures.table2", "Table 2: all methods on sentences, MiniLM on movie reviews"),
+    "3": ("paper_figures.table3", "Table 3: all methods on images, ViT-S/14 on Fashion-MNIST"),
+}
+"""Name to (module, description). Each module has ``run(out, quick=False, jobs=1, progress=None) -> dict``; those that
+fine-tune a pretrained network take ``model`` and ``data`` too. Of a table the result has ``rows``."""

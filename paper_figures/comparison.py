@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .examples import Setting
@@ -28,6 +28,7 @@ def compare(
     journal: Path,
     jobs: int = 1,
     progress: Callable | None = None,
+    grid: Sequence[int] | None = None,
     **options,
 ) -> list[dict]:
     """Tune the rate of each method, and run it with several seeds.
@@ -43,6 +44,8 @@ def compare(
         Of ``finetuning.METHODS``.
     seeds : int
         Runs at the chosen rate, that of the tuning included.
+    grid : sequence of int, optional
+        Half decades to try, these alone.
     options
         Further arguments of :func:`fine_tune`.
 
@@ -61,11 +64,13 @@ def compare(
         return run_tasks(tasks, journal=journal, jobs=jobs, progress=progress)
 
     tried: dict[str, dict[int, dict]] = {method: {} for method in methods}
-    missing = [(method, k, 0) for method in methods for k in FIRST]
+    missing = [(method, k, 0) for method in methods for k in (FIRST if grid is None else grid)]
     while missing:
         for (method, k, _), record in zip(missing, runs(missing), strict=True):
             tried[method][k] = record
-        missing = [(method, k, 0) for method in methods for k in [_next(tried[method])] if k is not None]
+        missing = [
+            (method, k, 0) for method in methods for k in [_next(tried[method])] if k is not None and grid is None
+        ]
     best = {method: max(records, key=lambda k: _score(records[k])) for method, records in tried.items()}
     final = [(method, best[method], seed) for method in methods for seed in range(seeds)]
     found: dict[str, list[dict]] = {method: [] for method in methods}

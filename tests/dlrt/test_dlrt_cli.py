@@ -132,7 +132,7 @@ def test_targets_come_from_files(tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_are_answered_with_one_line(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_figures", lambda: {"5": ("nowhere", "Figure 5")})
+    monkeypatch.setattr(cli, "_known", lambda kind: {"5": ("nowhere", "Figure 5")})
     out = tmp_path / "out"
     result = run(*arguments, "--out", out)
     assert result.exit_code == 2
@@ -165,11 +165,11 @@ def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 def test_list_names_everything(monkeypatch):
-    monkeypatch.setattr(cli, "_figures", lambda: {"5": ("nowhere", "loss and entries of S")})
+    monkeypatch.setattr(cli, "_known", lambda kind: {kind.lower(): ("nowhere", "loss and entries of S")})
     result = run("list")
     lines = [line.split() for line in result.output.splitlines()]
     assert result.exit_code == 0
-    for name in (*INTEGRATORS, *PROBLEMS, "5"):
+    for name in (*INTEGRATORS, *PROBLEMS, "figures", "tables"):
         assert sum(line[0] == name for line in lines) == 1
 
 
@@ -191,8 +191,28 @@ def test_figure_calls_its_module(tmp_path, monkeypatch):
     assert "Figure 5" in result.output and str(tmp_path) in result.output.replace("\n", "")
 
 
+def test_table_shows_its_rows_and_passes_what_is_given(tmp_path, monkeypatch):
+    calls = []
+    module = types.ModuleType("some_table")
+
+    def make(out, quick=False, jobs=1, progress=None, model=None):
+        calls.append((out, quick, jobs, model))
+        return {"title": "network on data", "rows": [{"method": "GeoLoRA", "accuracy": "0.800"}]}
+
+    module.run = make
+    monkeypatch.setitem(sys.modules, "some_table", module)
+    monkeypatch.setattr("paper_figures.TABLES", {"3": ("some_table", "Table 3")})
+    result = run("table", "3", "--out", tmp_path, "--model", "folder")
+    assert result.exit_code == 0, result.output
+    assert calls == [(tmp_path, False, 1, "folder")]
+    assert all(word in result.output for word in ("network on data", "method", "GeoLoRA", "0.800"))
+    result = run("table", "3", "--out", tmp_path, "--data", "folder")
+    assert result.exit_code == 2 and "table 3 takes no --data" in result.output
+    assert len(calls) == 1
+
+
 def test_help_everywhere():
-    for arguments in ([], ["list"], ["compare"], ["figure"]):
+    for arguments in ([], ["list"], ["compare"], ["figure"], ["table"]):
         result = runner.invoke(cli.app, [*arguments, "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0 and "Usage" in result.output
     assert run("--version").output.strip() == f"dlrt {dlrt.__version__}"

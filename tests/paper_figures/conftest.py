@@ -38,3 +38,9 @@ def out(request, tmp_path_factory):
 def fresh(request, out):
     """The numbers of the quick run."""
     return _load(out / f"{request.module.FIGURE}.json")
+
+
+@pytest.fixture(scope="session")
+def readme():
+    """README of the figures."""
+    return (FOLDER / "README.md").read_text(encoding="utf-8")
