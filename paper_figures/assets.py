@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import re
 import shutil
 import tarfile
@@ -106,8 +107,7 @@ def cache() -> Path:
     """The folder of what was fetched: ``DLRT_CACHE`` or the user's cache."""
     import pooch
 
-    folder = pooch.create(path=pooch.os_cache("dlrt"), base_url="", env="DLRT_CACHE").abspath
-    return Path(folder)
+    return Path(os.environ.get("DLRT_CACHE") or pooch.os_cache("dlrt"))
 
 
 def _unpacked(name: str, unpack: Callable[[Path, Path], None]) -> Path:
@@ -118,11 +118,12 @@ def _unpacked(name: str, unpack: Callable[[Path, Path], None]) -> Path:
     if folder.is_dir():
         return folder
     address, digest = FILES[name]
-    try:
-        package = pooch.retrieve(address, known_hash=f"sha256:{digest}", path=cache() / "packages", progressbar=False)
-    except Exception as error:
-        raise OSError(f"{name} could not be fetched from {address}: {error}") from error
+    cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache()) as temporary:
+        try:
+            package = pooch.retrieve(address, known_hash=f"sha256:{digest}", path=temporary)
+        except Exception as error:
+            raise OSError(f"{name} could not be fetched from {address}: {error}") from error
         part = Path(temporary, name)
         part.mkdir()
         unpack(Path(package), part)
@@ -131,7 +132,6 @@ def _unpacked(name: str, unpack: Callable[[Path, Path], None]) -> Path:
         except OSError:  # another process was first
             if not folder.is_dir():
                 raise
-    Path(package).unlink(missing_ok=True)
     return folder
 
 
