@@ -134,7 +134,8 @@ def prepare(
         adapt(model, BLOCKS, chosen.rank(plan), trainable=heads, generator=torch.Generator().manual_seed(seed))
         integrator = chosen.integrator(plan)
         optimizer: Any = LowRankOptimizer(model, integrator, lr, rest=rest)
-        return Prepared(model, optimizer, functools.partial(_ranks, model), head=_count(optimizer.rest))
+        columns = _unmasked if isinstance(integrator, AdaLoRA) else _columns
+        return Prepared(model, optimizer, functools.partial(columns, model), head=_count(optimizer.rest))
     head = [p for n, p in model.named_parameters() if any(part in heads for part in n.split("."))]
     if method == "full":
         mine = {id(p) for p in head}
@@ -182,15 +183,13 @@ def _count(optimizer) -> int:
     return sum(p.numel() for group in optimizer.param_groups for p in group["params"])
 
 
-def _ranks(model) -> dict[str, int]:
-    """Columns of each layer; of AdaLoRA those that are not masked."""
-    found = {}
-    for name, layer in low_rank_layers(model).items():
-        S = layer.S.detach()
-        diagonal = torch.diagonal(S)
-        masked = int((diagonal == 0).sum()) if torch.equal(S, torch.diag(diagonal)) and S.any() else 0
-        found[name] = len(S) - masked
-    return found
+def _columns(model) -> dict[str, int]:
+    return {name: len(layer.S) for name, layer in low_rank_layers(model).items()}
+
+
+def _unmasked(model) -> dict[str, int]:
+    """Triplets of each layer that AdaLoRA has not masked: none where it has masked all."""
+    return {name: int(torch.diagonal(layer.S).count_nonzero()) for name, layer in low_rank_layers(model).items()}
 
 
 # -- one run -----------------------------------------------------------------------------------------------------------

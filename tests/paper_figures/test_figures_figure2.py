@@ -44,7 +44,7 @@ def test_geolora_keeps_to_its_budget(fresh):
 @pytest.mark.parametrize("quick", [True, False])
 def test_tasks_are_different_runs(quick):
     tasks = figure2.tasks(Setting("images"), quick)
-    assert len({repr(arguments) for _, arguments in tasks}) == len(tasks) == (10 if quick else 44)
+    assert len({repr(arguments) for _, arguments in tasks}) == len(tasks) == (10 if quick else 30)
 
 
 @pytest.mark.parametrize("figure, lr", [(figure3, figure3.LR), (figure4, figure4.LR)])
@@ -158,7 +158,7 @@ def test_the_picture_marks_what_diverged_and_what_learned_nothing(made_up):
 def test_reference_is_a_full_run(reference):
     assert not reference["quick"]
     assert reference["settings"]["start_ranks"] == list(figure2.RANKS)
-    assert len(reference["ranks"]) == 12 and len(reference["cells"]) == 32
+    assert len(reference["ranks"]) == 6 and len(reference["cells"]) == 24
 
 
 def test_reference_says_what_its_records_say(reference):

@@ -65,6 +65,12 @@ def test_parameters_are_those_counted_by_hand(setting):
             assert sum(ranks.values()) == 4 * len(MATRICES)  # the budget, spare columns included
 
 
+def test_a_layer_without_triplets_has_none(setting):
+    """A budget of 6 for 12 layers: AdaLoRA masks some of them as a whole."""
+    found = fine_tune(setting=setting.json(), method="adalora", lr=1e-3, seed=0, budget=6)
+    assert sum(found["ranks"].values()) == 6 and 0 in found["ranks"].values()
+
+
 def test_all_start_from_the_network_with_the_same_head(setting):
     task = load(setting)
     inputs = task.batch(task.splits["test"][0], torch.arange(20))
