@@ -308,39 +308,49 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return replace(Y, **{factor: (1.0 - decay) * getattr(Y, factor)})
 
     def _coefficient_step(self, active, options) -> None:
-        """A step of each S in fixed bases."""
-        proposals, memories = {}, {}
+        """A step of each S in fixed bases, those of equal sizes and options in one call."""
+        groups: dict[tuple, dict[str, Mapping]] = {}
         for name in active:
-            layer, group = self.layers[name], options[name]
-            Y = self._decayed(layer.Y, group)
-            gradient = torch.zeros_like(Y.S) if layer.S.grad is None else layer.S.grad
-            memory = self._coefficient_memory.get(name) or self.coefficient_optimizer.init({"S": Y.S})
-            direction, memory = self.coefficient_optimizer.update(memory, {"S": -gradient})
-            h = float(group["lr"]) * group["coefficient_ratio"]
-            Y = replace(Y, S=Y.S + h * direction["S"])
-            moves = self._position == self.truncate_after
-            proposals[name] = Proposal(Y, finish=Carried(self._memory[name], Y if moves else None))
-            memories[name] = memory
-        self._conclude(proposals)
-        if self._position != self.truncate_after:
-            self._coefficient_memory.update(memories)
+            S, group = self.layers[name].S.detach(), options[name]
+            memory = self._coefficient_memory.get(name) or self.coefficient_optimizer.init({"S": S})
+            counters = tuple((key, X) for key, X in memory.items() if not isinstance(X, torch.Tensor))
+            key = (float(group["lr"]), group["coefficient_ratio"], group["weight_decay"], S.shape, S.dtype, S.device)
+            groups.setdefault((*key, counters), {})[name] = memory
+        moved: dict[str, torch.Tensor] = {}
+        memories: dict[str, Mapping] = {}
+        for (lr, ratio, decay, *_), each in groups.items():
+            factors: list[torch.Tensor] = [self.layers[name].S for name in each]
+            gradients = [torch.zeros_like(S) if S.grad is None else S.grad for S in factors]
+            memory = {
+                key: torch.stack([m[key] for m in each.values()]) if isinstance(X, torch.Tensor) else X
+                for key, X in next(iter(each.values())).items()
+            }
+            direction, memory = self.coefficient_optimizer.update(memory, {"S": torch.stack(gradients).neg_()})
+            S = (1.0 - lr * decay) * torch.stack(factors).detach() + lr * ratio * direction["S"]
+            moved |= zip(each, S.unbind(), strict=True)
+            for i, name in enumerate(each):
+                memories[name] = {key: X[i] if isinstance(X, torch.Tensor) else X for key, X in memory.items()}
+        if self._position == self.truncate_after:
+            points = {name: replace(self.layers[name].Y, S=S) for name, S in moved.items()}
+            self._conclude({name: Proposal(Y, finish=Carried(self._memory[name], Y)) for name, Y in points.items()})
+            return
+        _check_finite(moved)
+        for name, S in moved.items():
+            self.layers[name].S.copy_(S)
+            self.truncation_errors[name] = 0.0
+        self._coefficient_memory.update(memories)
 
     def _conclude(self, proposals: Mapping[str, Proposal]) -> None:
         """Truncate all matrices together where it is time to, and write them into the layers."""
         truncates = self._position == self.truncate_after
         if self._position == 0 or truncates:
             self._coefficient_memory = {}
-        bad = [name for name, p in proposals.items() if not bool(torch.isfinite(p.Y.S).all())]
+        _check_finite({name: proposal.Y.S for name, proposal in proposals.items()})
         try:
-            if bad:
-                raise FloatingPointError("the matrix is not finite after the step")
-            if truncates:
-                truncation = self.integrator.truncation
-            else:  # a square S for the layer; nothing is lost
-                truncation = EVERYTHING if self._position == 0 else None
-            concluded = conclude(truncation, list(proposals.values()))
+            # before it is time: a square S for the layer, and nothing is lost
+            concluded = conclude(self.integrator.truncation if truncates else EVERYTHING, list(proposals.values()))
         except (FloatingPointError, torch.linalg.LinAlgError) as error:
-            raise _named(error, bad or list(proposals)) from error
+            raise _named(error, list(proposals)) from error
         for name, (state, cut) in zip(proposals, concluded, strict=True):
             self._set(name, state)
             self.truncation_errors[name] = cut
@@ -471,9 +481,9 @@ class _Field:
         for part in parts:
             parameters = [getattr(layer, SLOTS[part]) for layer in layers]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            G = gradients[0] if alone else torch.stack(gradients)
+            F = -gradients[0] if alone else torch.stack(gradients).neg_()
             rows, columns = shapes[part]
-            setattr(self, part, -G[..., :rows, :columns])
+            setattr(self, part, F[..., :rows, :columns])
 
 
 def request_gradients(layer: LowRankLayer, factors: Sequence[str]) -> None:
@@ -518,6 +528,11 @@ def _orthonormalised(Y: LowRank) -> LowRank:
 def _padded(X: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """X with zero rows and columns added up to this size."""
     return nn.functional.pad(X, (0, columns - X.shape[-1], 0, rows - X.shape[-2]))
+
+
+def _check_finite(matrices: Mapping[str, torch.Tensor]) -> None:
+    if bad := [name for name, S in matrices.items() if not bool(torch.isfinite(S).all())]:
+        raise _named(FloatingPointError("the matrix is not finite after the step"), bad)
 
 
 def _named(error: Exception, names: Iterable[str]) -> FloatingPointError:

@@ -115,19 +115,16 @@ def complement(U, X):
     torch arrays, where nothing is to be dropped, take a shorter way to another basis of the same span, all matrices of
     a stack at once; those that fail its checks go one by one through the above.
     """
+    xp = array_namespace(U, X)
+    Us, Xs = (xp.reshape(A, (math.prod(A.shape[:-2]), *A.shape[-2:])) for A in (U, X))
     if is_torch_array(X) and 0 < X.shape[-1] <= U.shape[-2] - U.shape[-1]:
-        Q, good = _cholesky_complement(U, X)
-        good = good.reshape(-1).tolist()
+        Qs, good = _cholesky_complement(Us, Xs)
+        good = good.tolist()
         if all(good):
-            return Q
+            return xp.reshape(Qs, X.shape)
     else:
         check_finite(X)
-        good = [False] * math.prod(X.shape[:-2])
-    if X.ndim == 2:
-        return _revealing_complement(U, X)
-    xp = array_namespace(U, X)
-    Us, Xs = (xp.reshape(A, (-1, *A.shape[-2:])) for A in (U, X))
-    Qs = xp.reshape(Q, Xs.shape) if any(good) else Xs
+        Qs, good = Xs, [False] * Xs.shape[0]
     found = [Qs[i, ...] if fine else _revealing_complement(Us[i, ...], Xs[i, ...]) for i, fine in enumerate(good)]
     widest = max(Q.shape[-1] for Q in found)
     padded = [concat(Q, xp.zeros_like(Xs[0, :, : widest - Q.shape[-1]])) for Q in found]
@@ -135,7 +132,7 @@ def complement(U, X):
 
 
 def _cholesky_complement(U, X):
-    """:func:`complement` for torch by Cholesky QR, twice: the basis, and for each matrix whether it may be used.
+    """:func:`complement` for torch's stacks by Cholesky QR, twice: the bases, and for each whether it may be used.
 
     The Cholesky factor C of the Gram matrix of the normalised columns bounds the smallest singular value from below by
     ``1 / ||C^{-1}||_F``. A matrix passes if that bound says that no direction is to be dropped and that the
@@ -151,10 +148,10 @@ def _cholesky_complement(U, X):
         raise FloatingPointError("the field has non-finite entries")
     if not bool(xp.all((largest > 1e-10) & (largest < 1e10))):  # squares must neither under- nor overflow
         X = X / xp.clamp(largest, min=xp.finfo(X.dtype).tiny)
-    good = largest[..., 0, 0] > 0
+    good = largest[:, 0, 0] > 0
     for first in (True, False):
         inside = UH @ X
-        X = X - U @ inside
+        X = xp.baddbmm(X, U, inside, alpha=-1)
         gram = xp.astype(dagger(X) @ X, wide)
         size = xp.sqrt(xp.real(xp.linalg.diagonal(gram))) if first else xp.ones_like(xp.real(gram[..., 0]))
         size = xp.clamp(size, min=xp.finfo(size.dtype).tiny)
