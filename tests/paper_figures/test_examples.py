@@ -75,5 +75,7 @@ def test_glue(tmp_path):
         assert texts == [("It's \"so", "A b"), ("C", "D")]
         assert labels.tolist() == [1, 0]
     (tmp_path / "dev.tsv").write_text("text\tscore\na\t1\n")
-    with pytest.raises(ValueError, match=r"dev\.tsv must name a label and one or two sentences .* got \['text', 'score'\]"):
+    with pytest.raises(
+        ValueError, match=r"dev\.tsv must name a label and one or two sentences .* got \['text', 'score'\]"
+    ):
         read_sentences(tmp_path)
