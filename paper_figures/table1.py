@@ -1,0 +1,500 @@
+r"""Table 1 of the GeoLoRA paper, measured: work, memory, gradient tapes and guarantees of each method.
+
+One n x n layer of rank r, ``torch.nn.Linear`` or :class:`dlrt.nn.LowRankLinear`, and one training step on b tokens with
+the plain optimiser, at a rank that is held. All operations and bytes are counted (:mod:`paper_figures.counters`), in
+two parts: the network (forward and backward passes) and the integrator (the optimiser's step). Beside the counts stand
+formulas in n, r and b, derived from the equations of the methods:
+
+- *network*, for each tape through bases of p columns (p = r, or 2 r where they are augmented): products of b x n and
+  n x p matrices, 2 b n p each: x V and g U, times U^T and V^T, and where they are asked for g^T (x V) and x^T (g U);
+  and products with p x p matrices, 2 b p^2 each: two with S, one for the S-gradient. Full rank: 6 b n^2.
+- *integrator*, products of n x r with r x r matrices: n r^2 times the sum of the parts in :data:`WORK`.
+
+That the counted products are the formula is checked exactly: at fixed r they are an affine function of n (whatever
+is left over, S and its decomposition, has no n in it), whose slope is the formula's times r^2.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dlrt import LowRankOptimizer
+from dlrt.nn import LowRankLinear
+from dlrt.theorems import HOLDS, NOT_APPLICABLE, THEOREMS
+from integrators import (
+    BUG,
+    AdaLoRA,
+    Adam,
+    AugmentedBUG,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    Integrator,
+    LoRA,
+    ParallelBUG,
+    ProjectorSplitting,
+    SVDLoRA,
+)
+
+from .counters import Meter
+from .tasks import statement, versions, write_json
+
+TOKENS = 256
+SIZES, RANKS = (256, 512, 1024, 2048, 4096), (4, 8, 16, 32, 64)
+N, R = 1024, 16
+"""The layer of the table; the other sizes are taken at rank R, the other ranks at size N."""
+WORD = 4
+"""Bytes of a float32."""
+
+# products of an n x r with an r x r matrix (2 n r^2 each) and thin QR factorisations (4 n r^2), for both sides together
+COMPLEMENT = 2 * 2 * 8
+"""(I - U U^H) X, its Gram matrix and the triangular solve: 8, done twice (Cholesky QR), on two sides."""
+ROTATION = 2 * 8
+"""[U | U~] P with 2r and r columns: 4; one step of re-orthonormalisation: 4."""
+POINT = 2 * 2
+"""K = U S and L = V S^H."""
+WORK = {
+    "full": {},
+    "lora": {},
+    "svd-lora": {"F V S^H and F^H U S": 4},
+    "adalora": {"penalty: Gram matrices and their products": 8},
+    "splitting": {"K and L, twice": 2 * POINT, "QR": 8},
+    "bug": {"K and L, twice": 2 * POINT, "QR": 8, "U1^H U0 and V0^H V1": 4},
+    "augmented-bug": {
+        "K and L": POINT,
+        "new directions": COMPLEMENT,
+        "[U | U~]^H U and the like": 8,
+        "rotation": ROTATION,
+    },
+    "parallel-bug": {"K and L": POINT, "new directions": COMPLEMENT, "blocks of S": 4, "rotation": ROTATION},
+    "geolora": {"new directions": COMPLEMENT, "blocks of S": 4, "rotation": ROTATION},
+}
+ALL, BOTH_SIDES, L_ALONE, S_ALONE = (12, 6), (12, 4), (10, 4), (8, 6)
+"""b n p and b p^2 in the products of a tape: for all gradients, without that of S, for L and for S alone."""
+TAPES = {
+    "full": (),
+    **dict.fromkeys(("svd-lora", "adalora", "parallel-bug", "geolora"), ((*ALL, 1),)),
+    "lora": ((*BOTH_SIDES, 1),),
+    "splitting": ((*ALL, 1), (*S_ALONE, 1), (*L_ALONE, 1)),
+    "bug": ((*ALL, 1), (*S_ALONE, 1)),
+    "augmented-bug": ((*ALL, 1), (*S_ALONE, 2)),
+}
+"""Both, and p / r, tape by tape."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """``integrator(rank, optimizer)``; without one the full matrix is trained by torch."""
+
+    label: str
+    checked: Integrator
+    """As its theorems are checked, with the defaults of the method."""
+    integrator: Callable[..., Integrator] | None = None
+
+
+METHODS = {
+    "full": Method("full rank", FullRank()),
+    "lora": Method("LoRA", LoRA(), lambda r, **o: LoRA(**o)),
+    "svd-lora": Method("SVD-LoRA", SVDLoRA(), lambda r, **o: SVDLoRA(**o)),
+    "adalora": Method("AdaLoRA", AdaLoRA(), lambda r, **o: AdaLoRA(**o)),
+    "splitting": Method("projector splitting", ProjectorSplitting(), lambda r, **o: ProjectorSplitting(**o)),
+    "bug": Method("BUG", BUG(), lambda r, **o: BUG(**o)),
+    "augmented-bug": Method(
+        "augmented BUG (DLRT)", AugmentedBUG(), lambda r, **o: AugmentedBUG(truncation=FixedRank(r), **o)
+    ),
+    "parallel-bug": Method("parallel BUG", ParallelBUG(), lambda r, **o: ParallelBUG(truncation=FixedRank(r), **o)),
+    "geolora": Method("GeoLoRA", GeoLoRA(), lambda r, **o: GeoLoRA(truncation=FixedRank(r), **o)),
+}
+GUARANTEES = {
+    "descent": "descent",
+    "stationary-points": "no false rest",
+    "convergence": "convergence",
+    "error-bound": "robust bound",
+}
+"""Theorems of ``dlrt verify`` and their columns."""
+
+
+# -- one step ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Trainee:
+    """A layer, its optimiser and a batch: one training step."""
+
+    layer: torch.nn.Module
+    optimizer: Any
+    x: torch.Tensor
+    target: torch.Tensor
+    tapes: int = field(default=0)
+
+    def closure(self) -> torch.Tensor:
+        """Clear gradients, loss, backward."""
+        self.optimizer.zero_grad()
+        loss = (self.layer(self.x) - self.target).square().mean()
+        loss.backward()
+        self.tapes += 1
+        return loss.detach()
+
+    def held(self) -> list[torch.Tensor]:
+        """What stays from step to step: parameters and the optimiser's memory."""
+        memory = torch.utils._pytree.tree_leaves(self.optimizer.state_dict())
+        inner = getattr(self.optimizer, "_memory", {})
+        tensors = [*self.layer.parameters(), *(memory if not inner else [])]
+        tensors += [X for each in inner.values() for X in each.values()]
+        return [X for X in tensors if isinstance(X, torch.Tensor)]
+
+    def gradients(self) -> list[torch.Tensor]:
+        """Those of the last backward pass."""
+        return [p.grad for p in self.layer.parameters() if p.grad is not None]
+
+
+def trainee(method: str, n: int, r: int, tokens: int, optimizer=None) -> Trainee:
+    """The layer after one step, so that nothing is allocated for the first time."""
+    generator = torch.Generator().manual_seed(0)
+    x, target = (torch.randn(tokens, n, generator=generator) for _ in "xy")
+    x.requires_grad_()  # an inner layer of a network passes the gradient on
+    make = METHODS[method].integrator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if make is None:
+            layer: torch.nn.Module = torch.nn.Linear(n, n, bias=False)
+            inner: Any = (
+                torch.optim.SGD(layer.parameters(), 1e-3) if optimizer is None else torch.optim.Adam(layer.parameters())
+            )
+        else:
+            layer = LowRankLinear(n, n, bias=False, rank=r)
+            options = {} if optimizer is None else {"optimizer": optimizer}
+            inner = LowRankOptimizer(layer, make(r, **options), 1e-3, rest=None)
+    result = Trainee(layer, inner, x, target)
+    result.optimizer.step(result.closure)
+    return result
+
+
+def measure(method: str, n: int, r: int, tokens: int = TOKENS) -> dict:
+    """Counts of one step: exact integers, the same on every machine with the same torch.
+
+    Returns
+    -------
+    dict
+        ``tapes``; ``network`` and ``integrator``: operations in products, of which factorisations by name, and
+        elementwise; ``stored``: bytes that stay from step to step; ``gradients``: bytes of the last backward pass's;
+        ``extra``: most bytes alive at once in the integrator beyond these and the batch; ``largest``: of the largest
+        tensor it makes.
+    """
+    one = trainee(method, n, r, tokens)
+    one.tapes, one.x.grad = 0, None
+    one.optimizer.zero_grad()
+    held = one.held()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with Meter("integrator", [*held, one.x, one.target]) as meter:
+
+            def closure():
+                with meter.part("network"):
+                    return one.closure()
+
+            one.optimizer.step(closure)
+    finally:
+        torch.set_num_threads(before)
+    stored, gradients = _bytes(one.held()), _bytes(one.gradients())
+    batch = _bytes([one.x, one.target, one.x.grad])
+    network, integrator = meter.parts["network"], meter.parts["integrator"]
+    return {
+        "method": method,
+        "n": n,
+        "r": r,
+        "tapes": one.tapes,
+        "network": {"products": network.products, "elementwise": network.elementwise},
+        "integrator": {
+            "products": integrator.products,
+            "elementwise": integrator.elementwise,
+            "factorisations": dict(sorted(integrator.factorisations.items())),
+        },
+        "stored": stored,
+        "gradients": gradients,
+        "extra": max(0, integrator.peak - stored - gradients - batch),
+        "largest": integrator.largest,
+    }
+
+
+def adam_memory(method: str, n: int, r: int) -> int:
+    """Bytes of Adam's moments, counters apart."""
+    one = trainee(method, n, r, 8, optimizer=Adam())
+    return _bytes(one.held()) - _bytes(list(one.layer.parameters()))
+
+
+def _bytes(tensors: list) -> int:
+    storages = {X.untyped_storage()._cdata: X.untyped_storage().nbytes() for X in tensors if X.ndim}
+    return sum(storages.values())
+
+
+@functools.cache
+def guarantees(method: str) -> dict[str, dict]:
+    """For each theorem whether it is promised for the method, and whether its small cases hold."""
+    found = {}
+    for name in GUARANTEES:
+        theorem = THEOREMS[name]
+        certificates = list(theorem.cases(METHODS[method].checked))
+        verdicts = [c.verdict for c in certificates if c.verdict != NOT_APPLICABLE]
+        found[name] = {
+            "promised": theorem.promises(METHODS[method].checked)[0],
+            "held": sum(v == HOLDS for v in verdicts),
+            "of": len(verdicts),
+        }
+    return found
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
+    """Count, check the theorems, and write the table.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for ``table1.json``, ``table1.png`` and ``table1.pdf``.
+    quick : bool
+        Three sizes and three ranks instead of five.
+    jobs : int
+        Not used: everything is counted in one thread, in half a minute.
+    progress : callable, optional
+        Called as ``progress(done, total)``.
+
+    Returns
+    -------
+    dict
+        What is in ``table1.json``, and the table as ``rows``.
+    """
+    out = Path(out)
+    sizes, ranks = (SIZES[:3], RANKS[:3]) if quick else (SIZES, RANKS)
+    grid = [(n, R) for n in sizes] + [(N, r) for r in ranks if r != R]
+    wanted = [(method, n, r) for method in METHODS for n, r in grid]
+    counts = []
+    for done, one in enumerate(wanted, 1):
+        counts.append(measure(*one))
+        if progress is not None:
+            progress(done, len(wanted))
+    result = {
+        "schema_version": 1,
+        "quick": quick,
+        "settings": {"tokens": TOKENS, "n": N, "r": R, "sizes": sizes, "ranks": ranks, "dtype": "float32"},
+        "versions": versions() | {"torch": metadata.version("torch")},
+        "methods": [summary(method) for method in METHODS],
+        "counts": counts,
+    }
+    result["statements"] = statements(result)
+    write_json(out / "table1.json", result)
+
+    from dlrt.plots import save_figure
+
+    save_figure(draw(result), out / "table1")
+    return result | {"rows": rows(result)}
+
+
+def summary(method: str) -> dict:
+    """What does not depend on the size."""
+    checked = METHODS[method].checked
+    return {
+        "method": method,
+        "label": METHODS[method].label,
+        "tapes": checked.evaluations,
+        "rank adaptive": checked.rank_adaptive,
+        "products": {"network": TAPES[method], "integrator": WORK[method]},
+        "adam": adam_memory(method, N, R),
+        "guarantees": guarantees(method),
+    }
+
+
+def of(result: dict, method: str) -> list[dict]:
+    """The counts of a method."""
+    return [c for c in result["counts"] if c["method"] == method]
+
+
+def at(result: dict, method: str, n: int = N, r: int = R) -> dict:
+    """The counts of a method for one layer."""
+    return next(c for c in of(result, method) if (c["n"], c["r"]) == (n, r))
+
+
+def operations(count: dict, *parts: str) -> int:
+    """Products and elementwise operations of some parts together."""
+    return sum(count[part]["products"] + count[part]["elementwise"] for part in parts)
+
+
+def slope(result: dict, method: str, n: int, r: int) -> float:
+    """Products of the integrator for each row: the difference between n and 2 n rows, by n."""
+    one, two = (at(result, method, size, r)["integrator"]["products"] for size in (n, 2 * n))
+    return (two - one) / n
+
+
+def exponent(result: dict, method: str, by: str) -> float:
+    """Slope of log(operations of the integrator) over log n or log r, least squares."""
+    fixed = {"n": ("r", R), "r": ("n", N)}[by]
+    points = [(c[by], operations(c, "integrator")) for c in of(result, method) if c[fixed[0]] == fixed[1]]
+    x, y = np.log2(np.array(points, dtype=float).T)
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def network_formula(method: str, n: int, r: int, tokens: int) -> int:
+    """Products of the network."""
+    if method == "full":
+        return 6 * tokens * n**2
+    return sum(tokens * (a * n * p * r + c * (p * r) ** 2) for a, c, p in TAPES[method])
+
+
+def rows(result: dict) -> list[dict]:
+    """The table by its headings; bytes in units of one n x r array."""
+    table = []
+    for m in result["methods"]:
+        count = at(result, m["method"])
+        unit = WORD * count["n"] * count["r"]
+        full = m["method"] == "full"
+        table.append(
+            {
+                "method": m["label"],
+                "tapes": str(count["tapes"]),
+                "network": "6 b n²" if full else f"{sum(a * p for a, _, p in TAPES[m['method']])} b n r",
+                "integrator": f"{sum(work.values())} n r²" if (work := WORK[m["method"]]) else "—",
+                "Mflop": f"{operations(count, 'network') / 1e6:.0f} + {operations(count, 'integrator') / 1e6:.1f}",
+                "stored": f"{count['stored'] / unit:.1f}",
+                "Adam": f"{m['adam'] / unit:.1f}",
+                "extra": f"{count['extra'] / unit:.1f}",
+                "rank adaptive": "yes" if m["rank adaptive"] else "no",
+                **{GUARANTEES[name]: verdict(found) for name, found in m["guarantees"].items()},
+            }
+        )
+    return table
+
+
+def verdict(found: dict) -> str:
+    """yes: promised and held; (yes): held in all cases, not promised; no: violated."""
+    if found["held"] < found["of"]:
+        return "no"
+    return "yes" if found["promised"] else "(yes)"
+
+
+def lines(result: dict) -> list[str]:
+    """The table in Markdown."""
+    table = rows(result)
+    heads = list(table[0])
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(row.values()) + " |" for row in table),
+    ]
+
+
+def statements(result: dict) -> list[dict]:
+    """What is claimed of the counts, and in how many of the cases it held."""
+    tokens, sizes = result["settings"]["tokens"], result["settings"]["sizes"]
+    low_rank = [m["method"] for m in result["methods"] if m["method"] != "full"]
+    several = [m["method"] for m in result["methods"] if m["tapes"] > 1]
+    counts = {method: of(result, method) for method in METHODS}
+    promised = [found for m in result["methods"] for found in m["guarantees"].values() if found["promised"]]
+    growth = {by: [exponent(result, method, by) for method in low_rank] for by in "nr"}
+    geolora, lora = at(result, "geolora"), at(result, "lora")
+    unit = WORD * N * R
+    adam = {m["method"]: m["adam"] / unit for m in result["methods"]}
+    stored = {method: at(result, method)["stored"] / unit for method in METHODS}
+    work = {method: operations(at(result, method), "network", "integrator") for method in METHODS}
+    return [
+        statement(
+            "backward passes counted in a step are those the method states",
+            ", ".join(f"{m['label']} {at(result, m['method'])['tapes']}" for m in result["methods"]),
+            [c["tapes"] == m["tapes"] for m in result["methods"] for c in counts[m["method"]]],
+        ),
+        statement(
+            "GeoLoRA needs one tape, as LoRA does",
+            f"{geolora['tapes']} and {lora['tapes']}",
+            [c["tapes"] == 1 for method in ("geolora", "lora") for c in counts[method]],
+            paper="a single backward pass",
+        ),
+        statement(
+            "products of the network: exactly the formula",
+            "; ".join(f"{row['method']} {row['network']}" for row in rows(result)),
+            [
+                c["network"]["products"] == network_formula(method, c["n"], c["r"], tokens)
+                for method in METHODS
+                for c in counts[method]
+            ],
+        ),
+        statement(
+            "products of the integrator: exactly the formula for each row",
+            "; ".join(f"{METHODS[m].label} {slope(result, m, sizes[0], R) / R**2:.0f} r²" for m in low_rank),
+            [slope(result, m, n, R) == sum(WORK[m].values()) * R**2 for m in low_rank for n in sizes[:-1]],
+            paper="O(n r²)",
+        ),
+        statement(
+            "the largest tensor of the integrator is n x 2r: nothing of size n x n",
+            f"up to {max(c['largest'] / (WORD * c['n'] * c['r']) for m in low_rank for c in counts[m]):.0f} n r",
+            [c["largest"] <= 2 * WORD * c["n"] * c["r"] for m in low_rank for c in counts[m]],
+        ),
+        statement(
+            "operations of the integrator grow with n like n (exponent at most 1.01)",
+            f"{min(growth['n']):.3f} to {max(growth['n']):.3f}",
+            [x <= 1.01 for x in growth["n"]],
+            paper="O(n r²)",
+        ),
+        statement(
+            "and with r no faster than r² (exponent at most 2.1, since the decomposition of S adds r³)",
+            f"{min(growth['r']):.2f} to {max(growth['r']):.2f}, r up to {max(result['settings']['ranks'])}",
+            [x <= 2.1 for x in growth["r"]],
+            paper="O(n r²)",
+        ),
+        statement(
+            "a step of GeoLoRA takes fewer operations than one of each method with several tapes",
+            f"n = {N}, r = {R}: {work['geolora'] / 1e6:.0f} Mflop against "
+            + ", ".join(f"{work[m] / 1e6:.0f}" for m in several),
+            [
+                operations(mine, "network", "integrator") < operations(c, "network", "integrator")
+                for m in several
+                for mine, c in zip(counts["geolora"], counts[m], strict=True)
+            ],
+        ),
+        statement(
+            "GeoLoRA stores less between steps than AdaLoRA, in units of n r",
+            f"{stored['geolora']:.1f} against {stored['adalora']:.1f}; "
+            f"moments of Adam {adam['geolora']:.1f} against {adam['adalora'] - stored['adalora'] + stored['lora']:.1f}",
+            [mine["stored"] < c["stored"] for mine, c in zip(counts["geolora"], counts["adalora"], strict=True)],
+        ),
+        statement(
+            "what theory promises a method holds in the cases checked",
+            f"{sum(f['of'] for f in promised)} certificates",
+            [f["held"] == f["of"] for f in promised],
+        ),
+    ]
+
+
+def draw(result: dict):
+    """Operations of a whole step over n and over r."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from dlrt.plots import STYLE, WIDTH, LineStyle
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(2, 1)
+        for axes, by, fixed, value in ((panels[0], "n", "r", R), (panels[1], "r", "n", N)):
+            for i, method in enumerate(METHODS):
+                points = sorted(
+                    (c[by], operations(c, "network", "integrator")) for c in of(result, method) if c[fixed] == value
+                )
+                axes.plot(*zip(*points, strict=True), label=METHODS[method].label, **LineStyle(i).keywords())
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set(xlabel=f"{by}  ({fixed} = {value})", ylabel="operations of a step")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+        panels[0].set_title(f"n × n layer of rank r, {result['settings']['tokens']} tokens")
+    return figure
