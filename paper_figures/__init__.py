@@ -9,6 +9,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "3": ("paper_figures.figure3", "Figure 3: rank of each layer after training, GeoLoRA and AdaLoRA"),
     "4": ("paper_figures.figure4", "Figure 4: rank of each layer, at ten times the learning rate of Figure 3"),
     "5": ("paper_figures.figure5", "Figure 5: stable step sizes and the entries of S in matrix regression"),
+    "losses": ("paper_figures.losses", "Losses of all methods on the regression of Figure 5, each at its best rate"),
     "rank-recovery": (
         "paper_figures.rank_recovery",
         "Premature rank loss of GeoLoRA and its cure by a spare direction",
