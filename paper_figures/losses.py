@@ -249,7 +249,7 @@ def _statements(data: dict) -> list[dict]:
             paper="reaches single precision",
         ),
         statement(
-            f"at the rate {data['settings']['same_rate']:g} LoRA, SVD-LoRA and AdaLoRA end above their start, or not at all",
+            f"at the rate {data['settings']['same_rate']:g} the factor methods diverge or end above their start",
             listed(factors, lambda m: f"{sum(r['diverged'] for r in by[m]['at_same_rate'])}"),
             [r["diverged"] for m in factors for r in by[m]["at_same_rate"]],
         ),
