@@ -148,25 +148,23 @@ def _cholesky_complement(U, X):
         raise FloatingPointError("the field has non-finite entries")
     if not bool(xp.all((largest > 1e-10) & (largest < 1e10))):  # squares must neither under- nor overflow
         X = X / xp.clamp(largest, min=xp.finfo(X.dtype).tiny)
-    good = largest[:, 0, 0] > 0
-    for first in (True, False):
-        inside = UH @ X
-        X = xp.baddbmm(X, U, inside, alpha=-1)
-        gram = xp.astype(dagger(X) @ X, wide)
-        size = xp.sqrt(xp.real(xp.linalg.diagonal(gram))) if first else xp.ones_like(xp.real(gram[..., 0]))
-        size = xp.clamp(size, min=xp.finfo(size.dtype).tiny)
-        C, failed = xp.linalg.cholesky_ex(gram / (size[..., :, None] * size[..., None, :]))
-        inverse = xp.linalg.solve_triangular(C, one.expand(C.shape), upper=False)
-        bound = xp.linalg.matrix_norm(inverse)
-        good = good & (failed == 0) & xp.isfinite(bound)
-        if first:
-            norm = xp.sqrt(xp.sum(size**2, dim=-1) + xp.linalg.matrix_norm(inside) ** 2)
-            smallest = xp.amin(size, dim=-1) / bound
-            good = good & (smallest > 100 * eps(X) * norm) & (bound < 0.3 / math.sqrt(eps(X)))
-        else:
-            good = good & (xp.amax(xp.abs(gram - one), dim=(-2, -1)) < 0.5)
-        X = X @ xp.astype(dagger(inverse) / size[..., :, None], X.dtype)
-    return X, good
+    inside = UH @ X
+    X = xp.baddbmm(X, U, inside, alpha=-1)
+    gram = xp.astype(dagger(X) @ X, wide)
+    size = xp.sqrt(xp.real(xp.linalg.diagonal(gram)))
+    C, failed = xp.linalg.cholesky_ex(gram / (size[..., :, None] * size[..., None, :]))
+    inverse = xp.linalg.solve_triangular(C, one.expand(C.shape), upper=False)
+    bound = xp.linalg.matrix_norm(inverse)
+    norm = xp.sqrt(xp.sum(size**2, dim=-1) + xp.linalg.matrix_norm(inside) ** 2)
+    # false where a size is zero: the bound is then no number
+    good = (failed == 0) & (bound < 0.3 / math.sqrt(eps(X))) & (xp.amin(size, dim=-1) > 100 * eps(X) * norm * bound)
+    X = X @ xp.astype(dagger(inverse) / size[..., :, None], X.dtype)
+
+    X = xp.baddbmm(X, U, UH @ X, alpha=-1)
+    gram = xp.astype(dagger(X) @ X, wide)
+    C, failed = xp.linalg.cholesky_ex(gram)
+    good = good & (failed == 0) & (xp.amax(xp.abs(gram - one), dim=(-2, -1)) < 0.5)
+    return X @ xp.astype(dagger(xp.linalg.solve_triangular(C, one.expand(C.shape), upper=False)), X.dtype), good
 
 
 def _revealing_complement(U, X):
