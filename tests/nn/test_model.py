@@ -105,6 +105,14 @@ def test_kinds_and_ranks_per_layer():
     assert all(p.requires_grad for p in trained.parameters())
 
 
+def test_blocks_that_know_their_channels_are_no_layers():
+    class Residual(nn.Sequential):
+        in_channels, out_channels = 1, 4
+
+    model = nn.Sequential(Residual(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3)), nn.Flatten(), nn.Linear(4, 2))
+    assert list(adapt(model, "*", {"*": 2})) == ["0.0", "0.2", "2"]
+
+
 def test_trainable_and_shared_layers():
     model = Network()
     model.blocks[1].query = model.blocks[0].query
