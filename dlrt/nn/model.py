@@ -325,7 +325,7 @@ def _base(kinds) -> type[nn.Module]:
 def _duck(module):
     """The adapter for a module that is no torch layer but has the attributes of one. Modules made of others (the blocks
     and the whole of a U-Net know their channels too) are no layers."""
-    if any(True for _ in module.children()):
+    if list(module.children()):
         return None
     signs = {"in_features": LinearAdapter, "in_channels": Conv2dAdapter, "num_embeddings": EmbeddingAdapter}
     return next((adapter for sign, adapter in signs.items() if hasattr(module, sign)), None)
