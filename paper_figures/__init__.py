@@ -18,8 +18,8 @@ FIGURES: dict[str, tuple[str, str]] = {
 TABLES: dict[str, tuple[str, str]] = {
     "1": ("paper_figures.table1", "Table 1: work, memory, gradient tapes and guarantees of each method, measured"),
     "2": ("paper_figures.table2", "Table 2: all methods on sentences, MiniLM on movie reviews"),
-    "4": ("paper_figures.table4", "Table 4: adapters on a diffusion U-Net, Fashion-MNIST"),
     "3": ("paper_figures.table3", "Table 3: all methods on images, ViT-S/14 on Fashion-MNIST"),
+    "4": ("paper_figures.table4", "Table 4: all methods on a diffusion model, a small U-Net on Fashion-MNIST"),
 }
 """Name to (module, description). Each module has ``run(out, quick=False, jobs=1, progress=None) -> dict``; those that
 fine-tune a pretrained network take ``model`` and ``data`` too. Of a table the result has ``rows``."""

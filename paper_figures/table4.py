@@ -1,325 +1,254 @@
-"""Table 4 of the GeoLoRA paper in kind: adapters on the linear and convolution layers of a diffusion model.
-
-The paper adapts Stable Diffusion to a subject by few pictures of it (Dreambooth). Here the same architecture in small,
-diffusers' U-Net with cross attention, starts at random weights and is pretrained for minutes on pictures of nine
-classes of Fashion-MNIST; the tenth class is the subject. The loss is that of noise prediction: for a picture x, noise
-e and a time t, ||network(a_t x + b_t e, t, label) - e||^2 per pixel, with the a_t, b_t of diffusers' DDPMScheduler.
-"""
+"""Table 4 of the GeoLoRA paper in kind: adapters on a diffusion model, here a small one that is pretrained first."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import dataclasses
 import math
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save
-from torch import nn
 
-from dlrt import LowRankOptimizer, adapt
-from dlrt.nn import low_rank_layers, low_rank_state_dict, load_low_rank, merge, parameter_report, ranks, save_low_rank
-from integrators import Adam, GeoLoRA, Tolerance
-
-from . import finetuning
-from .assets import fashion_mnist
 from .comparison import FIRST, rate
-from .finetuning import Method, Plan
-from .tasks import run_tasks, statement, versions, write_json, write_atomically
+from .diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
+from .tasks import run_tasks, statement, versions, write_json
 
-CLASSES, TOKENS, WIDTH = 10, 4, 32
 SEEDS = 3
 ENDS = (-12, 0)
 """Half decades beyond which no rate is tried."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """Network, data and lengths of the runs.
-
-    ``pretraining`` steps on ``pretraining_batch`` pictures of all classes but ``subject``; ``steps`` on ``batch`` of
-    its ``train`` pictures. Losses are over ``draws`` noises and times for each of ``validation`` and ``test`` pictures.
-    """
-
-    channels: tuple[int, int] = (32, 64)
-    subject: int = 8
-    pretraining: int = 400
-    pretraining_batch: int = 32
-    train: int = 16
-    validation: int = 64
-    test: int = 256
-    draws: int = 4
-    steps: int = 100
-    batch: int = 8
-    rank: int = 8
-    tau: float = 0.1
-
-
-FULL = Setting()
-QUICK = Setting(
-    channels=(16, 32), pretraining=4, pretraining_batch=8, train=8, validation=8, test=8, draws=1, steps=4, batch=4
-)
-
-METHODS = {
-    "full": Method("full fine-tuning"),
-    **{name: finetuning.METHODS[name] for name in ("lora", "svd-lora", "adalora")},
-    "geolora": Method(
-        "GeoLoRA",
-        lambda p: GeoLoRA(optimizer=Adam(), truncation=Tolerance(relative=p.tau, max_rank=2 * p.rank, spare=1)),
-    ),
-    "peft-lora": Method("LoRA (PEFT)"),
-}
-
-
-# -- network and data --------------------------------------------------------------------------------------------------
-
-
-class Network(nn.Module):
-    """Noise prediction: a U-Net with cross attention to a sequence that a text encoder in small makes of a label."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.labels = nn.Embedding(CLASSES, TOKENS * WIDTH)
-        self.encoder = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.SiLU(), nn.Linear(2 * WIDTH, WIDTH))
-        self.unet = UNet2DConditionModel(
-            sample_size=16,
-            in_channels=1,
-            out_channels=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=tuple(channels),
-            layers_per_block=1,
-            cross_attention_dim=WIDTH,
-            attention_head_dim=16,
-            norm_num_groups=8,
-        )
-
-    def forward(self, x, t, label):
-        """(B, 1, 16, 16), (B), (B) to (B, 1, 16, 16)."""
-        return self.unet(x, t, self.encoder(self.labels(label).unflatten(1, (TOKENS, WIDTH)))).sample
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Noisy pictures, their times and labels, and the noise to be found."""
-
-    noisy: torch.Tensor
-    times: torch.Tensor
-    labels: torch.Tensor
-    noise: torch.Tensor
-
-    @classmethod
-    def draw(cls, pictures, labels, generator) -> Examples:
-        """Fresh noise, and times that are uniform over all 1000."""
-        schedule = DDPMScheduler()
-        times = torch.randint(len(schedule.timesteps), (len(pictures),), generator=generator)
-        noise = torch.randn(pictures.shape, generator=generator)
-        return cls(schedule.add_noise(pictures, noise, times), times, labels, noise)
-
-    def loss(self, network) -> torch.Tensor:
-        """Mean square of what is left of the noise."""
-        return nn.functional.mse_loss(network(self.noisy, self.times, self.labels), self.noise)
-
-    def split(self, size: int) -> Iterator[Examples]:
-        """Parts of this size."""
-        parts = zip(*(getattr(self, f.name).split(size) for f in dataclasses.fields(self)), strict=True)
-        return (Examples(*part) for part in parts)
-
-    def to(self, dtype) -> Examples:
-        """In another floating-point type."""
-        return Examples(self.noisy.to(dtype), self.times, self.labels, self.noise.to(dtype))
-
-
-@torch.no_grad()
-def held_out_loss(network, examples: Examples) -> float:
-    """The loss, 64 examples at a time."""
-    total = sum(float(part.loss(network)) * len(part.times) for part in examples.split(64))
-    return total / len(examples.times)
-
-
-def pictures(part: str, chosen: Callable[[np.ndarray], np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (N, 1, 16, 16) between -1 and 1 and labels of a part of Fashion-MNIST; ``chosen(labels)`` selects."""
-    images, labels = fashion_mnist()[part]
-    index = chosen(labels)
-    x = torch.from_numpy(images[index]).float()[:, None] / 127.5 - 1
-    x = nn.functional.avg_pool2d(nn.functional.pad(x, (2, 2, 2, 2), value=-1.0), 2)
-    return x, torch.from_numpy(labels[index])
-
-
-def subject(setting: Setting) -> tuple[tuple[torch.Tensor, torch.Tensor], dict[str, Examples]]:
-    """The few pictures to train on, and the examples for validation and test: other pictures, noise drawn once."""
-
-    def of_class(number):
-        return lambda labels: np.flatnonzero(labels == setting.subject)[:number]
-
-    x, y = pictures("train", of_class(setting.train + setting.validation))
-    held_out = {
-        "validation": (x[setting.train :], y[setting.train :]),
-        "test": pictures("test", of_class(setting.test)),
-    }
-    generator = torch.Generator().manual_seed(2024)
-    examples = {
-        name: Examples.draw(a.repeat(setting.draws, 1, 1, 1), b.repeat(setting.draws), generator)
-        for name, (a, b) in held_out.items()
-    }
-    return (x[: setting.train], y[: setting.train]), examples
-
-
-# -- runs --------------------------------------------------------------------------------------------------------------
-
-
-def pretrain(*, setting: dict, file: str) -> dict:
-    """Train all weights from random ones on all classes but the subject, and write them to a safetensors file."""
-    wanted = Setting(**setting)
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = Network(wanted.channels)
-        data = pictures("train", lambda labels: np.flatnonzero(labels != wanted.subject))
-        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-        losses = list(train(network, optimizer, data, wanted.pretraining, wanted.pretraining_batch, seed=0))
-        _, held_out = subject(wanted)
-        found = {name: held_out_loss(network, examples) for name, examples in held_out.items()}
-    write_atomically(Path(file), lambda out: out.write(save(network.state_dict())))
-    return {"first": losses[0], "last": late(losses), **found}
-
-
-def pretrained(setting: Setting, file: str) -> Network:
-    """The network that :func:`pretrain` wrote."""
-    network = Network(setting.channels)
-    network.load_state_dict(load_file(file))
-    return network
-
-
-def fine_tune(*, setting: dict, file: str, method: str, lr: float, seed: int) -> dict:
-    """Fine-tune the pretrained network to the subject once: JSON values in and out.
+def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
+    """Pretrain, check the adapters, tune and run all methods: the table, its JSON and a picture.
 
     Parameters
     ----------
-    setting : dict
-        Of a :class:`Setting`.
-    file : str
-        Of the pretrained network.
-    method : str
-        One of ``METHODS``.
-    lr : float
-        Largest learning rate: linear warm-up over a tenth of the steps, then linear decay.
-    seed : int
-        Of the start of the adapters, the order of the pictures, noise and times.
+    out : Path
+        Folder for the results, the pretrained network and the journals of finished runs.
+    quick : bool
+        A smaller network, few steps, one rate and one seed.
+    jobs : int
+        Runs at the same time.
+    progress : callable, optional
+        Called as ``progress(done, total)``.
 
     Returns
     -------
     dict
-        ``status``, ``training`` (loss over the last tenth), ``validation`` and ``test`` loss at the end,
-        ``parameters`` trained, and ``ranks`` by layer.
+        What is in ``table4.json``, and the table as ``rows``.
     """
-    wanted = Setting(**setting)
-    record: dict = {"method": method, "lr": lr, "seed": seed, "status": "finished", "training": None}
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        data, held_out = subject(wanted)
-        network = pretrained(wanted, file)
-        torch.manual_seed(seed)
-        optimizer = prepare(network, method, lr, wanted, seed)
-        losses: list[float] = []
-        try:
-            losses.extend(train(network, optimizer, data, wanted.steps, wanted.batch, seed))
-        except FloatingPointError as error:
-            return record | {"status": f"diverged: {error}"}
-        found = {name: held_out_loss(network, examples) for name, examples in held_out.items()}
-    if not all(map(math.isfinite, found.values())):
-        return record | {"status": "diverged: the loss at the end is not finite"}
-    return record | found | {"training": late(losses), "parameters": size(network, method), "ranks": ranks(network)}
+    out = Path(out)
+    setting, seeds = (QUICK, 1) if quick else (FULL, SEEDS)
+    file, journal = out / "pretrained.safetensors", out / "pretraining.jsonl"
+    if not file.is_file():
+        journal.unlink(missing_ok=True)  # what it tells of is gone
+    given = {"setting": setting.json(), "file": str(file)}
+    [before] = run_tasks([(pretrain, given)], journal=journal, progress=progress)
+    [checks] = run_tasks([(check, given)], journal=out / "checks.jsonl", progress=progress)
+
+    def runs(wanted) -> list[dict]:
+        tasks = [(fine_tune, given | {"method": m, "lr": rate(k), "seed": seed}) for m, k, seed in wanted]
+        return run_tasks(tasks, journal=out / "journal.jsonl", jobs=jobs, progress=progress)
+
+    tried = tune(runs, FIRST[1:2] if quick else FIRST, extend=not quick)
+    final = [(m, best(tried[m]), seed) for m in METHODS for seed in range(seeds)]
+    found = iter(runs(final))
+    result: dict = {
+        "schema_version": 1,
+        "quick": quick,
+        "title": f"Small U-Net pretrained here (not Stable Diffusion), subject: {CLASSES[setting.subject]}",
+        "settings": {
+            "task": setting.json(),
+            "seeds": seeds,
+            "coarse": COARSE,
+            "optimiser": "Adam on weights or factors; linear warm-up over a tenth of the steps and decay",
+        },
+        "versions": versions() | {name: metadata.version(name) for name in ("torch", "diffusers", "peft")},
+        "pretrained": before,
+        "checks": checks,
+        "methods": [summary(m, tried[m], [next(found) for _ in range(seeds)]) for m in METHODS],
+    }
+    result["statements"] = statements(result)
+    write_json(out / "table4.json", result)
+
+    from dlrt.plots import save_figure
+
+    save_figure(draw(result), out / "table4")
+    return result | {"rows": rows(result)}
 
 
-def adaptable(network, rank: int) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Linear and convolution layers by name that take an adapter of this rank; the others, with the reason."""
-    taken, refused = {}, {}
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            try:
-                adapt(nn.ModuleDict({"layer": copy.deepcopy(module)}), "layer", rank, generator=torch.Generator())
-                taken[name] = module
-            except ValueError as error:
-                refused[name] = str(error).removeprefix("layer: ")
-    return taken, refused
+def tune(runs: Callable, first, extend: bool) -> dict[str, dict[int, dict]]:
+    """Runs by method and half decade: the first ones, and with ``extend`` further while the best is at an end."""
+    tried: dict[str, dict[int, dict]] = {method: {} for method in METHODS}
+    missing = [(method, k, 0) for method in METHODS for k in first]
+    while missing:
+        for (method, k, _), record in zip(missing, runs(missing), strict=True):
+            tried[method][k] = record
+        ends = [(m, k, side) for m, records in tried.items() for k, side in ((min(records), -1), (max(records), 1))]
+        missing = [
+            (m, k + side, 0) for m, k, side in ends if extend and best(tried[m]) == k and ENDS[0] < k + side < ENDS[1]
+        ]
+    return tried
 
 
-def inject(network, names: dict[str, nn.Module], rank: int, seed: int) -> None:
-    """Adapters on the layers of these names, of a smaller rank where a matrix is too small."""
-    wanted = {name: min(rank, len(m.weight), m.weight[0].numel()) for name, m in names.items()}
-    adapt(network, list(wanted), wanted, generator=torch.Generator().manual_seed(seed))
+def best(records: dict[int, dict]) -> int:
+    """The half decade of the least validation loss."""
+    return min(records, key=lambda k: records[k].get("validation", math.inf))
 
 
-def prepare(network, method: str, lr: float, setting: Setting, seed: int) -> torch.optim.Optimizer:
-    """Put the adapters of a method into the network, in place, and make its optimiser."""
-    names, _ = adaptable(network, setting.rank)
-    chosen = METHODS[method]
-    if chosen.integrator is not None:
-        plan = Plan(setting.rank, setting.tau, None, len(names), setting.steps)
-        inject(network, names, chosen.rank(plan), seed)
-        return LowRankOptimizer(network, chosen.integrator(plan), lr)
-    if method == "peft-lora":
-        from peft import LoraConfig, inject_adapter_in_model
+def summary(method: str, tried: dict[int, dict], runs: list[dict]) -> dict:
+    """A method with its runs, and means over the finished ones."""
+    done = [run for run in runs if run["status"] == "finished"]
 
-        config = LoraConfig(r=setting.rank, lora_alpha=setting.rank, lora_dropout=0.0, target_modules=list(names))
-        inject_adapter_in_model(config, network)
-    return torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=lr)
+    def mean(key):
+        return float(np.mean([run[key] for run in done])) if done else None
 
-
-def train(network, optimizer, data, steps: int, batch: int, seed: int) -> Iterator[float]:
-    """Train, and yield the loss of each step; FloatingPointError where it ceases to be finite."""
-    warm = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min((k + 1) / warm, (steps - k) / max(1, steps - warm))
-    )
-    generator = torch.Generator().manual_seed(seed)
-    x, y = data
-    for step in range(1, steps + 1):
-        chosen = torch.randint(len(x), (batch,), generator=generator)
-        examples = Examples.draw(x[chosen], y[chosen], generator)
-        loss = float(optimizer.step(closure(network, optimizer, examples)))
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is not finite at step {step}")
-        schedule.step()
-        yield loss
+    losses = [run["test"] for run in done]
+    return {
+        "method": method,
+        "label": METHODS[method].label,
+        "lr": rate(best(tried)),
+        "tried": [[rate(k), record.get("validation")] for k, record in sorted(tried.items())],
+        "runs": [
+            {key: run.get(key) for key in ("seed", "status", "training", "validation", "test", "parameters")}
+            | {"rank": float(np.mean(list(run["ranks"].values()))) if run.get("ranks") else None}
+            for run in runs
+        ],
+        "diverged": len(runs) - len(done),
+        "validation": mean("validation"),
+        "test": mean("test"),
+        "deviation": float(np.std(losses, ddof=1)) if len(done) > 1 else None,
+        "parameters": mean("parameters"),
+    }
 
 
-def closure(network, optimizer, examples: Examples) -> Callable[[], torch.Tensor]:
-    """The loss on the examples, and its gradients."""
+def rows(result: dict) -> list[dict]:
+    """The table by its headings."""
+    before = result["pretrained"]
 
-    def evaluate():
-        optimizer.zero_grad()
-        loss = examples.loss(network)
-        loss.backward()
-        return loss.detach()
+    def row(label, lr, validation, test, parameters, diverged):
+        heads = ("method", "rate", "validation loss / 10⁻³", "test loss / 10⁻³", "trained parameters", "diverged")
+        return dict(zip(heads, (label, lr, validation, test, parameters, diverged), strict=True))
 
-    return evaluate
-
-
-def size(network, method: str) -> int:
-    """Trained parameters; of AdaLoRA's triplets those that are not masked."""
-    if method != "adalora":
-        return parameter_report(network).trained
-    kept = {name: int(layer.S.diagonal().count_nonzero()) for name, layer in low_rank_layers(network).items()}
-    return sum(r * (sum(network.get_submodule(name).shape) + 1) for name, r in kept.items())
+    table = [row("before", "—", _milli(before["validation"]), _milli(before["test"]), "0", "—")]
+    for m in result["methods"]:
+        spread = "" if m["deviation"] is None else f" ± {1000 * m['deviation']:.2f}"
+        parameters = "—" if m["parameters"] is None else f"{m['parameters']:,.0f}"
+        test = _milli(m["test"]) + spread
+        table.append(row(m["label"], f"{m['lr']:g}", _milli(m["validation"]), test, parameters, str(m["diverged"])))
+    return table
 
 
-def late(losses: list[float]) -> float:
-    """Mean over the last tenth."""
-    return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+def _milli(loss: float | None) -> str:
+    return "—" if loss is None else f"{1000 * loss:.2f}"
 
 
-@contextlib.contextmanager
-def one_thread():
-    """One thread, so that sums are rounded in the same way whatever runs beside it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def lines(result: dict) -> list[str]:
+    """The table in Markdown."""
+    table = rows(result)
+    heads = list(table[0])
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(row.values()) + " |" for row in table),
+    ]
+
+
+def statements(result: dict) -> list[dict]:
+    """What is claimed, of the adapters and of the methods (seed against seed), and whether it held."""
+    by = {m["method"]: m for m in result["methods"]}
+    checks = [result["checks"][precision] for precision in ("float32", "float64")]
+    layers = result["checks"]["layers"]
+
+    def values(method, key):
+        return [math.inf if run[key] is None else run[key] for run in by[method]["runs"]]
+
+    def pair(one, other, key):
+        return zip(values(one, key), values(other, key), strict=True)
+
+    def losses(one, other):
+        return " against ".join(_milli(by[m]["test"]) for m in (one, other))
+
+    def counts(one, other):
+        return " against ".join(
+            "—" if by[m]["parameters"] is None else f"{by[m]['parameters']:,.0f}" for m in (one, other)
+        )
+
+    def no_worse(one, other):
+        claim = f"{by[one]['label']}: a test loss no higher than that of {by[other]['label']}, seed by seed"
+        return statement(claim, losses(one, other), [a <= b for a, b in pair(one, other, "test")])
+
+    def both(one, other):
+        less = [a <= b for a, b in pair(one, other, "test")]
+        fewer = [a < b for a, b in pair(one, other, "parameters")]
+        claim = f"{by[one]['label']}: no higher than {by[other]['label']} with fewer parameters"
+        found = f"{losses(one, other)}; {counts(one, other)} parameters"
+        return statement(claim, found, [a and b for a, b in zip(less, fewer, strict=True)])
+
+    def exact(claim, key):
+        largest = max(c[key] for c in checks)
+        return statement(f"{claim}, bit for bit", f"largest difference {largest:g}", [c[key] == 0 for c in checks])
+
+    geoloras = ("geolora", "geolora-coarse")
+    before = result["pretrained"]["test"]
+    tuned = [test < before for m in by for test in values(m, "test")]
+    ranks_found = " and ".join(f"{c['ranks'][0]} to {c['ranks'][-1]}" for c in checks)
+    merged = " and ".join(f"{c['merged']:.0e} (bound {c['bound']:.0e})" for c in checks)
+    return [
+        statement(
+            "every linear and convolution layer takes an adapter, but those with min(m, n) below its rank",
+            f"{layers['Linear']} linear, {layers['Conv2d']} convolutions; refused: {', '.join(layers['refused'])}",
+            ["min(m, n)" in reason for reason in layers["refused"].values()],
+        ),
+        exact("right after injection the output is what it was", "injected"),
+        statement(
+            "a small step of GeoLoRA lowers the loss by λ‖P(W)G‖², to 5 %",
+            " and ".join(f"{c['step']:.3f} λ‖P(W)G‖²" for c in checks),
+            [abs(c["step"] - 1) <= 0.05 for c in checks],
+        ),
+        statement(
+            "three steps of GeoLoRA change the output and the ranks",
+            f"by {min(c['moved'] for c in checks):.2f} of the largest; ranks {ranks_found}",
+            [c["moved"] > 1e-3 and len(c["ranks"]) > 1 for c in checks],
+        ),
+        exact("saved after these, and loaded into adapters of rank 3: the same output", "saved"),
+        statement(
+            "merged: the same output to rounding, in single and double precision",
+            merged,
+            [c["merged"] <= c["bound"] for c in checks],
+        ),
+        statement("merged: all modules are those of the plain network", "—", [c["plain"] for c in checks]),
+        exact("the merged U-Net after save_pretrained and from_pretrained: the same output", "reloaded"),
+        statement("fine-tuning lowers the test loss, each method and seed", f"from {_milli(before)}", tuned),
+        *(both(one, "lora") for one in geoloras),
+        *(no_worse(one, other) for one in geoloras for other in ("lora", "svd-lora", "adalora", "full")),
+        no_worse("lora", "peft-lora"),
+    ]
+
+
+def draw(result: dict):
+    """Test loss against trained parameters, mean and standard deviation over seeds."""
+    from matplotlib import rc_context
+
+    from dlrt.plots import STYLE, LineStyle, column_figure, shared_legend
+
+    task = result["settings"]["task"]
+    title = f"Small U-Net pretrained here, subject: {CLASSES[task['subject']]}\n{result['settings']['seeds']} seeds"
+    with rc_context(STYLE):
+        figure, (axes,) = column_figure(1)
+        for i, m in enumerate(result["methods"]):
+            style = LineStyle(i).keywords()
+            if m["test"] is not None:
+                axes.errorbar(
+                    m["parameters"] / 1000,
+                    1000 * m["test"],
+                    1000 * (m["deviation"] or 0.0),
+                    color=style["color"],
+                    marker=style["marker"],
+                    markersize=5,
+                    linestyle="none",
+                    capsize=2,
+                    label=m["label"],
+                )
+        axes.set(xscale="log", xlabel="trained parameters (thousands)", ylabel="test loss / $10^{-3}$", title=title)
+        return shared_legend(figure, [axes])
