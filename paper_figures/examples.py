@@ -114,7 +114,7 @@ def _images(setting: Setting) -> Task:
         images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         splits[name] = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels[indices])
     mean, deviation = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    folder = str(assets.vit_s()) if setting.model is None else setting.model
+    folder = _folder(setting.model, assets.vit_s)
     classes = 1 + int(max(data["train"][1].max(), data["test"][1].max()))
 
     def batch(images, indices):
@@ -177,11 +177,26 @@ def _read_pictures(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
+def _folder(model: str | None, default: Callable[[], Path]) -> str:
+    """Where transformers finds the network; ValueError where it does not."""
+    from transformers import AutoConfig
+
+    if model is None:
+        return str(default())
+    try:
+        AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model must be a folder or a name for from_pretrained of transformers, got {model!r}: {error}"
+        ) from error
+    return model
+
+
 def _sentences(setting: Setting) -> Task:
     """Tokens of each sentence, padded batch by batch."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    folder = str(assets.minilm()) if setting.model is None else setting.model
+    folder = _folder(setting.model, assets.minilm)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if setting.data is None:
         reviews, positive = assets.movie_reviews()

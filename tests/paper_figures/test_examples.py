@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paper_figures.examples import Setting, read_images, read_sentences, split
+from paper_figures.examples import Setting, load, read_images, read_sentences, split
 
 rng = np.random.default_rng(0)
 
@@ -79,3 +79,10 @@ def test_glue(tmp_path):
         ValueError, match=r"dev\.tsv must name a label and one or two sentences .* got \['text', 'score'\]"
     ):
         read_sentences(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["images", "sentences"])
+def test_other_models_are_refused(tmp_path, task):
+    for model in (str(tmp_path), "/no/such/folder"):
+        with pytest.raises(ValueError, match=f"model must be a folder or a name .* got '{model}'"):
+            load(Setting(task, model=model))
