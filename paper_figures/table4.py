@@ -227,28 +227,34 @@ def statements(result: dict) -> list[dict]:
 
 
 def draw(result: dict):
-    """Test loss against trained parameters, mean and standard deviation over seeds."""
+    """Test loss against trained parameters of the adapters, mean and standard deviation over seeds."""
     from matplotlib import rc_context
 
     from dlrt.plots import STYLE, LineStyle, column_figure, shared_legend
 
-    task = result["settings"]["task"]
-    title = f"Small U-Net pretrained here, subject: {CLASSES[task['subject']]}\n{result['settings']['seeds']} seeds"
+    settings = result["settings"]
+    subject, number = CLASSES[settings["task"]["subject"]], settings["task"]["test"]
+    title = f"Small U-Net pretrained here, subject: {subject}\n{number} test pictures, seeds: {settings['seeds']}"
     with rc_context(STYLE):
         figure, (axes,) = column_figure(1)
         for i, m in enumerate(result["methods"]):
             style = LineStyle(i).keywords()
-            if m["test"] is not None:
-                axes.errorbar(
-                    m["parameters"] / 1000,
-                    1000 * m["test"],
-                    1000 * (m["deviation"] or 0.0),
-                    color=style["color"],
-                    marker=style["marker"],
-                    markersize=5,
-                    linestyle="none",
-                    capsize=2,
-                    label=m["label"],
-                )
-        axes.set(xscale="log", xlabel="trained parameters (thousands)", ylabel="test loss / $10^{-3}$", title=title)
+            if m["test"] is None:
+                continue
+            if m["method"] == "full":
+                label = f"{m['label']} ({m['parameters']:,.0f})"
+                axes.axhline(1000 * m["test"], color=style["color"], linestyle="--", label=label)
+                continue
+            axes.errorbar(
+                m["parameters"] / 1000,
+                1000 * m["test"],
+                1000 * (m["deviation"] or 0.0),
+                color=style["color"],
+                marker=style["marker"],
+                markersize=5,
+                linestyle="none",
+                capsize=2,
+                label=m["label"],
+            )
+        axes.set(xlabel="trained parameters of the adapters (thousands)", ylabel="test loss / $10^{-3}$", title=title)
         return shared_legend(figure, [axes])
