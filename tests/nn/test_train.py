@@ -97,7 +97,7 @@ def test_geolora_reaches_full_rank_accuracy_with_a_third_of_the_parameters():
 
 @pytest.mark.slow
 def test_geolora_reaches_full_rank_accuracy_on_the_convolutional_network():
-    """So it does there, against torch's own layers and Adam (rate: best of 1e-3, 2e-3, 4e-3), same batches and schedule."""
+    """There against torch's own layers and Adam (rate: best of 1e-3, 2e-3, 4e-3), same batches and schedule."""
     found, full = [], []
     for seed in range(5):
         run = train_digits("geolora-adam", seed, network="conv")
