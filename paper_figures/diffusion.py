@@ -82,6 +82,7 @@ def geolora(tau: float, rank: int) -> GeoLoRA:
 METHODS = {
     "full": Method("full fine-tuning"),
     **{name: finetuning.METHODS[name] for name in ("lora", "svd-lora", "adalora")},
+    "lora-half": Method("LoRA, rank 4", finetuning.METHODS["lora"].integrator, lambda p: p.rank // 2),
     "geolora": Method(f"GeoLoRA, τ = {FULL.tau:g}", lambda p: geolora(p.tau, p.rank)),
     "geolora-coarse": Method(f"GeoLoRA, τ = {COARSE:g}", lambda p: geolora(COARSE, p.rank)),
     "peft-lora": Method("LoRA (PEFT)"),

@@ -221,7 +221,7 @@ def statements(result: dict) -> list[dict]:
         exact("the merged U-Net after save_pretrained and from_pretrained: the same output", "reloaded"),
         statement("fine-tuning lowers the test loss, each method and seed", f"from {_milli(before)}", tuned),
         *(both(one, "lora") for one in geoloras),
-        *(no_worse(one, other) for one in geoloras for other in ("lora", "svd-lora", "adalora", "full")),
+        *(no_worse(one, other) for one in geoloras for other in ("lora", "lora-half", "svd-lora", "adalora", "full")),
         no_worse("lora", "peft-lora"),
     ]
 
