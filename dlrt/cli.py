@@ -235,7 +235,7 @@ _QUICK = typer.Option("--quick", help="A smaller version, to see that it works."
 _JOBS = typer.Option(help="Runs at the same time; -1: one per processor.")
 _MODEL = typer.Option(
     help="Your own pretrained network: a folder or a name for from_pretrained of transformers. "
-    "Figures 2 to 4, Tables 2 to 4."
+    "Figures 2 to 4, Tables 2 and 3."
 )
 _DATA = typer.Option(
     help="Your own data. Pictures: a folder with the files of MNIST or of CIFAR's binary version, or with train/CLASS/ "

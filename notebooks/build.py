@@ -43,7 +43,7 @@ def execute(source: Path, quick: bool = False) -> nbformat.NotebookNode:
     notebook = read(source)
     environment = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "DLRT_QUICK")}
     environment["PYTHONPATH"] = os.pathsep.join([str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore:IProgress not found"}
     if quick:
         environment["DLRT_QUICK"] = "1"
     client = NotebookClient(

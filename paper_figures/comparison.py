@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from dlrt.tuning import best, late_loss, rate, tune
 
 from .examples import Setting
 from .finetuning import fine_tune, time_steps
@@ -13,11 +14,6 @@ from .tasks import run_tasks
 FIRST = (-7, -6, -5)
 """Half decades that are tried first: 3.2e-4, 1e-3, 3.2e-3."""
 ENDS = (-14, 0)
-
-
-def rate(k: int) -> float:
-    """10^(k/2)."""
-    return float(f"{10 ** (k / 2):.3g}")
 
 
 def compare(
@@ -63,23 +59,22 @@ def compare(
         ]
         return run_tasks(tasks, journal=journal, jobs=jobs, progress=progress)
 
-    tried: dict[str, dict[int, dict]] = {method: {} for method in methods}
-    missing = [(method, k, 0) for method in methods for k in (FIRST if grid is None else grid)]
-    while missing:
-        for (method, k, _), record in zip(missing, runs(missing), strict=True):
-            tried[method][k] = record
-        missing = [
-            (method, k, 0) for method in methods for k in [_next(tried[method])] if k is not None and grid is None
-        ]
-    best = {method: max(records, key=lambda k: _score(records[k])) for method, records in tried.items()}
-    final = [(method, best[method], seed) for method in methods for seed in range(seeds)]
+    tried = tune(
+        methods,
+        lambda wanted: runs((method, k, 0) for method, k in wanted),
+        first=FIRST if grid is None else grid,
+        ends=ENDS,
+        extend=grid is None,
+    )
+    chosen = {method: best(records) for method, records in tried.items()}
+    final = [(method, chosen[method], seed) for method in methods for seed in range(seeds)]
     found: dict[str, list[dict]] = {method: [] for method in methods}
     for (method, _, _), record in zip(final, runs(final), strict=True):
         found[method].append(record)
     return [
         {
             "method": method,
-            "lr": rate(best[method]),
+            "lr": rate(chosen[method]),
             "tried": [
                 [rate(k), record.get("validation"), late_loss(record) if record["losses"] else None]
                 for k, record in sorted(tried[method].items())
@@ -100,24 +95,3 @@ def times(setting: Setting, chosen: list[dict], *, rounds: int, journal: Path, *
     }
     [found] = run_tasks([(time_steps, arguments)], journal=journal)
     return found
-
-
-def _next(records: dict[int, dict]) -> int | None:
-    """The half decade beyond the best one, if that is at an end of those tried."""
-    best = max(records, key=lambda k: _score(records[k]))
-    for end, beyond in ((min(records), -1), (max(records), 1)):
-        if best == end and ENDS[0] <= best + beyond <= ENDS[1]:
-            return best + beyond
-    return None
-
-
-def _score(record: dict) -> tuple[float, float]:
-    if record["status"] != "finished":
-        return -math.inf, -math.inf
-    return record["validation"], -late_loss(record)
-
-
-def late_loss(record: dict) -> float:
-    """Mean training loss over the last tenth of the steps."""
-    last = record["losses"][-max(1, len(record["losses"]) // 10) :]
-    return round(sum(last) / len(last), 5)

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .comparison import late_loss
+from dlrt.tuning import late_loss
+
 from .examples import Setting, load
 from .finetuning import BLOCKS, HEAD_LR, fine_tune
 from .tasks import Task, markdown, run_tasks, statement, versions, write_json

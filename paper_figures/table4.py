@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from .comparison import FIRST, rate
+from dlrt.tuning import best, rate, tune
+
+from .comparison import FIRST
 from .diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
 from .tasks import run_tasks, statement, versions, write_json
 
 SEEDS = 3
-ENDS = (-12, 0)
-"""Half decades beyond which no rate is tried."""
+ENDS = (-11, -1)
+"""The smallest and the largest half decade ever tried."""
 
 
 def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
@@ -50,8 +51,15 @@ def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
         tasks = [(fine_tune, given | {"method": m, "lr": rate(k), "seed": seed}) for m, k, seed in wanted]
         return run_tasks(tasks, journal=out / "journal.jsonl", jobs=jobs, progress=progress)
 
-    tried = tune(runs, FIRST[1:2] if quick else FIRST, extend=not quick)
-    final = [(m, best(tried[m]), seed) for m in METHODS for seed in range(seeds)]
+    tried = tune(
+        METHODS,
+        lambda wanted: runs((m, k, 0) for m, k in wanted),
+        first=FIRST[1:2] if quick else FIRST,
+        ends=ENDS,
+        extend=not quick,
+        score=score,
+    )
+    final = [(m, best(tried[m], score), seed) for m in METHODS for seed in range(seeds)]
     found = iter(runs(final))
     result: dict = {
         "schema_version": 1,
@@ -77,23 +85,9 @@ def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
     return result | {"rows": rows(result)}
 
 
-def tune(runs: Callable, first, extend: bool) -> dict[str, dict[int, dict]]:
-    """Runs by method and half decade: the first ones, and with ``extend`` further while the best is at an end."""
-    tried: dict[str, dict[int, dict]] = {method: {} for method in METHODS}
-    missing = [(method, k, 0) for method in METHODS for k in first]
-    while missing:
-        for (method, k, _), record in zip(missing, runs(missing), strict=True):
-            tried[method][k] = record
-        ends = [(m, k, side) for m, records in tried.items() for k, side in ((min(records), -1), (max(records), 1))]
-        missing = [
-            (m, k + side, 0) for m, k, side in ends if extend and best(tried[m]) == k and ENDS[0] < k + side < ENDS[1]
-        ]
-    return tried
-
-
-def best(records: dict[int, dict]) -> int:
-    """The half decade of the least validation loss."""
-    return min(records, key=lambda k: records[k].get("validation", math.inf))
+def score(record: dict) -> float:
+    """The less validation loss, the better."""
+    return -record["validation"]
 
 
 def summary(method: str, tried: dict[int, dict], runs: list[dict]) -> dict:
@@ -107,7 +101,7 @@ def summary(method: str, tried: dict[int, dict], runs: list[dict]) -> dict:
     return {
         "method": method,
         "label": METHODS[method].label,
-        "lr": rate(best(tried)),
+        "lr": rate(best(tried, score)),
         "tried": [[rate(k), record.get("validation")] for k, record in sorted(tried.items())],
         "runs": [
             {key: run.get(key) for key in ("seed", "status", "training", "validation", "test", "parameters")}
