@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from ._util import check_integer, check_positive
-from .journal import run_tasks
 from .tuning import best, late_loss, rate, tune
 
 __all__ = ["METHODS", "NETWORKS", "Run", "compare_digits", "train_digits"]
@@ -60,21 +59,23 @@ def _methods() -> dict[str, Method]:
         return lambda steps, rank: integrator
 
     return {
-        "full-rank": Method(fixed(FullRank()), 0.5, "gradient descent on the dense matrices"),
-        "full-rank-adam": Method(fixed(FullRank(optimizer=Adam())), 1e-3, "Adam on the dense matrices"),
-        "lora": Method(fixed(LoRA()), 0.05, "descent on two factors"),
-        "lora-adam": Method(fixed(LoRA(optimizer=Adam())), 1e-2, "Adam on two factors"),
-        "svd-lora": Method(fixed(SVDLoRA()), 0.05, "descent on U, S and V"),
-        "adalora": Method(adalora, 0.05, "descent on P, lambda and Q with a budget"),
-        "projector-splitting": Method(fixed(ProjectorSplitting()), 0.5, "K, S, L one after the other"),
-        "projector-splitting-strang": Method(fixed(ProjectorSplitting(order=2)), 0.5, "K, S, L, S, K"),
-        "bug": Method(fixed(BUG()), 0.5, "K and L, then S"),
-        "augmented-bug": Method(fixed(AugmentedBUG(truncation=tau)), 0.5, "K and L, then S in both bases"),
-        "parallel-bug": Method(fixed(ParallelBUG(truncation=tau)), 0.5, "K, L and S at once"),
-        "geolora": Method(fixed(GeoLoRA(truncation=tau)), 0.5, "one gradient, one spare direction"),
-        "geolora-published": Method(fixed(GeoLoRA(truncation=Tolerance(relative=0.1))), 0.5, "without spare direction"),
-        "geolora-momentum": Method(fixed(GeoLoRA(truncation=tau, optimizer=Momentum(0.9))), 0.5, "heavy ball"),
-        "geolora-adam": Method(fixed(GeoLoRA(truncation=tau, optimizer=Adam())), 1e-2, "Adam on K, L and S"),
+        "full-rank": Method(fixed(FullRank()), 3.16, "gradient descent on the dense matrices"),
+        "full-rank-adam": Method(fixed(FullRank(optimizer=Adam())), 0.0316, "Adam on the dense matrices"),
+        "lora": Method(fixed(LoRA()), 0.1, "descent on two factors"),
+        "lora-adam": Method(fixed(LoRA(optimizer=Adam())), 0.01, "Adam on two factors"),
+        "svd-lora": Method(fixed(SVDLoRA()), 0.0316, "descent on U, S and V"),
+        "adalora": Method(adalora, 0.0316, "descent on P, lambda and Q with a budget"),
+        "projector-splitting": Method(fixed(ProjectorSplitting()), 3.16, "K, S, L one after the other"),
+        "projector-splitting-strang": Method(fixed(ProjectorSplitting(order=2)), 3.16, "K, S, L, S, K"),
+        "bug": Method(fixed(BUG()), 3.16, "K and L, then S"),
+        "augmented-bug": Method(fixed(AugmentedBUG(truncation=tau)), 3.16, "K and L, then S in both bases"),
+        "parallel-bug": Method(fixed(ParallelBUG(truncation=tau)), 3.16, "K, L and S at once"),
+        "geolora": Method(fixed(GeoLoRA(truncation=tau)), 3.16, "one gradient, one spare direction"),
+        "geolora-published": Method(
+            fixed(GeoLoRA(truncation=Tolerance(relative=0.1))), 3.16, "without spare direction"
+        ),
+        "geolora-momentum": Method(fixed(GeoLoRA(truncation=tau, optimizer=Momentum(0.9))), 1, "heavy ball"),
+        "geolora-adam": Method(fixed(GeoLoRA(truncation=tau, optimizer=Adam())), 0.1, "Adam on K, L and S"),
     }
 
 
@@ -305,6 +306,8 @@ def compare_digits(
     tried : dict
         For each method, ``[rate, mean validation accuracy or None, mean late training loss or None]`` of each rate.
     """
+    from .journal import run_tasks
+
     methods = list(methods)
     shared = {"network": network, "epochs": epochs, "rank": rank}
 
@@ -391,7 +394,10 @@ def write(runs: Sequence[Run], tried: dict[str, list], settings: dict, out: str 
 
 
 def _figures(runs):
-    """Training loss, test accuracy, and ranks of the layers against the epoch: means, and bands over the seeds."""
+    """Training loss, test accuracy, and ranks of the layers against the epoch: means over the seeds.
+
+    Bands from the least to the largest value are drawn where the curves are few enough to tell them apart.
+    """
     import numpy as np
     from matplotlib import rc_context
 
@@ -409,7 +415,7 @@ def _figures(runs):
                 every = max(1, table.shape[1] // 6)
                 style = LineStyle(i).keywords() | {"markevery": (i % every, every), "label": method}
                 axes.plot(epochs, table.mean(0), **style)
-                if len(group) > 1:
+                if len(group) > 1 and len(methods) <= 5:
                     axes.fill_between(epochs, table.min(0), table.max(0), color=style["color"], alpha=0.15, linewidth=0)
 
     def loss(run):  # the mean over an epoch

@@ -150,7 +150,7 @@ def test_geolora_reaches_full_rank_accuracy_on_the_convolutional_network():
     """There against torch's own layers and Adam (rate: best of 1e-3, 2e-3, 4e-3), same batches and schedule."""
     found, full = [], []
     for seed in range(5):
-        run = train_digits("geolora-adam", seed, network="conv")
+        run = train_digits("geolora-adam", seed, network="conv", lr=1e-2)
         found.append(run.accuracies[-1])
         assert run.parameters[-1] < 0.3 * 58314
         full.append(_accuracy_of_plain_torch(seed))
