@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import json
@@ -38,7 +39,7 @@ def run_tasks(tasks: Iterable[Task], *, journal: Path, jobs: int = 1, progress: 
     """
     tasks = list(tasks)
     keys = [_key(*task) for task in tasks]
-    header = json.dumps({"made_by": _digest({task[0] for task in tasks})})
+    header = json.dumps({"made_by": _digest(frozenset(task[0] for task in tasks))})
     results = _read(journal, header)
     if not results:
         write_atomically(journal, lambda file: file.write(f"{header}\n".encode()))
@@ -80,6 +81,7 @@ def _key(function, arguments):
     return f"{function.__name__} {json.dumps(arguments, sort_keys=True)}"
 
 
+@functools.cache  # of the code that runs, also where its file is edited meanwhile
 def _digest(functions):
     sources = sorted({inspect.getsource(inspect.getmodule(function)) for function in functions})  # type: ignore[arg-type]
     return hashlib.blake2b(json.dumps([*sources, versions()]).encode(), digest_size=8).hexdigest()

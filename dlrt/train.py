@@ -26,11 +26,10 @@ ENDS = (-8, 2)
 
 @dataclass(frozen=True)
 class Method:
-    """An integrator for a run of so many steps with a total rank at the start, its learning rate, and a line on it."""
+    """An integrator for a run of so many steps with a total rank at the start, and its learning rate."""
 
     integrator: Callable[[int, int], Any]
     lr: float
-    description: str
 
 
 def _methods() -> dict[str, Method]:
@@ -59,32 +58,33 @@ def _methods() -> dict[str, Method]:
         return lambda steps, rank: integrator
 
     return {
-        "full-rank": Method(fixed(FullRank()), 3.16, "gradient descent on the dense matrices"),
-        "full-rank-adam": Method(fixed(FullRank(optimizer=Adam())), 0.0316, "Adam on the dense matrices"),
-        "lora": Method(fixed(LoRA()), 0.1, "descent on two factors"),
-        "lora-adam": Method(fixed(LoRA(optimizer=Adam())), 0.01, "Adam on two factors"),
-        "svd-lora": Method(fixed(SVDLoRA()), 0.0316, "descent on U, S and V"),
-        "adalora": Method(adalora, 0.0316, "descent on P, lambda and Q with a budget"),
-        "projector-splitting": Method(fixed(ProjectorSplitting()), 3.16, "K, S, L one after the other"),
-        "projector-splitting-strang": Method(fixed(ProjectorSplitting(order=2)), 3.16, "K, S, L, S, K"),
-        "bug": Method(fixed(BUG()), 3.16, "K and L, then S"),
-        "augmented-bug": Method(fixed(AugmentedBUG(truncation=tau)), 3.16, "K and L, then S in both bases"),
-        "parallel-bug": Method(fixed(ParallelBUG(truncation=tau)), 3.16, "K, L and S at once"),
-        "geolora": Method(fixed(GeoLoRA(truncation=tau)), 3.16, "one gradient, one spare direction"),
-        "geolora-published": Method(
-            fixed(GeoLoRA(truncation=Tolerance(relative=0.1))), 3.16, "without spare direction"
-        ),
-        "geolora-momentum": Method(fixed(GeoLoRA(truncation=tau, optimizer=Momentum(0.9))), 1, "heavy ball"),
-        "geolora-adam": Method(fixed(GeoLoRA(truncation=tau, optimizer=Adam())), 0.1, "Adam on K, L and S"),
+        "full-rank": Method(fixed(FullRank()), 3.16),
+        "full-rank-adam": Method(fixed(FullRank(optimizer=Adam())), 0.0316),
+        "lora": Method(fixed(LoRA()), 0.1),
+        "lora-adam": Method(fixed(LoRA(optimizer=Adam())), 0.01),
+        "svd-lora": Method(fixed(SVDLoRA()), 0.0316),
+        "adalora": Method(adalora, 0.0316),
+        "projector-splitting": Method(fixed(ProjectorSplitting()), 3.16),
+        "projector-splitting-strang": Method(fixed(ProjectorSplitting(order=2)), 3.16),
+        "bug": Method(fixed(BUG()), 3.16),
+        "augmented-bug": Method(fixed(AugmentedBUG(truncation=tau)), 3.16),
+        "parallel-bug": Method(fixed(ParallelBUG(truncation=tau)), 3.16),
+        "parallel-bug-rejection": Method(fixed(ParallelBUG(truncation=tau, rejection=10.0)), 3.16),
+        "geolora": Method(fixed(GeoLoRA(truncation=tau)), 3.16),
+        "geolora-published": Method(fixed(GeoLoRA(truncation=Tolerance(relative=0.1))), 3.16),
+        "geolora-momentum": Method(fixed(GeoLoRA(truncation=tau, optimizer=Momentum(0.9))), 1),
+        "geolora-adam": Method(fixed(GeoLoRA(truncation=tau, optimizer=Adam())), 0.1),
     }
 
 
 METHODS = (
     "full-rank", "full-rank-adam", "lora", "lora-adam", "svd-lora", "adalora", "projector-splitting",
-    "projector-splitting-strang", "bug", "augmented-bug", "parallel-bug", "geolora", "geolora-published",
-    "geolora-momentum", "geolora-adam",
+    "projector-splitting-strang", "bug", "augmented-bug", "parallel-bug", "parallel-bug-rejection", "geolora",
+    "geolora-published", "geolora-momentum", "geolora-adam",
 )  # fmt: skip
-DEFAULT = tuple(m for m in METHODS if m not in ("projector-splitting-strang", "geolora-published"))
+DEFAULT = tuple(
+    m for m in METHODS if m not in ("projector-splitting-strang", "parallel-bug-rejection", "geolora-published")
+)
 NETWORKS = ("dense", "conv")
 
 

@@ -16,14 +16,21 @@ from dlrt.cli import app
 from dlrt.train import BATCH, METHODS, Run, _digits, compare_digits, summary, train_digits
 
 pytest.importorskip("sklearn")
-TAPES = {"projector-splitting": 3, "projector-splitting-strang": 5, "bug": 2, "augmented-bug": 2}
+TAPES = {
+    "projector-splitting": 3,
+    "projector-splitting-strang": 5,
+    "bug": 2,
+    "augmented-bug": 2,
+    "parallel-bug-rejection": 2,
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_the_dense_network(method):
     run = train_digits(method, epochs=3)
     assert run.status == "finished" and len(run.losses) == 51
-    assert run.tapes == 51 * TAPES.get(method, 1)
+    tapes = 51 * TAPES.get(method, 1)
+    assert run.tapes >= tapes if method == "parallel-bug-rejection" else run.tapes == tapes  # a repeated step: two more
     assert run.accuracies[-1] > 0.7
     assert np.mean(run.losses[-10:]) < 0.9 * np.mean(run.losses[:10])
     dense = 64 * 256 + 256 * 256 + 256 * 10 + 256 + 256 + 10
