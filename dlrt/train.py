@@ -514,7 +514,7 @@ def digits(
     except KeyboardInterrupt:
         errors.print(f"Interrupted; what is done is in {out}, the same command goes on from there.", markup=False)
         raise typer.Exit(130) from None
-    table = Table(title=f"digits, {network} network, {epochs} epochs, {seeds} seeds", title_justify="left")
+    table = Table(title=f"digits, {network} network, {epochs} epochs, seeds: {seeds}", title_justify="left")
     for heading in ("method", "lr", "test accuracy", "parameters", "seconds", "tapes", "diverged"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in summary(runs):
@@ -522,7 +522,7 @@ def digits(
         table.add_row(
             row["method"],
             f"{row['lr']:g}",
-            f"{row['accuracy']:.4f} ± {row['std']:.4f}" if done else "",
+            f"{row['accuracy']:.4f}" + (f" ± {row['std']:.4f}" if seeds > 1 else "") if done else "",
             f"{row['parameters']:,.0f}" if done else "",
             f"{row['seconds']:.1f}" if done else "",
             f"{row['tapes']:,.0f}" if done else "",
