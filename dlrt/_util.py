@@ -22,6 +22,13 @@ def check_integer(name, value, minimum):
     return int(value)
 
 
+def check_jobs(jobs):
+    """Return `jobs`, a number of runs at a time as in joblib, or raise ValueError."""
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
+        raise ValueError(f"jobs must be a positive or negative integer, got {jobs!r}")
+    return jobs
+
+
 def check_positive(name, value):
     """Return `value` as a finite Python float above zero, or raise naming the argument.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._util import check_integer
+from ._util import check_integer, check_jobs
 from .describe import describe
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
@@ -117,8 +117,8 @@ def sweep(cases, *, out, jobs=None, progress=None):
     for case in cases:
         if not isinstance(case, Case):
             raise TypeError(f"cases must be dlrt.Case objects, got {case!r}")
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0):
-        raise ValueError(f"jobs must be a positive or negative integer, got {jobs!r}")
+    if jobs is not None:
+        check_jobs(jobs)
     out = Path(out)
     done: dict[str, Result] = {}
     missing: dict[str, Case] = {}

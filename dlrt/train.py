@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._util import check_integer, check_positive
+from ._util import check_integer, check_jobs, check_positive
 from .tuning import best, late_loss, rate, tune
 
 __all__ = ["METHODS", "NETWORKS", "Run", "compare_digits", "train_digits"]
@@ -476,12 +476,11 @@ def digits(
     rate of each is chosen on 250 validation images, the accuracy is that on 450 others. A tape is one backward pass.
     The parameters are those at the end. Runs found in the output folder are not repeated.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
+    from .cli import _bar, _console, _refuse, errors
+
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
-    errors = Console(stderr=True, soft_wrap=True)
     settings: dict[str, Any] = {"network": network, "epochs": epochs, "rank": rank, "lr": lr, "seeds": seeds}
     try:
         if not names:
@@ -493,16 +492,13 @@ def digits(
             check_integer(argument, value, 1)
         if lr is not None:
             check_positive("lr", lr)
-        if jobs == 0:
-            raise ValueError("jobs must be a positive or negative integer, got 0")
+        check_jobs(jobs)
         _digits()
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, ModuleNotFoundError, OSError) as error:
-        errors.print(f"dlrt: error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from None
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        _refuse(error)
     try:
-        with Progress(*columns, console=errors, transient=True) as bar:
+        with _bar() as bar:
             task = bar.add_task("training", total=None)
             runs, tried = compare_digits(
                 names,
@@ -528,7 +524,7 @@ def digits(
             f"{row['tapes']:,.0f}" if done else "",
             str(row["diverged"]),
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=max(console.width, 120))).print(table)
+    console = _console()
+    console.print(table)
     write(runs, tried, settings, out)
     console.print(f"Wrote summary.json, runs.json and pictures to {out}", markup=False, highlight=False, soft_wrap=True)

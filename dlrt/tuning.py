@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["best", "late_loss", "rate", "tune"]
+__all__ = ["best", "late", "late_loss", "rate", "tune"]
 
 
 def rate(k: int) -> float:
@@ -12,10 +12,15 @@ def rate(k: int) -> float:
     return float(f"{10 ** (k / 2):.3g}")
 
 
+def late(losses: Sequence[float]) -> float:
+    """Mean over the last tenth."""
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last)
+
+
 def late_loss(record: dict) -> float:
-    """Mean training loss over the last tenth of the steps."""
-    last = record["losses"][-max(1, len(record["losses"]) // 10) :]
-    return round(sum(last) / len(last), 5)
+    """Mean training loss over the last tenth of the steps, to five digits after the point."""
+    return round(late(record["losses"]), 5)
 
 
 def _accuracy_then_loss(record: dict) -> tuple[float, float]:

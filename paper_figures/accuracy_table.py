@@ -13,7 +13,7 @@ import numpy as np
 from .comparison import compare, times
 from .examples import Setting
 from .finetuning import HEAD_LR, METHODS, fine_tune
-from .tasks import statement, versions, write_json
+from .tasks import markdown_table, statement, versions, write_json
 
 SEEDS = 3
 ROUNDS = 12
@@ -123,13 +123,7 @@ def rows(result: dict) -> list[dict]:
 
 def lines(result: dict) -> list[str]:
     """The table in Markdown."""
-    table = rows(result)
-    heads = list(table[0])
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *("| " + " | ".join(row.values()) + " |" for row in table),
-    ]
+    return markdown_table(rows(result))
 
 
 def statements(result: dict) -> list[dict]:

@@ -8,7 +8,6 @@ b_t of diffusers' DDPMScheduler. Adapters go to all linear and convolution layer
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import math
@@ -26,11 +25,12 @@ from torch import nn
 from dlrt import LowRankOptimizer, adapt
 from dlrt._util import write_atomically
 from dlrt.nn import load_low_rank, low_rank_layers, merge, parameter_report, ranks, save_low_rank
+from dlrt.tuning import late
 from integrators import Adam, GeoLoRA, Tolerance
 
 from . import finetuning
 from .assets import fashion_mnist
-from .finetuning import Method, Plan
+from .finetuning import Method, Plan, one_thread, unmasked, warm_up_and_decay
 
 CLASSES = (
     "T-shirts", "trousers", "pullovers", "dresses", "coats", "sandals", "shirts", "sneakers", "bags", "ankle boots",
@@ -287,10 +287,7 @@ def prepare(network, method: str, lr: float, setting: Setting, seed: int) -> tor
 
 def train(network, optimizer, data, steps: int, batch: int, seed: int) -> Iterator[float]:
     """Train, and yield the loss of each step; FloatingPointError where it ceases to be finite."""
-    warm = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min((k + 1) / warm, (steps - k) / max(1, steps - warm))
-    )
+    schedule = warm_up_and_decay(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     x, y = data
     for step in range(1, steps + 1):
@@ -319,24 +316,7 @@ def size(network, method: str) -> int:
     """Trained parameters; of AdaLoRA's triplets those that are not masked."""
     if method != "adalora":
         return parameter_report(network).trained
-    kept = {name: int(layer.S.diagonal().count_nonzero()) for name, layer in low_rank_layers(network).items()}
-    return sum(r * (sum(network.get_submodule(name).shape) + 1) for name, r in kept.items())
-
-
-def late(losses: list[float]) -> float:
-    """Mean over the last tenth."""
-    return float(np.mean(losses[-max(1, len(losses) // 10) :]))
-
-
-@contextlib.contextmanager
-def one_thread():
-    """One thread, so that sums are rounded in the same way whatever runs beside it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return sum(r * (sum(network.get_submodule(name).shape) + 1) for name, r in unmasked(network).items())
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

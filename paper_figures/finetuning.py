@@ -134,7 +134,7 @@ def prepare(
         adapt(model, BLOCKS, chosen.rank(plan), trainable=heads, generator=torch.Generator().manual_seed(seed))
         integrator = chosen.integrator(plan)
         optimizer: Any = LowRankOptimizer(model, integrator, lr, rest=rest)
-        columns = _unmasked if isinstance(integrator, AdaLoRA) else _columns
+        columns = unmasked if isinstance(integrator, AdaLoRA) else _columns
         return Prepared(model, optimizer, functools.partial(columns, model), head=_count(optimizer.rest))
     head = [p for n, p in model.named_parameters() if any(part in heads for part in n.split("."))]
     if method == "full":
@@ -187,7 +187,7 @@ def _columns(model) -> dict[str, int]:
     return {name: len(layer.S) for name, layer in low_rank_layers(model).items()}
 
 
-def _unmasked(model) -> dict[str, int]:
+def unmasked(model) -> dict[str, int]:
     """Triplets of each layer that AdaLoRA has not masked: none where it has masked all."""
     return {name: int(torch.diagonal(layer.S).count_nonzero()) for name, layer in low_rank_layers(model).items()}
 
@@ -232,7 +232,7 @@ def fine_tune(
         (median).
     """
     wanted = Setting(**setting)
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         task = load(wanted)
         torch.manual_seed(seed)
         prepared = prepare(task.build(), method, lr, rank=rank, tau=tau, budget=budget, steps=wanted.steps, seed=seed)
@@ -246,7 +246,7 @@ def fine_tune(
                     {"step": step, "validation": accuracy(prepared.model, task, "validation")} | size(prepared)
                 )
     if record["status"] == "finished":
-        with _one_thread():
+        with one_thread():
             record["test"] = accuracy(prepared.model, task, "test")
         record |= {key: value for key, value in record["looks"][-1].items() if key != "step"}
     record["seconds"] = float(np.median(times)) if times else None
@@ -260,7 +260,7 @@ def time_steps(*, setting: dict, rates: dict[str, float], rounds: int, rank: int
     are left out.
     """
     wanted = Setting(**setting)
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         task = load(wanted)
         trained = {}
         for method, lr in rates.items():
@@ -275,10 +275,7 @@ def time_steps(*, setting: dict, rates: dict[str, float], rounds: int, rank: int
 def steps(prepared: Prepared, task: Task, setting: Setting, seed: int, record: dict) -> Iterator[float]:
     """Train, and yield the seconds of each step. Stops where numbers cease to be finite, with a line in the record."""
     model, optimizer = prepared.model, prepared.optimizer
-    warm = max(1, setting.steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min((k + 1) / warm, (setting.steps - k) / max(1, setting.steps - warm))
-    )
+    schedule = warm_up_and_decay(optimizer, setting.steps)
     inputs, labels = task.splits["train"]
     for step, chosen in enumerate(_batches(len(labels), setting.batch, seed), 1):
         batch = task.batch(inputs, chosen) | {"labels": labels[chosen]}
@@ -304,6 +301,14 @@ def steps(prepared: Prepared, task: Task, setting: Setting, seed: int, record: d
         yield time.perf_counter() - began
         if step == setting.steps:
             return
+
+
+def warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rates rise linearly over a tenth of the steps, then fall linearly to zero."""
+    warm = max(1, steps // 10)
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min((k + 1) / warm, (steps - k) / max(1, steps - warm))
+    )
 
 
 def accuracy(model, task: Task, split: str) -> float:
@@ -348,7 +353,7 @@ def _batches(number: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _one_thread():
+def one_thread():
     """One thread, so that sums are rounded in the same way whatever runs beside it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

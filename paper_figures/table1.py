@@ -46,7 +46,7 @@ from integrators import (
 )
 
 from .counters import Meter, cholesky, product, svd, triangular
-from .tasks import statement, versions, write_json
+from .tasks import markdown_table, statement, versions, write_json
 
 TOKENS = 256
 SIZES, RANKS = (256, 512, 1024, 2048, 4096), (4, 8, 16, 32, 64)
@@ -422,13 +422,7 @@ def verdict(found: dict) -> str:
 
 def lines(result: dict) -> list[str]:
     """The table in Markdown."""
-    table = rows(result)
-    heads = list(table[0])
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *("| " + " | ".join(row.values()) + " |" for row in table),
-    ]
+    return markdown_table(rows(result))
 
 
 def statements(result: dict) -> list[dict]:

@@ -12,7 +12,7 @@ from dlrt.tuning import best, rate, tune
 
 from .comparison import FIRST
 from .diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
-from .tasks import run_tasks, statement, versions, write_json
+from .tasks import markdown_table, run_tasks, statement, versions, write_json
 
 SEEDS = 3
 ENDS = (-11, -1)
@@ -139,13 +139,7 @@ def _milli(loss: float | None) -> str:
 
 def lines(result: dict) -> list[str]:
     """The table in Markdown."""
-    table = rows(result)
-    heads = list(table[0])
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *("| " + " | ".join(row.values()) + " |" for row in table),
-    ]
+    return markdown_table(rows(result))
 
 
 def statements(result: dict) -> list[dict]:

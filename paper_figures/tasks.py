@@ -7,7 +7,7 @@ from typing import Any
 
 from dlrt.journal import Task, run_tasks, versions, write_json
 
-__all__ = ["Task", "markdown", "run_tasks", "statement", "versions", "write_json"]
+__all__ = ["Task", "markdown", "markdown_table", "run_tasks", "statement", "versions", "write_json"]
 
 
 def statement(claim: str, found: str, holds: Iterable[Any], paper: str = "—") -> dict:
@@ -20,3 +20,13 @@ def markdown(statements: list[dict]) -> list[str]:
     """The statements as lines of a Markdown table."""
     lines = ["| claim | paper | here | held in |", "|---|---|---|---|"]
     return lines + ["| {claim} | {paper} | {found} | {holds} of {of} |".format(**s) for s in statements]
+
+
+def markdown_table(rows: list[dict]) -> list[str]:
+    """Rows of strings by their headings as lines of a Markdown table."""
+    heads = list(rows[0])
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(row.values()) + " |" for row in rows),
+    ]
