@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .comparison import compare, times
+from .comparison import compare, draw_against_size, times
 from .examples import Setting
 from .finetuning import HEAD_LR, METHODS, fine_tune
 from .tasks import markdown_table, statement, versions, write_json
@@ -172,32 +172,12 @@ def statements(result: dict) -> list[dict]:
 
 def draw(result: dict):
     """Accuracy against adapter parameters, mean and standard deviation over seeds; what has no adapters as lines."""
-    from matplotlib import rc_context
-
-    from dlrt.plots import STYLE, LineStyle, column_figure, shared_legend
-
     tested, seeds = result["settings"]["task"]["test"], result["settings"]["seeds"]
-    title = f"{result['title']}\n{tested} test examples, {seeds} seeds"
-    with rc_context(STYLE):
-        figure, (axes,) = column_figure(1)
-        for i, m in enumerate(result["methods"]):
-            style = LineStyle(i).keywords()
-            if m["accuracy"] is None:
-                continue
-            if m["method"] in ("full", "probe"):
-                line = {"full": "--", "probe": ":"}[m["method"]]
-                axes.axhline(m["accuracy"], color=style["color"], linestyle=line, label=m["label"])
-                continue
-            axes.errorbar(
-                m["parameters"] / 1000,
-                m["accuracy"],
-                m["deviation"] or 0.0,
-                color=style["color"],
-                marker=style["marker"],
-                markersize=5,
-                linestyle="none",
-                capsize=2,
-                label=m["label"],
-            )
-        axes.set(xlabel="trained parameters of the adapters (thousands)", ylabel="test accuracy", title=title)
-        return shared_legend(figure, [axes])
+    by = {m["method"]: m for m in result["methods"]}
+    return draw_against_size(
+        result["methods"],
+        "accuracy",
+        levels={"full": ("--", by["full"]["label"]), "probe": (":", by["probe"]["label"])},
+        ylabel="test accuracy",
+        title=f"{result['title']}\n{tested} test examples, {seeds} seeds",
+    )

@@ -95,3 +95,48 @@ def times(setting: Setting, chosen: list[dict], *, rounds: int, journal: Path, *
     }
     [found] = run_tasks([(time_steps, arguments)], journal=journal)
     return found
+
+
+def draw_against_size(
+    methods: list[dict], key: str, *, levels: dict[str, tuple[str, str]], ylabel: str, title: str, unit: float = 1.0
+):
+    """A mean over seeds and its standard deviation against the parameters of the adapters.
+
+    Parameters
+    ----------
+    methods : list of dict
+        With ``method``, ``label``, ``parameters``, ``deviation`` and the mean as `key`, None where all runs diverged.
+    key : str
+    levels : dict
+        Methods without adapters, to (line style, label): their means are drawn as lines.
+    ylabel, title : str
+    unit : float
+        Of the axis of the means.
+    """
+    from matplotlib import rc_context
+
+    from dlrt.plots import STYLE, LineStyle, column_figure, shared_legend
+
+    with rc_context(STYLE):
+        figure, (axes,) = column_figure(1)
+        for i, m in enumerate(methods):
+            style = LineStyle(i).keywords()
+            if m[key] is None:
+                continue
+            if m["method"] in levels:
+                line, label = levels[m["method"]]
+                axes.axhline(m[key] / unit, color=style["color"], linestyle=line, label=label)
+                continue
+            axes.errorbar(
+                m["parameters"] / 1000,
+                m[key] / unit,
+                (m["deviation"] or 0.0) / unit,
+                color=style["color"],
+                marker=style["marker"],
+                markersize=5,
+                linestyle="none",
+                capsize=2,
+                label=m["label"],
+            )
+        axes.set(xlabel="trained parameters of the adapters (thousands)", ylabel=ylabel, title=title)
+        return shared_legend(figure, [axes])

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlrt.tuning import best, rate, tune
 
-from .comparison import FIRST
+from .comparison import FIRST, draw_against_size
 from .diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
 from .tasks import markdown_table, run_tasks, statement, versions, write_json
 
@@ -216,33 +216,14 @@ def statements(result: dict) -> list[dict]:
 
 def draw(result: dict):
     """Test loss against trained parameters of the adapters, mean and standard deviation over seeds."""
-    from matplotlib import rc_context
-
-    from dlrt.plots import STYLE, LineStyle, column_figure, shared_legend
-
     settings = result["settings"]
     subject, number = CLASSES[settings["task"]["subject"]], settings["task"]["test"]
-    title = f"Small U-Net pretrained here, subject: {subject}\n{number} test pictures, seeds: {settings['seeds']}"
-    with rc_context(STYLE):
-        figure, (axes,) = column_figure(1)
-        for i, m in enumerate(result["methods"]):
-            style = LineStyle(i).keywords()
-            if m["test"] is None:
-                continue
-            if m["method"] == "full":
-                label = f"{m['label']} ({m['parameters']:,.0f})"
-                axes.axhline(1000 * m["test"], color=style["color"], linestyle="--", label=label)
-                continue
-            axes.errorbar(
-                m["parameters"] / 1000,
-                1000 * m["test"],
-                1000 * (m["deviation"] or 0.0),
-                color=style["color"],
-                marker=style["marker"],
-                markersize=5,
-                linestyle="none",
-                capsize=2,
-                label=m["label"],
-            )
-        axes.set(xlabel="trained parameters of the adapters (thousands)", ylabel="test loss / $10^{-3}$", title=title)
-        return shared_legend(figure, [axes])
+    [full] = [m for m in result["methods"] if m["method"] == "full"]
+    return draw_against_size(
+        result["methods"],
+        "test",
+        levels={"full": ("--", f"{full['label']} ({full['parameters'] or 0:,.0f})")},
+        ylabel="test loss / $10^{-3}$",
+        title=f"Small U-Net pretrained here, subject: {subject}\n{number} test pictures, seeds: {settings['seeds']}",
+        unit=1e-3,
+    )
