@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dlrt.nn import adapt
-from dlrt.optim import LowRankOptimizer
+from dlrt.nn.optimizer import LowRankOptimizer
 from integrators import SGD, Adam, FixedRank, GeoLoRA, Momentum
 
 TARGETS = ["query", "key", "value", "output", "up", "down"]

@@ -36,7 +36,7 @@ if _TYPE_CHECKING:
         to_lora,
     )
     from .nn.distributed import distributed
-    from .optim import LowRankOptimizer
+    from .nn.optimizer import LowRankOptimizer
 
 __all__ = [
     "Case",
@@ -69,7 +69,7 @@ __all__ = [
     "write_results",
 ]
 __version__ = "0.1.0"
-_HOMES = {"LowRankOptimizer": "optim", "distributed": "nn.distributed"}
+_HOMES = {"LowRankOptimizer": "nn.optimizer", "distributed": "nn.distributed"}
 _TORCH = {name for name in __all__ if name not in globals()}
 
 

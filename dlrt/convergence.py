@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._util import check_integer, check_positive, to_numpy
+from integrators.checks import check_integer, check_positive
+from integrators.linalg import to_numpy
+
 from .solve import solve
 
 

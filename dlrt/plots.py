@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ._util import write_atomically
+from .runs.store import write_atomically
 
 WIDTH = 3.3
 """Width of a column in inches."""

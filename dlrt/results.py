@@ -36,8 +36,9 @@ import json
 import math
 from pathlib import Path
 
-from ._util import versions, write_atomically
-from .describe import describe
+from .runs.identity import describe
+from .runs.store import core_versions as versions
+from .runs.store import write_atomically
 
 RESULTS_VERSION = 1
 

@@ -8,9 +8,13 @@ import time as clock
 from dataclasses import replace
 
 import numpy as np
+from array_api_compat import is_torch_array as is_torch
 
-from ._util import check_integer, check_positive, is_torch, to_numpy, versions
-from .describe import describe
+from integrators.checks import check_integer, check_positive
+from integrators.linalg import to_numpy
+
+from .runs.identity import describe
+from .runs.store import core_versions as versions
 from .trajectory import Record, Trajectory, without_state
 
 logger = logging.getLogger(__name__)

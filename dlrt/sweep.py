@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._util import check_integer, check_jobs
-from .describe import describe
+from integrators.checks import check_integer, check_jobs
+
+from .runs.identity import describe
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
 

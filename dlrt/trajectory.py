@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ._util import to_numpy, write_atomically
+from integrators.linalg import to_numpy
+
+from .runs.store import write_atomically
 
 SCHEMA_VERSION = 1
 _RECORDED: tuple[str, ...] = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")

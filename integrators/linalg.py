@@ -7,6 +7,7 @@ and works on the last two axes unless it says otherwise.
 import functools
 import math
 
+import numpy as np
 from array_api_compat import array_namespace, device, is_torch_array
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "polish",
     "qr",
     "rotate",
+    "to_numpy",
 ]
 
 
@@ -50,6 +52,16 @@ def dagger(X):
     """Conjugate transpose ``X^H`` of the last two axes; a view where the library has one."""
     xp = array_namespace(X)
     return xp.conj(xp.matrix_transpose(X)) if xp.isdtype(X.dtype, "complex floating") else xp.matrix_transpose(X)
+
+
+def to_numpy(array):
+    """A numpy or torch array as a numpy array, a view where possible; bfloat16 becomes float32."""
+    if is_torch_array(array):
+        array = array.detach().resolve_conj().resolve_neg().cpu()
+        if str(array.dtype) == "torch.bfloat16":
+            array = array.float()
+        return array.numpy()
+    return np.asarray(array)
 
 
 def eps(X):

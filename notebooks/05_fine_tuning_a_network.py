@@ -30,8 +30,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from dlrt import LowRankOptimizer, adapt, load_low_rank, merge, parameter_report, plots, ranks, save_low_rank, to_lora
+from dlrt.finetune.assets import minilm, movie_reviews
 from integrators import Adam, AugmentedBUG, GeoLoRA, LoRA, Tolerance
-from paper_figures.assets import minilm, movie_reviews
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .comparison import compare, draw_against_size, times
-from .examples import Setting
-from .finetuning import HEAD_LR, METHODS, fine_tune
+from dlrt.finetune.comparison import compare, draw_against_size, times
+from dlrt.finetune.data import Setting
+from dlrt.finetune.loop import HEAD_LR, METHODS, fine_tune
+
 from .tasks import markdown_table, statement, versions, write_json
 
 SEEDS = 3

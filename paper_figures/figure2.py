@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dlrt.tuning import late_loss
+from dlrt.finetune.data import Setting, load
+from dlrt.finetune.loop import BLOCKS, HEAD_LR, fine_tune
+from dlrt.runs.tune import late_loss
 
-from .examples import Setting, load
-from .finetuning import BLOCKS, HEAD_LR, fine_tune
 from .tasks import Task, markdown, run_tasks, statement, versions, write_json
 
 logger = logging.getLogger(__name__)

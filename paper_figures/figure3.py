@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from .examples import Setting, load
+from dlrt.finetune.data import Setting, load
+
 from .figure2 import METHODS, SEEDS, cell, common, deviation, setting_of
 from .tasks import Task, markdown, run_tasks, statement, write_json
 

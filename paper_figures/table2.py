@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlrt.finetune.loop import SENTENCES
+
 from .accuracy_table import make
-from .finetuning import SENTENCES
 
 
 def run(

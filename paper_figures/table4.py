@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrt.tuning import best, rate, tune
+from dlrt.finetune.comparison import FIRST, draw_against_size
+from dlrt.finetune.diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
+from dlrt.runs.tune import best, rate, tune
 
-from .comparison import FIRST, draw_against_size
-from .diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
 from .tasks import markdown_table, run_tasks, statement, versions, write_json
 
 SEEDS = 3

@@ -1,10 +1,10 @@
 """Matrix differential equations and losses with known constants and solutions, to run integrators on."""
 
-from problems.base import DenseField, Field, FiniteSum, LossProblem, OperatorField, Problem
 from problems.completion import MatrixCompletion, completion
 from problems.given_solution import GivenSolution, given_solution
 from problems.least_squares import LinearLeastSquares
 from problems.manufactured import Manufactured, manufactured
+from problems.problem import DenseField, Field, FiniteSum, LossProblem, OperatorField, Problem
 from problems.regression import MatrixRegression
 from problems.rotating import Rotating, rotating
 from problems.schroedinger import Schroedinger, schroedinger

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from problems.base import (
+from problems.problem import (
     Array,
     Field,
     FiniteSum,

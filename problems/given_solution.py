@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from problems.base import (
+from problems.problem import (
     Array,
     DenseField,
     Problem,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from problems.base import Array, Field, FiniteSum, adjoint, check_matrix, check_rank, in_double, norm, transpose
+from problems.problem import Array, Field, FiniteSum, adjoint, check_matrix, check_rank, in_double, norm, transpose
 
 
 @dataclass(frozen=True, eq=False)

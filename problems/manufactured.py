@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from problems.base import Array, DenseField, Field, Problem, adjoint, best_approximation, check_integer, convert
+from problems.problem import Array, DenseField, Field, Problem, adjoint, best_approximation, check_integer, convert
 
 Symbolic = Any  # a sympy expression or matrix
 

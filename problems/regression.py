@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, to_device
 
-from problems.base import (
+from problems.problem import (
     Array,
     Field,
     LossProblem,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from problems.base import (
+from problems.problem import (
     Array,
     Field,
     Problem,

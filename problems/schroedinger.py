@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import expm_multiply
 
-from problems.base import Array, Field, Problem, best_approximation, check_integer, check_rng, in_double, orthonormal
+from problems.problem import Array, Field, Problem, best_approximation, check_integer, check_rng, in_double, orthonormal
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import scipy.linalg
 import scipy.sparse
 from scipy.sparse.linalg import expm_multiply
 
-from problems.base import (
+from problems.problem import (
     Array,
     Field,
     Problem,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from problems.base import check_integer, check_rng, orthonormal
+from problems.problem import check_integer, check_rng, orthonormal
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._util import write_atomically
+from ..runs.store import write_atomically
 
 SCHEMA_VERSION = 1
 HOLDS, VIOLATED, NOT_APPLICABLE = "holds", "violated", "not applicable"

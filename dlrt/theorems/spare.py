@@ -9,7 +9,7 @@ import numpy as np
 
 from integrators import AugmentedBUG, GeoLoRA, LoRA, LowRank, ParallelBUG, State, Tolerance
 from problems import MatrixRegression
-from problems.base import orthonormal
+from problems.problem import orthonormal
 
 from .certificate import Certificate, Constant, Hypothesis
 from .theorem import (

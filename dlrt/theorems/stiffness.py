@@ -18,7 +18,7 @@ from integrators import (
     SVDLoRA,
 )
 from problems import MatrixRegression
-from problems.base import orthonormal
+from problems.problem import orthonormal
 
 from .certificate import Certificate, Constant, Hypothesis
 from .theorem import FAILURES, Theorem, dense, norm, plain_descent, series, substep_name, with_truncation

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from integrators import SGD, AdaLoRA, Euler, Exact, FixedRank, Integrator, LowRank, Tolerance
+from integrators.linalg import to_numpy
 from problems import GivenSolution, LossProblem, MatrixRegression, Rotating
 
-from .._util import is_torch, to_numpy
 from .certificate import Certificate, Constant, Hypothesis, Series
 
 __all__ = ["FAILURES", "Theorem", "label"]
@@ -153,7 +153,7 @@ def dense(Y: Any) -> np.ndarray:
 
 def wide(X: Any) -> np.ndarray:
     """A numpy or torch array as a numpy array in double precision."""
-    X = to_numpy(X) if is_torch(X) else np.asarray(X)
+    X = to_numpy(X)
     return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import problems
 from dlrt import Trajectory, solve
-from dlrt.describe import describe
+from dlrt.runs.identity import describe
 from dlrt.trajectory import _PER_STEP, _RECORDED
 from integrators import (
     BUG,

@@ -10,7 +10,7 @@ from torch import nn
 
 from dlrt.nn import LinearAdapter, LowRankLinear, ranks
 from dlrt.nn.distributed import distributed
-from dlrt.optim import LowRankOptimizer
+from dlrt.nn.optimizer import LowRankOptimizer
 from integrators import AugmentedBUG, GeoLoRA, Momentum, Tolerance
 
 TAU = Tolerance(relative=0.02, spare=1)

@@ -24,7 +24,7 @@ from dlrt.nn import (
     save_low_rank,
     to_lora,
 )
-from dlrt.optim import LowRankOptimizer
+from dlrt.nn.optimizer import LowRankOptimizer
 from integrators import GeoLoRA, LoRA, LowRank
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dlrt.nn import Factor, LinearAdapter, LowRankConv2d, LowRankEmbedding, LowRankLinear, adapt, ranks
-from dlrt.optim import LowRankOptimizer
+from dlrt.nn.optimizer import LowRankOptimizer
 from integrators import (
     BUG,
     RK4,

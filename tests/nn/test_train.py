@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from dlrt import train
 from dlrt.cli import app
-from dlrt.train import BATCH, METHODS, Run, _digits, compare_digits, summary, train_digits
+from dlrt.finetune import digits as train
+from dlrt.finetune.digits import BATCH, METHODS, Run, _digits, compare_digits, summary, train_digits
 
 pytest.importorskip("sklearn")
 TAPES = {
@@ -135,9 +135,8 @@ def test_command_refuses(arguments, message):
 
 
 def test_dlrt_is_imported_without_torch():
-    code = (
-        "import sys, dlrt, dlrt.train, dlrt.cli; assert 'torch' not in sys.modules; dlrt.LowRankOptimizer; dlrt.adapt"
-    )
+    code = "import sys, dlrt, dlrt.finetune.digits, dlrt.cli; assert 'torch' not in sys.modules; "
+        "dlrt.LowRankOptimizer; dlrt.adapt"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

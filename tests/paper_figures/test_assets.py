@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from paper_figures import assets
+from dlrt.finetune import assets
 
 
 def idx(array):
@@ -90,7 +90,7 @@ def test_frozen_features_are_those_of_a_pretrained_network():
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    from paper_figures.examples import Setting, load
+    from dlrt.finetune.data import Setting, load
 
     torch.set_num_threads(1)
     setting = Setting("images", train=300, validation=1, test=200, size=28)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paper_figures.examples import Setting, load, read_images, read_sentences, split
+from dlrt.finetune.data import Setting, load, read_images, read_sentences, split
 
 rng = np.random.default_rng(0)
 

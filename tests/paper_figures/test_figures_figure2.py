@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from dlrt.finetune.data import Setting
+from dlrt.finetune.loop import prepare, size
 from paper_figures import figure2, figure3, figure4
-from paper_figures.examples import Setting
-from paper_figures.finetuning import prepare, size
 
 FIGURE = "figure2"
 

@@ -1,7 +1,7 @@
 """Table 2: the reference, the README, and a small run of all methods."""
 
+from dlrt.finetune.loop import METHODS
 from paper_figures.accuracy_table import lines, statements
-from paper_figures.finetuning import METHODS
 
 FIGURE = "table2"
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dlrt.finetune.diffusion import FULL, METHODS, QUICK, SCHEDULE, Examples, Network, adaptable, pictures, subject
 from paper_figures import table4
-from paper_figures.diffusion import FULL, METHODS, QUICK, SCHEDULE, Examples, Network, adaptable, pictures, subject
 from paper_figures.table4 import lines, statements
 
 FIGURE = "table4"

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from paper_figures import comparison
-from paper_figures.examples import Setting, load
-from paper_figures.finetuning import METHODS, fine_tune, prepare, time_steps
+from dlrt.finetune import comparison
+from dlrt.finetune.data import Setting, load
+from dlrt.finetune.loop import METHODS, fine_tune, prepare, time_steps
 
 BLOCKS, WIDTH = 2, 16
 MATRICES = BLOCKS * (4 * [(WIDTH, WIDTH)] + [(4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH)])

@@ -11,7 +11,7 @@ import scipy.linalg
 import scipy.sparse
 
 import problems
-from problems.base import orthonormal
+from problems.problem import orthonormal
 from problems.sylvester import affine_flow
 
 

@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 
 import problems
-from problems.base import adjoint, best_approximation, orthonormal
+from problems.problem import adjoint, best_approximation, orthonormal
 
 SHAPE = (9, 7)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dlrt.cli.verify import methods
 from dlrt.theorems import (
     HOLDS,
     NOT_APPLICABLE,
@@ -24,7 +25,6 @@ from dlrt.theorems import (
     predicted_rate,
 )
 from dlrt.theorems.error_bound import LOCAL, kind_of
-from dlrt.verify import methods
 from integrators import (
     BUG,
     RK4,

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from dlrt import verify as module
 from dlrt.cli import app
+from dlrt.cli.verify import BEGIN, END, cell, matrix, matrix_text, with_matrix
 from dlrt.registry import INTEGRATORS, Entry
 from dlrt.theorems import THEOREMS, Certificate, Series
-from dlrt.verify import BEGIN, END, cell, matrix, matrix_text, with_matrix
 from integrators import GeoLoRA
 
 ROOT = Path(__file__).resolve().parents[2]

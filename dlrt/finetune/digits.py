@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ._util import check_integer, check_jobs, check_positive
-from .tuning import best, late_loss, rate, tune
+from integrators.checks import check_integer, check_jobs, check_positive
+
+from ..runs.tune import best, late_loss, rate, tune
 
 __all__ = ["METHODS", "NETWORKS", "Run", "compare_digits", "train_digits"]
 
@@ -93,7 +94,7 @@ def _network(kind: str, rank: int):
     import torch
     from torch import nn
 
-    from .nn import LowRankConv2d, LowRankLayer, LowRankLinear
+    from ..nn import LowRankConv2d, LowRankLayer, LowRankLinear
 
     if kind == "dense":
         layers = [
@@ -198,8 +199,8 @@ def train_digits(
     """
     import torch
 
-    from .nn import low_rank_layers, parameter_report, ranks
-    from .optim import LowRankOptimizer
+    from ..nn import low_rank_layers, parameter_report, ranks
+    from ..nn.optimizer import LowRankOptimizer
 
     _check_name("method", method, METHODS)
     _check_name("network", network, NETWORKS)
@@ -306,7 +307,7 @@ def compare_digits(
     tried : dict
         For each method, ``[rate, mean validation accuracy or None, mean late training loss or None]`` of each rate.
     """
-    from .journal import run_tasks
+    from ..runs.store import run_tasks
 
     methods = list(methods)
     shared = {"network": network, "epochs": epochs, "rank": rank}
@@ -381,8 +382,8 @@ def summary(runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 def write(runs: Sequence[Run], tried: dict[str, list], settings: dict, out: str | Path) -> None:
     """Write ``summary.json``, all records as ``runs.json``, and the pictures ``loss``, ``accuracy``, ``ranks``."""
-    from .journal import versions, write_json
-    from .plots import save_figure
+    from ..plots import save_figure
+    from ..runs.store import versions, write_json
 
     out = Path(out)
     rows = [row | {"tried": tried.get(row["method"], [])} for row in summary(runs)]
@@ -401,7 +402,7 @@ def _figures(runs):
     import numpy as np
     from matplotlib import rc_context
 
-    from .plots import STYLE, LineStyle, column_figure, shared_legend
+    from ..plots import STYLE, LineStyle, column_figure, shared_legend
 
     methods = list(dict.fromkeys(run.method for run in runs))
     done = {m: [r for r in runs if r.method == m and r.status == "finished"] for m in methods}
@@ -478,7 +479,7 @@ def digits(
     """
     from rich.table import Table
 
-    from .cli import _bar, _console, _refuse, errors
+    from ..cli import _bar, _console, _refuse, errors
 
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     settings: dict[str, Any] = {"network": network, "epochs": epochs, "rank": rank, "lr": lr, "seeds": seeds}

@@ -7,15 +7,16 @@ import functools
 import hashlib
 import inspect
 import json
+import os
+import platform
+import tempfile
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
-
-from ._util import versions as core_versions
-from ._util import write_atomically
 
 Task = tuple[Callable[..., dict], dict]
 
@@ -70,6 +71,42 @@ def write_json(path: Path, data: dict) -> Path:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     return core_versions() | {"joblib": metadata.version("joblib"), "matplotlib": metadata.version("matplotlib")}
+
+
+def write_atomically(path, write):
+    """Call ``write(file)`` on a temporary binary file beside `path`, then move it there in one step.
+
+    A reader sees the old file or the whole new one, whenever the writer is stopped. The folder is made when
+    missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600: others may want to read the results
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def core_versions():
+    """Versions of what the numbers depend on, as a dict of strings."""
+    from .. import __version__
+
+    found = {"python": platform.python_version(), "dlrt": __version__, "numpy": np.__version__}
+    return found | {"scipy": metadata.version("scipy")}
 
 
 def _run(key, function, arguments):

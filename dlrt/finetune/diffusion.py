@@ -23,14 +23,14 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dlrt import LowRankOptimizer, adapt
-from dlrt._util import write_atomically
 from dlrt.nn import load_low_rank, low_rank_layers, merge, parameter_report, ranks, save_low_rank
-from dlrt.tuning import late
+from dlrt.runs.store import write_atomically
+from dlrt.runs.tune import late
 from integrators import Adam, GeoLoRA, Tolerance
 
-from . import finetuning
+from . import loop as finetuning
 from .assets import fashion_mnist
-from .finetuning import Method, Plan, one_thread, unmasked, warm_up_and_decay
+from .loop import Method, Plan, one_thread, unmasked, warm_up_and_decay
 
 CLASSES = (
     "T-shirts", "trousers", "pullovers", "dresses", "coats", "sandals", "shirts", "sneakers", "bags", "ankle boots",

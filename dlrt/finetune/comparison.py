@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from dlrt.tuning import best, late_loss, rate, tune
+from dlrt.runs.store import run_tasks
+from dlrt.runs.tune import best, late_loss, rate, tune
 
-from .examples import Setting
-from .finetuning import fine_tune, time_steps
-from .tasks import run_tasks
+from .data import Setting
+from .loop import fine_tune, time_steps
 
 FIRST = (-7, -6, -5)
 """Half decades that are tried first: 3.2e-4, 1e-3, 3.2e-3."""

@@ -24,9 +24,9 @@ from integrators import (
     unstack,
 )
 
-from .nn.factors import Factor
-from .nn.layers import FACTORS, LowRankLayer
-from .nn.model import low_rank_layers, matches
+from .factors import Factor
+from .layers import FACTORS, LowRankLayer
+from .model import low_rank_layers, matches
 
 __all__ = ["LowRankOptimizer"]
 

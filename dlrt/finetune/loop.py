@@ -33,7 +33,7 @@ from integrators import (
     Tolerance,
 )
 
-from .examples import Setting, Task, load
+from .data import Setting, Task, load
 
 BLOCKS = re.compile(r".*\.\d+\..*")
 """Layers in repeated blocks, whatever the network calls them: a number is part of their name."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .train import app as train
+from ..finetune.digits import app as train
 from .verify import verify
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def _refuse(error) -> NoReturn:
 
 def _version(wanted: bool):
     if wanted:
-        from . import __version__
+        from .. import __version__
 
         print(f"dlrt {__version__}")
         raise typer.Exit
@@ -65,7 +65,7 @@ def main(
 @app.command("list")
 def list_() -> None:
     """Show the integrators, problems, figures and tables known by name, one line each."""
-    from .registry import INTEGRATORS, PROBLEMS
+    from ..registry import INTEGRATORS, PROBLEMS
 
     known = {
         "Integrators": {name: entry.description for name, entry in INTEGRATORS.items()},
@@ -191,8 +191,9 @@ def compare(
     settings = dict(locals())
     out = Path("dlrt-results", problem) if out is None else out
     try:
-        from ._util import check_integer
-        from .registry import ProblemOptions, build_problem
+        from integrators.checks import check_integer
+
+        from ..registry import ProblemOptions, build_problem
 
         for name, least in {
             "rank": 1,
@@ -214,8 +215,8 @@ def compare(
             seeds=seeds,
             method={"rank": rank, "tau": tau, "spare": spare, "substep": substep, "optimizer": optimizer},
         )
-        from .plots import save_figures
-        from .results import write_results
+        from ..plots import save_figures
+        from ..results import write_results
 
         results = _sweep(cases, out, jobs)
         write_results(out, results, settings | {"out": str(out)})
@@ -277,7 +278,7 @@ def table_(
 
 def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, options: dict) -> dict:
     """Run the script of a figure or table; what it returns. A second call goes on where the first one stopped."""
-    from .registry import lookup
+    from ..registry import lookup
 
     out = Path(f"dlrt-{kind}s", name) if out is None else out
     began = time.perf_counter()
@@ -321,9 +322,10 @@ def _known(kind: str) -> dict[str, tuple[str, str]]:
 
 def _cases(problem, *, integrators, step_sizes, steps, seeds, method):
     """One case for each integrator, step size and seed; ValueError for what does not fit the problem."""
-    from ._util import check_positive
-    from .registry import MethodOptions, build_integrator
-    from .sweep import Case
+    from integrators.checks import check_positive
+
+    from ..registry import MethodOptions, build_integrator
+    from ..sweep import Case
 
     is_loss = hasattr(problem, "loss")
     if integrators is None:
@@ -370,7 +372,7 @@ def _bar() -> Progress:
 
 def _sweep(cases, out, jobs):
     """The sweep with a progress bar on the error stream; Ctrl-C ends the program with a hint how to go on."""
-    from .sweep import sweep
+    from ..sweep import sweep
 
     done = 0
     with _bar() as bar:

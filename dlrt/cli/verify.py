@@ -69,7 +69,7 @@ def verify(
 
 def methods() -> dict[str, Any]:
     """The integrators of the registry with the options that the small cases expect."""
-    from .registry import INTEGRATORS, MethodOptions
+    from ..registry import INTEGRATORS, MethodOptions
 
     return {name: entry.build(MethodOptions(rank=4, steps=20)) for name, entry in INTEGRATORS.items()}
 
@@ -83,8 +83,8 @@ def certificates(theorem: Any, integrator: Any, full: bool = False) -> list:
 
 
 def _one(theorem, integrator, problem, out, console, *, rank, size, steps, step_size) -> bool:
-    from .registry import PROBLEMS, MethodOptions, ProblemOptions, build_integrator, build_problem, lookup
-    from .theorems import THEOREMS
+    from ..registry import PROBLEMS, MethodOptions, ProblemOptions, build_integrator, build_problem, lookup
+    from ..theorems import THEOREMS
 
     if theorem is None or integrator is None:
         raise ValueError("--problem needs a theorem and --integrator, for example: error-bound --integrator bug")
@@ -114,8 +114,8 @@ def _all(theorem, integrator, out, console, full) -> bool:
     from rich.markup import escape
     from rich.table import Table
 
-    from .registry import INTEGRATORS, lookup
-    from .theorems import THEOREMS, worst_of
+    from ..registry import INTEGRATORS, lookup
+    from ..theorems import THEOREMS, worst_of
 
     claims = THEOREMS if theorem is None else {theorem: lookup("theorem", theorem, THEOREMS)}
     known = methods()
@@ -205,7 +205,7 @@ def matrix(full: bool = False, progress=None) -> tuple[list[str], dict[str, list
     failed : bool
         Whether something promised is violated.
     """
-    from .theorems import THEOREMS
+    from ..theorems import THEOREMS
 
     columns = [name for name in THEOREMS if name != "symbolic"]
     rows: dict[str, list[str]] = {}
@@ -226,7 +226,7 @@ def cell(found: list) -> str:
 
     ``holds`` is printed in bold where theory promises it; a violated promise in capitals.
     """
-    from .theorems import NOT_APPLICABLE, VIOLATED, worst_of
+    from ..theorems import NOT_APPLICABLE, VIOLATED, worst_of
 
     worst = worst_of(found)
     if worst is None:

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from array_api_compat import is_torch_array as is_torch
 
-from ._util import is_torch, to_numpy
+from integrators.linalg import to_numpy
 
 
 def describe(thing):

@@ -1,0 +1,1 @@
+"""Train and fine-tune networks by all methods alike: data, training loops, methods, comparisons."""
