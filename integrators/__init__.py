@@ -1,23 +1,60 @@
 """Dynamical low-rank integrators on plain matrices, numpy or torch alike: one method per file, one interface."""
 
-from .adalora import AdaLoRA
-from .augmented_bug import AugmentedBUG
-from .bug import BUG
-from .full_rank import FullRank
-from .geolora import GeoLoRA
-from .integrator import Integrator, Proposal, State, Step, conclude, stack, unstack
-from .lora import LoRA
-from .lowrank import LowRank, tangent
-from .optimizers import SGD, Adam, Carried, Momentum, Optimizer
-from .parallel_bug import ParallelBUG
-from .projector_splitting import ProjectorSplitting
+from .fields import Projections, combine, tangent
+from .integrator import Integrator, Step, conclude, count_evaluations
+from .lowrank import LowRank
+from .optimizers import SGD, Adam, Momentum, Optimizer
+from .state import State, stack, unstack
 from .substeps import RK4, Euler, Exact, Heun, Repeated, Substep
-from .svd_lora import SVDLoRA
+from .table import (
+    BUG,
+    INTEGRATORS,
+    AdaLoRA,
+    AugmentedBUG,
+    FullRank,
+    GeoLoRA,
+    LoRA,
+    ParallelBUG,
+    ProjectorSplitting,
+    SVDLoRA,
+)
 from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Truncation
 
 __all__ = [
-    "BUG", "RK4", "SGD", "AdaLoRA", "Adam", "AugmentedBUG", "Carried", "Euler", "Exact", "FixedRank", "FullRank",
-    "GeoLoRA", "GlobalBudget", "Heun", "ImportanceBudget", "Integrator", "LoRA", "LowRank", "Momentum", "Optimizer",
-    "ParallelBUG", "ProjectorSplitting", "Proposal", "Repeated", "SVDLoRA", "State", "Step", "Substep", "Tolerance",
-    "Truncation", "conclude", "stack", "tangent", "unstack",
+    "BUG",
+    "INTEGRATORS",
+    "RK4",
+    "SGD",
+    "AdaLoRA",
+    "Adam",
+    "AugmentedBUG",
+    "Euler",
+    "Exact",
+    "FixedRank",
+    "FullRank",
+    "GeoLoRA",
+    "GlobalBudget",
+    "Heun",
+    "ImportanceBudget",
+    "Integrator",
+    "LoRA",
+    "LowRank",
+    "Momentum",
+    "Optimizer",
+    "ParallelBUG",
+    "Projections",
+    "ProjectorSplitting",
+    "Repeated",
+    "SVDLoRA",
+    "State",
+    "Step",
+    "Substep",
+    "Tolerance",
+    "Truncation",
+    "combine",
+    "conclude",
+    "count_evaluations",
+    "stack",
+    "tangent",
+    "unstack",
 ]  # fmt: skip

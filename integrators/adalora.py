@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from array_api_compat import array_namespace, device
 
-from .integrator import Integrator, Proposal
+from .checks import check_fraction
+from .integrator import Integrator
 from .linalg import dagger, double_svd
 from .lowrank import LowRank, diagonalise
-from .optimizers import Carried, check_fraction
+from .state import State
 from .truncation import ImportanceBudget
 
 __all__ = ["AdaLoRA"]
@@ -18,7 +19,9 @@ __all__ = ["AdaLoRA"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdaLoRA(Integrator):
-    r"""``W = P diag(lam) Q``: descent on the loss plus :math:`\gamma (\|P^H P - I\|_F^2 + \|Q Q^H - I\|_F^2)`.
+    r"""Adaptive LoRA: simultaneous descent on P, lam and Q of ``W = P diag(lam) Q``, with a budget of triplets.
+
+    Descent is on the loss plus the penalty :math:`\gamma (\|P^H P - I\|_F^2 + \|Q Q^H - I\|_F^2)`:
 
     .. math::
         P_1 &= P + h\,(F Q^H \Lambda - 4 \gamma P (P^H P - I)), \\
@@ -33,12 +36,13 @@ class AdaLoRA(Integrator):
         \qquad s = \bar I\, \bar U, \\
         s_i &= s(\lambda_i) + \mathrm{mean}_j\, s(P_{ji}) + \mathrm{mean}_j\, s(Q_{ij}).
 
-    ``truncation`` then zeroes the lam_i of the least important triplets over all matrices.
+    ``truncation`` then zeroes the lam_i of the least important triplets over all matrices
+    (:class:`~integrators.ImportanceBudget`).
 
     Parameters
     ----------
     truncation : ImportanceBudget, optional
-        The budget; without it no triplet is ever masked.
+        The budget; without it no triplet is ever masked, and :meth:`for_run` sets one.
     gamma : float
         Weight of the penalty, >= 0.
     beta1, beta2 : float
@@ -62,12 +66,30 @@ class AdaLoRA(Integrator):
 
     manifold: ClassVar[bool] = False
     rank_adaptive: ClassVar[bool] = True
+    stackable: ClassVar[bool] = True
 
     def __post_init__(self):
         if not self.gamma >= 0:
             raise ValueError(f"gamma must be >= 0, got {self.gamma!r}")
         check_fraction("beta1", self.beta1)
         check_fraction("beta2", self.beta2)
+
+    def for_run(self, steps: int, rank: int) -> AdaLoRA:
+        """With a budget that falls from ``rank`` to two thirds of it, unless there is one already.
+
+        It is full for a tenth of the steps and final for the last third; masks are set at most 100 times.
+        """
+        if self.truncation is not None:
+            return self
+        budget = ImportanceBudget(
+            initial=rank,
+            final=-(-2 * rank // 3),
+            total_steps=steps,
+            warmup=steps // 10,
+            cooldown=steps // 3,
+            interval=max(1, steps // 100),
+        )
+        return replace(self, truncation=budget)
 
     def start(self, Y: LowRank) -> LowRank:
         """The singular value decomposition of Y; Y itself where S is diagonal."""
@@ -98,24 +120,22 @@ class AdaLoRA(Integrator):
             "lam": xp.linalg.diagonal(f.S),
             "Q": f.L * lam[..., None, :] - 4 * self.gamma * QH @ (dagger(QH) @ QH - one),
         }
-        importance = 0.0
         for w, X in factors.items():
             sensitivity = abs(xp.real(xp.conj(X) * descent[w])) if _is_complex(X) else abs(X * descent[w])
             smooth = self.beta1 * memory[f"sensitivity.{w}"] + (1 - self.beta1) * sensitivity
             unsure = self.beta2 * memory[f"uncertainty.{w}"] + (1 - self.beta2) * abs(sensitivity - smooth)
             memory |= {f"sensitivity.{w}": smooth, f"uncertainty.{w}": unsure}
-            score = smooth * unsure
-            importance = importance + (score if w == "lam" else xp.mean(score, axis=-2))
         old = {key.removeprefix("optimizer."): X for key, X in memory.items() if key.startswith("optimizer.")}
         d, moments = self.optimizer.update(old, descent)
         memory |= _prefixed("optimizer", moments) | {"step": int(memory["step"]) + 1}
         Y1 = LowRank(P + h * d["P"], (lam + h * d["lam"])[..., None, :] * one, QH + h * d["Q"])
-        return Proposal(Y1, {"step": memory["step"], "importance": importance}, finish=Carried(memory))
+        return State(Y1, memory)
 
 
 def _triplet_factors(Y: LowRank) -> dict:
-    """P (m, r), lam (r,) and Q^H (n, r); real singular values may come as complex numbers."""
-    return {"P": Y.U, "lam": array_namespace(Y.S).linalg.diagonal(Y.S), "Q": Y.V}
+    """P (m, r), lam (r,) and Q^H (n, r)."""
+    U, S, V = Y
+    return {"P": U, "lam": array_namespace(S).linalg.diagonal(S), "Q": V}
 
 
 def _prefixed(prefix: str, memory) -> dict:

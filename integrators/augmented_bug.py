@@ -16,7 +16,7 @@ __all__ = ["AugmentedBUG"]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedBUG(Integrator):
-    r"""BUG in bases that keep the old directions: Galerkin in up to 2r dimensions, then truncation.
+    r"""Augmented BUG integrator: rank-adaptive, Galerkin in bases that keep the old directions, then truncation.
 
     .. math::
         \hat U &= \mathrm{orth}[U_0 \,|\, K(t_1)], \qquad \hat V = \mathrm{orth}[V_0 \,|\, L(t_1)], \\
@@ -49,11 +49,7 @@ class AugmentedBUG(Integrator):
     order: ClassVar[int] = 1
     robust: ClassVar[bool] = True
     rank_adaptive: ClassVar[bool] = True
-
-    @property
-    def evaluations(self) -> int:
-        """K and L share their first field."""
-        return 3 * self.substep.stages - 1
+    stackable: ClassVar[bool] = True
 
     def stages(self, t, state, h):
         """New directions from K and L, then S in the augmented bases."""

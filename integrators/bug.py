@@ -15,7 +15,9 @@ __all__ = ["BUG"]
 
 @dataclass(frozen=True, kw_only=True)
 class BUG(Integrator):
-    r"""Both bases are updated from the old point, then S by a Galerkin step in the new bases.
+    r"""Basis update & Galerkin (BUG) integrator of fixed rank.
+
+    Both bases are updated from the old point, then S by a Galerkin step in the new bases.
 
     .. math::
         K' &= F(t, K V_0^H) V_0, & K(t_0) &= U_0 S_0, & U_1 &= \mathrm{orth}(K(t_1)), \\
@@ -43,11 +45,7 @@ class BUG(Integrator):
 
     order: ClassVar[int] = 1
     robust: ClassVar[bool] = True
-
-    @property
-    def evaluations(self) -> int:
-        """K and L share their first field."""
-        return 3 * self.substep.stages - 1
+    stackable: ClassVar[bool] = True
 
     def stages(self, t, state, h):
         """K and L from the old bases, S in the new."""

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from array_api_compat import array_namespace, device
 
-from .integrator import Integrator, Proposal
+from .integrator import Integrator
 from .lowrank import LowRank
-from .optimizers import Carried
+from .state import State
 from .substeps import Euler, Substep
 
 __all__ = ["FullRank"]
@@ -17,7 +17,7 @@ __all__ = ["FullRank"]
 
 @dataclass(frozen=True, kw_only=True)
 class FullRank(Integrator):
-    r"""The matrix itself: :math:`W' = F(t, W)` by one explicit substep; plain gradient descent with Euler.
+    r"""The matrix itself without any low-rank constraint: explicit Euler on W, which is plain gradient descent.
 
     It is the K-step with ``V = I``: the point is ``W = W I I^H``, so that ``f.K = F(t, W)``.
 
@@ -38,16 +38,12 @@ class FullRank(Integrator):
     robust: ClassVar[bool] = True
     manifold: ClassVar[bool] = False
     factors: ClassVar[tuple[str, ...]] = ("U",)
+    stackable: ClassVar[bool] = True
 
     @property
     def order(self):  # type: ignore[override]
         """That of the substep."""
         return self.substep.order
-
-    @property
-    def evaluations(self) -> int:
-        """Stages of the substep."""
-        return self.substep.stages
 
     def start(self, Y: LowRank) -> LowRank:
         """(W, I, I)."""
@@ -64,4 +60,4 @@ class FullRank(Integrator):
         f = yield t, W, "K"
         dW = yield from self.substep.K(t, W, h, f)
         direction, memory = self.optimizer.update(state.memory, {"W": dW / h if h else f.K})
-        return Proposal(LowRank(W.U + h * direction["W"], W.S, W.V), finish=Carried(memory))
+        return State(LowRank(W.U + h * direction["W"], W.S, W.V), memory)

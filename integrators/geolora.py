@@ -14,9 +14,9 @@ __all__ = ["GeoLoRA"]
 
 @dataclass(frozen=True, kw_only=True)
 class GeoLoRA(Integrator):
-    r"""One gradient G = -F, one step of an optimiser on K, L and S, augmentation, truncation.
+    r"""GeoLoRA: parallel BUG with one gradient per step, rank-adaptive, for training.
 
-    With learning rate h = lam, F V = -G V, and so on:
+    With the gradient G = -F and the learning rate lam = h:
 
     .. math::
         K_1 &= U S - \lambda\, G V, \qquad L_1 = V S^H - \lambda\, G^H U, \qquad S_1 = S - \lambda\, U^H G V, \\
@@ -50,6 +50,7 @@ class GeoLoRA(Integrator):
     order: ClassVar[int] = 1
     robust: ClassVar[bool] = True
     rank_adaptive: ClassVar[bool] = True
+    stackable: ClassVar[bool] = True
 
     def stages(self, t, state, h):
         """The increments of K, L and S are h times the field through the bases."""

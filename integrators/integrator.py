@@ -6,52 +6,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from array_api_compat import array_namespace
+import numpy as np
 
+from .fields import Projections
+from .linalg import check_finite
 from .lowrank import LowRank
-from .optimizers import SGD, Carried, Optimizer, entry, steered, tangent_memory
+from .optimizers import SGD, Optimizer, steered
+from .state import State
 from .truncation import Truncation
 
-__all__ = ["Integrator", "Proposal", "State", "Step", "conclude", "stack", "unstack"]
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """Everything an integrator carries from one step to the next.
-
-    Parameters
-    ----------
-    Y : LowRank
-        The current matrix.
-    memory : mapping from str to array or int
-        Moments, averages, counters; empty for a method without memory. Save both, and a run goes on as if it had
-        never stopped.
-    """
-
-    Y: LowRank
-    memory: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """What a step proposes before truncation.
-
-    Parameters
-    ----------
-    Y : LowRank
-        The new matrix, usually in augmented bases.
-    memory : mapping
-        What a truncation may look at (AdaLoRA's importance scores).
-    finish : Carried
-        A function: the memory at the truncated matrix.
-    rejected : int
-        Steps rejected on the way.
-    """
-
-    Y: LowRank
-    memory: Mapping[str, Any] = field(default_factory=dict)
-    finish: Carried = field(default_factory=Carried)
-    rejected: int = 0
+__all__ = ["Integrator", "Step", "conclude", "count_evaluations"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,49 +77,64 @@ class Integrator:
     manifold: ClassVar[bool] = True
     """Whether U and V stay orthonormal."""
     factors: ClassVar[tuple[str, ...]] = ("U", "S", "V")
-    """The factors of the representation that move; the others are identities."""
-    stackable: ClassVar[bool] = True
-    """Whether stages may be run on a stack of matrices (leading axes), one decision being right for all."""
-    truncation: ClassVar[Any] = None
-    """A Truncation, or None: the proposal is the result."""
+    """The factors of the representation that the method moves."""
+    stackable: ClassVar[bool] = False
+    """Whether :meth:`stages` may be run on a stack of matrices (leading axes), one decision being right for all.
 
-    @property
-    def evaluations(self) -> int:
-        """Fields per accepted step."""
-        return 1
+    Declared by the class that defines ``stages``: without it the matrices of a network advance one by one."""
+    truncation: ClassVar[Any] = None
+    """A Truncation, or None: what :meth:`stages` returns is the result."""
+    evaluations: ClassVar[int | None] = None
+    """Fields per accepted step, where the author wants to state them. Drivers count, and a wrong number is an error."""
+
+    def __init_subclass__(cls, **options):
+        """New stages are on single matrices unless their class says otherwise."""
+        super().__init_subclass__(**options)
+        if "stages" in vars(cls) and "stackable" not in vars(cls):
+            cls.stackable = False
+
+    def for_run(self, steps: int, rank: int) -> Integrator:
+        """The method for a run of this number of steps from this rank (of all matrices together).
+
+        It is the method itself, unless a schedule depends on them.
+        """
+        return self
 
     def start(self, Y: LowRank) -> LowRank:
         """The matrix Y in the representation of this method; one that is in it stays as it is, bit for bit."""
         return Y
 
     def init(self, Y: LowRank) -> State:
-        """The state from which to start at Y, with orthonormal U and V.
+        """The state from which to start at Y.
+
+        A method that keeps U and V orthonormal makes them so, unless they are already (to 10^4 eps).
 
         Raises TypeError if Y is not a LowRank.
         """
         if not isinstance(Y, LowRank):
             raise TypeError(f"Y must be a LowRank, got {type(Y).__name__}")
-        Y = self.start(Y)
+        Y = self.start(Y.orthonormalised() if self.manifold else Y)
         return State(Y, self.memory(Y))
 
     def memory(self, Y: LowRank) -> Mapping[str, Any]:
         """Memory at the start."""
-        return tangent_memory(self.optimizer, Y)
+        return self.optimizer.init({"K": Y.U, "L": Y.V, "S": Y.S}, Y)
 
-    def stages(self, t: float, state: State, h: float) -> Generator[tuple, Any, LowRank | Proposal]:
-        """The method itself: yields points, is sent fields, returns the matrix before truncation."""
+    def stages(self, t: float, state: State, h: float) -> Generator[tuple, Any, LowRank | State]:
+        """The method itself: yields points, is sent fields, returns the matrix before truncation.
+
+        A method that remembers, or rejects steps, returns a State with its new memory. Raises TypeError where a
+        subclass does not define it.
+        """
         raise TypeError(f"{type(self).__name__} must define stages(t, state, h)")
 
-    def advance(self, t: float, state: State, h: float) -> Generator[tuple, Any, Proposal]:
-        """What a driver runs: :meth:`stages` with the optimiser in between, up to a :class:`Proposal`."""
+    def advance(self, t: float, state: State, h: float) -> Generator[tuple, Any, State]:
+        """What a driver runs: :meth:`stages` with the optimiser in between, up to the state before truncation."""
         stages = self.stages(t, state, h)
-        if not self.manifold or isinstance(self.optimizer, SGD):
-            result = yield from stages
-            return Proposal(result) if isinstance(result, LowRank) else result
-        result, memory_at = yield from steered(stages, self.optimizer, state.Y, state.memory)
-        if isinstance(result, LowRank):
-            return Proposal(result, finish=memory_at)
-        return Proposal(result.Y, finish=memory_at, rejected=result.rejected)
+        if self.manifold and type(self.optimizer) is not SGD:
+            return (yield from steered(stages, self.optimizer, state))
+        result = yield from stages
+        return result if isinstance(result, State) else State(result, state.memory)
 
     def step(self, F: Callable[[float, LowRank], Any], t: float, state: State, h: float) -> Step:
         """One step of size h from time t with the field ``F(t, Y)``.
@@ -164,6 +143,8 @@ class Integrator:
         ------
         FloatingPointError
             An infinity or a NaN was met; ``state`` is as it was.
+        RuntimeError
+            The method asked for another number of fields than it declares.
         """
         t, h = float(t), float(h)  # a numpy scalar would promote float32 arrays
         stages = self.advance(t, state, h)
@@ -174,52 +155,47 @@ class Integrator:
                 evaluations += 1
                 request = stages.send(F(*request[:2]))
         except StopIteration as stop:
-            proposal = stop.value
-        [(new, error)] = conclude(self.truncation, [proposal])
-        return Step(proposal.Y, new, error, evaluations, proposal.rejected)
+            before = stop.value
+        self.check_count(evaluations, before.rejected)
+        [(after, error)] = conclude(self.truncation, [before])
+        for name, X in zip("USV", after.Y, strict=True):
+            check_finite(X, name)
+        return Step(before.Y, after, error, evaluations, before.rejected)
+
+    def check_count(self, evaluations: int, rejected: int) -> None:
+        """Raise RuntimeError where a declared number of fields per accepted step is not the one that was counted."""
+        if self.evaluations not in (None, evaluations) and not rejected:
+            raise RuntimeError(
+                f"{type(self).__name__} declares {self.evaluations} evaluations per step, {evaluations} were counted: "
+                "leave the declaration out, drivers count"
+            )
 
 
-def conclude(truncation: Truncation | None, proposals: Sequence[Proposal]) -> list[tuple[State, float]]:
-    """Truncate the proposals of all matrices together: the new state and the truncation error of each."""
-    truncated = [(p.Y, 0.0) for p in proposals] if truncation is None else truncation(proposals)
-    return [(State(Y, p.finish(Y)), error) for p, (Y, error) in zip(proposals, truncated, strict=True)]
+def conclude(truncation: Truncation | None, states: Sequence[State]) -> list[tuple[State, float]]:
+    """Truncate all matrices together: the state after it and the truncation error of each."""
+    truncated = [(s.Y, 0.0) for s in states] if truncation is None else truncation(states)
+    return [(s.at(Y), error) for s, (Y, error) in zip(states, truncated, strict=True)]
 
 
-def stack(states: Sequence[State]) -> State:
-    """States of equal shapes and counters as one, with a leading axis over the matrices.
+def count_evaluations(integrator: Integrator) -> int:
+    """Fields that one accepted step asks for (for a network: backward passes), counted on a small matrix."""
 
-    Raises ValueError where they do not fit.
-    """
-    first = states[0]
-    memory = {}
-    for name, X in first.memory.items():
-        entries = [state.memory[name] for state in states]
-        memory[name] = _stacked(entries) if hasattr(X, "ndim") else X
-        if not hasattr(X, "ndim") and any(entry != X for entry in entries):
-            raise ValueError(f"states with different values of {name} cannot be stacked: {entries}")
-    Y = LowRank(*(_stacked([getattr(state.Y, factor) for state in states]) for factor in ("U", "S", "V")))
-    return State(Y, memory)
+    class Constant(Projections):
+        def __init__(self, Y):
+            K = A @ Y.V
+            super().__init__(K, A.T @ Y.U, Y.U.T @ K)
+            self.flow_K = lambda h: Y.K + h * self.K
+            self.flow_L = lambda h: Y.L + h * self.L
+            self.flow_S = lambda h, sign=1: Y.S + sign * h * self.S
 
-
-def unstack(proposal: Proposal, count: int, manifold: bool) -> list[Proposal]:
-    """The proposals of the ``count`` matrices of a stack.
-
-    For a method that keeps its bases orthonormal (``manifold``) zero columns are taken off: a matrix for which
-    :func:`~integrators.linalg.complement` found fewer directions than for others has its own, smaller, rank.
-    """
-    xp = array_namespace(proposal.Y.U)
-    U, V = proposal.Y.U, proposal.Y.V
-    S = xp.broadcast_to(proposal.Y.S, (count, *proposal.Y.S.shape[-2:]))
-    widths = [(U.shape[-1], V.shape[-1])] * count
-    if manifold and not all(bool(xp.all(xp.any(X[..., -1] != 0, axis=-1))) for X in (U, V) if X.shape[-1]):
-        used = (xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1).tolist() for X in (U, V))
-        widths = list(zip(*used, strict=True))
-    result = []
-    for i, (rU, rV) in enumerate(widths):
-        Y = LowRank(U[i, :, :rU], S[i, :rU, :rV], V[i, :, :rV])
-        result.append(Proposal(Y, entry(proposal.memory, i), proposal.finish.entry(i), proposal.rejected))
-    return result
-
-
-def _stacked(arrays):
-    return array_namespace(*arrays).stack(arrays)
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((12, 11))
+    # the step is so short that nothing it neglects makes a method reject it
+    stages = integrator.advance(0.0, integrator.init(LowRank.random(A.shape, 2, rng)), 1e-20)
+    request, count = next(stages), 0
+    try:
+        while True:
+            count += 1
+            request = stages.send(Constant(request[1]))
+    except StopIteration:
+        return count

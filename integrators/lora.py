@@ -7,16 +7,16 @@ from typing import ClassVar
 
 from array_api_compat import array_namespace, device
 
-from .integrator import Integrator, Proposal
+from .integrator import Integrator
 from .lowrank import LowRank
-from .optimizers import Carried
+from .state import State
 
 __all__ = ["LoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA(Integrator):
-    r"""Low-rank adaptation: ``W = B A``, both factors by one gradient step at once.
+    r"""Low-rank adaptation (LoRA): simultaneous gradient descent on the two factors of ``W = B A``.
 
     .. math:: B_1 = B + h\, F(W) A^H, \qquad A_1 = A + h\, B^H F(W).
 
@@ -41,6 +41,7 @@ class LoRA(Integrator):
 
     manifold: ClassVar[bool] = False
     factors: ClassVar[tuple[str, ...]] = ("U", "V")
+    stackable: ClassVar[bool] = True
 
     def start(self, Y: LowRank) -> LowRank:
         """(U S, I, V)."""
@@ -56,4 +57,4 @@ class LoRA(Integrator):
         Y = state.Y
         f = yield t, Y
         direction, memory = self.optimizer.update(state.memory, {"B": f.K, "A": f.L})
-        return Proposal(LowRank(Y.U + h * direction["B"], Y.S, Y.V + h * direction["A"]), finish=Carried(memory))
+        return State(LowRank(Y.U + h * direction["B"], Y.S, Y.V + h * direction["A"]), memory)

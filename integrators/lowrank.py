@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from .linalg import concat, dagger, double_svd, qr, rotate
+from .checks import check_number, check_rank, check_rng, described
+from .linalg import concat, dagger, double_svd, eps, qr, rotate
 
-__all__ = ["LowRank", "tangent"]
+__all__ = ["LowRank"]
 
 Array = Any
 
@@ -42,7 +43,7 @@ class LowRank:
         U, S, V = self.U, self.S, self.V
         for name, X in (("U", U), ("S", S), ("V", V)):
             if getattr(X, "ndim", 0) < 2:
-                raise ValueError(f"{name} must be an array with at least 2 axes, got {_describe(X)}")
+                raise ValueError(f"{name} must be an array with at least 2 axes, got {described(X)}")
         if tuple(S.shape[-2:]) != (U.shape[-1], V.shape[-1]):
             raise ValueError(f"S has shape {tuple(S.shape)}, expected (..., {U.shape[-1]}, {V.shape[-1]}) from U and V")
         if not U.dtype == S.dtype == V.dtype:
@@ -70,6 +71,10 @@ class LowRank:
         return f"LowRank(shape={self.shape}, rank={self.rank}, dtype={self.dtype})"
 
     # -- views -----------------------------------------------------------------------------------------------------
+
+    def __iter__(self):
+        """U, S and V, for unpacking."""
+        return iter((self.U, self.S, self.V))
 
     @property
     def H(self) -> LowRank:
@@ -100,10 +105,23 @@ class LowRank:
         """Singular values, largest first, in double precision; U and V may be any. Cost O((m + n) r^2)."""
         return double_svd(self.core())[1]
 
-    def norm(self) -> float:
-        """Frobenius norm; U and V may be any. Cost O((m + n) r^2)."""
+    def norm(self) -> Any:
+        """Frobenius norm, a float (for a stack an array); U and V may be any. Cost O((m + n) r^2)."""
+        norms = array_namespace(self.U).linalg.vector_norm(self.singular_values(), axis=-1)
+        return norms if norms.ndim else float(norms)
+
+    def orthonormalised(self) -> LowRank:
+        """The same matrix with orthonormal U and V; itself, bit for bit, where they are so up to 10^4 eps."""
         xp = array_namespace(self.U)
-        return float(xp.linalg.vector_norm(self.singular_values()))
+
+        def defect(X):
+            one = xp.eye(X.shape[-1], dtype=X.dtype, device=device(X))
+            return float(xp.max(xp.abs(dagger(X) @ X - one))) if X.shape[-1] else 0.0
+
+        if max(defect(self.U), defect(self.V)) <= 1e4 * eps(self.U):
+            return self
+        (U, R), (V, T) = qr(self.U), qr(self.V)
+        return LowRank(U, R @ self.S @ dagger(T), V)
 
     # -- geometry (U and V orthonormal) ----------------------------------------------------------------------------
 
@@ -124,7 +142,7 @@ class LowRank:
             ZV, ZHU = Z.K @ (dagger(Z.V) @ self.V), Z.L @ (dagger(Z.U) @ self.U)
         else:
             ZV, ZHU = Z @ self.V, dagger(Z) @ self.U
-        return tangent(self, ZV, ZHU, dagger(self.U) @ ZV)
+        return sum_of_two(self.U, ZHU, ZV - self.U @ (dagger(self.U) @ ZV), self.V)
 
     def embed(self, U: Array, V: Array) -> LowRank:
         """``U U^H Y V V^H`` in the orthonormal bases U and V: the same matrix wherever they contain the old bases."""
@@ -136,18 +154,24 @@ class LowRank:
     def from_dense(cls, A: Array, rank: int | None = None, tol: float | None = None) -> LowRank:
         """Best approximation of ``A`` (m, n) of the given rank, or of the smallest rank with error <= tol (Frobenius).
 
-        Raises ValueError unless exactly one of ``rank`` and ``tol`` is given, or if the rank does not fit.
+        Integers are taken as float64. With ``rank``, A may be a stack (..., m, n).
+
+        Raises ValueError unless exactly one of ``rank`` and ``tol`` is given, or if either does not fit.
         """
         if (rank is None) == (tol is None):
             raise ValueError(f"from_dense takes either rank or tol, got rank={rank} and tol={tol}")
+        xp = array_namespace(A)
+        if xp.isdtype(A.dtype, ("integral", "bool")):
+            A = xp.astype(A, xp.float64)
         P, d, Q = double_svd(A)
         if rank is None:
+            if A.ndim > 2:
+                raise ValueError(f"from_dense of a stack needs a rank, got tol={tol} for shape {tuple(A.shape)}")
             tails = np.sqrt(np.cumsum(np.square(d.tolist()[::-1])))[::-1]
-            rank = max(1, int(np.sum(tails > tol)))
-        rank = _checked_rank(rank, A.shape)
-        xp = array_namespace(A)
-        S = xp.astype(d[:rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), A.dtype)
-        return cls(xp.astype(P[:, :rank], A.dtype), S, xp.astype(Q[:, :rank], A.dtype))
+            rank = max(1, int(np.sum(tails > check_number("tol", tol, 0.0))))
+        rank = check_rank(rank, A.shape)
+        S = xp.astype(d[..., :rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), A.dtype)
+        return cls(xp.astype(P[..., :, :rank], A.dtype), S, xp.astype(Q[..., :, :rank], A.dtype))
 
     @classmethod
     def random(
@@ -173,9 +197,8 @@ class LowRank:
         TypeError
             ``rng`` is not a numpy Generator.
         """
-        rank = _checked_rank(rank, shape)
-        if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"rng must be a numpy.random.Generator, got {_describe(rng)}")
+        rank = check_rank(rank, shape)
+        check_rng(rng)
         like = np.zeros(()) if like is None else like
         xp = array_namespace(like)
         complex_ = xp.isdtype(like.dtype, "complex floating")
@@ -201,21 +224,14 @@ class LowRank:
     @classmethod
     def zeros(cls, shape, rank: int, rng: np.random.Generator, like: Array | None = None) -> LowRank:
         """The zero matrix in random orthonormal bases (S = 0): the usual start of an adapter."""
-        return cls.random(shape, rank, rng, like, singular_values=[0.0] * _checked_rank(rank, shape))
+        return cls.random(shape, rank, rng, like, singular_values=[0.0] * check_rank(rank, shape))
 
 
-def tangent(Y: LowRank, K: Array, L: Array, S: Array) -> LowRank:
-    r"""The tangent vector at Y whose projections are ``K = Z V``, ``L = Z^H U``, ``S = U^H Z V``, as a matrix.
-
-    It is :math:`K V^H + U L^H - U S V^H`, of rank at most 2 r, in bases that are not orthonormal. Its squared norm is
-    ``||K||^2 + ||L||^2 - ||S||^2``. Cost O((m + n) r^2).
-    """
-    xp = array_namespace(Y.U)
-    one = xp.eye(S.shape[-1], dtype=S.dtype, device=device(S))
-    eye_u = xp.eye(S.shape[-2], dtype=S.dtype, device=device(S))
-    zero = xp.zeros((one.shape[0], eye_u.shape[0]), dtype=S.dtype, device=device(S))
-    core = concat(concat(S, eye_u), concat(one, zero), axis=-2)
-    return LowRank(concat(Y.U, K - Y.U @ S), core, concat(Y.V, L - Y.V @ dagger(S)))
+def sum_of_two(A: Array, B: Array, C: Array, D: Array) -> LowRank:
+    """``A B^H + C D^H`` for A (..., m, p), B (..., n, p), C (..., m, q), D (..., n, q); nothing is orthonormalised."""
+    xp = array_namespace(A)
+    one = xp.eye(A.shape[-1] + C.shape[-1], dtype=A.dtype, device=device(A))
+    return LowRank(concat(A, C), one, concat(B, D))
 
 
 def diagonalise(Y: LowRank, P: Array, d: Array, Q: Array, rank: int) -> LowRank:
@@ -223,17 +239,3 @@ def diagonalise(Y: LowRank, P: Array, d: Array, Q: Array, rank: int) -> LowRank:
     xp = array_namespace(Y.S)
     S = xp.astype(d[..., :rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), Y.S.dtype)
     return LowRank(rotate(Y.U, P[..., :rank]), S, rotate(Y.V, Q[..., :rank]))
-
-
-def _checked_rank(rank, shape) -> int:
-    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)):
-        raise TypeError(f"rank must be an integer, got {_describe(rank)}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
-    if rank > min(shape):
-        raise ValueError(f"rank {rank} exceeds min(m, n) = {min(shape)}")
-    return int(rank)
-
-
-def _describe(x) -> str:
-    return f"{type(x).__name__} of shape {tuple(x.shape)}" if hasattr(x, "shape") else f"{type(x).__name__} {x!r}"

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from array_api_compat import array_namespace, device
 
-from .integrator import Integrator, Proposal
+from .integrator import Integrator
 from .linalg import complement, concat, dagger, double_svd
 from .lowrank import LowRank
+from .state import State
 from .substeps import Euler, Substep
-from .truncation import Tolerance, Truncation, to_numpy
+from .truncation import Tolerance, Truncation, vector
 
 __all__ = ["ParallelBUG", "augmented"]
 
@@ -36,7 +37,7 @@ def augmented(Y: LowRank, dK, dL, dS) -> LowRank:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelBUG(Integrator):
-    r"""K, L and S all from the old bases, at the same time; then augmentation and truncation.
+    r"""Parallel BUG integrator: K, L and S advance at the same time from the old bases, then truncation.
 
     .. math::
         \hat S = \begin{pmatrix} S(t_1) & L(t_1)^H \tilde V \\ \tilde U^H K(t_1) & 0 \end{pmatrix}, \qquad
@@ -60,10 +61,9 @@ class ParallelBUG(Integrator):
 
     Notes
     -----
-    Order 1, robust; K, L and S may run in parallel. One field per step with Euler, one more with ``rejection``
-    (the field through the augmented bases, which is also the first field of the repeated step; not needed where there
-    are no new directions). Not exact
-    for F = A'(t). Cost O((m + n) r^2).
+    Order 1, robust; K, L and S may run in parallel. One field per step with Euler, one more with ``rejection`` (the
+    field through the augmented bases, which is also the first field of the repeated step; not needed where there are no
+    new directions). Not exact for F = A'(t). Cost O((m + n) r^2).
 
     Raises ValueError if rejection is not positive or the truncation has no tolerance to compare with.
 
@@ -94,11 +94,6 @@ class ParallelBUG(Integrator):
         """Rejection is decided for each matrix on its own."""
         return self.rejection is None
 
-    @property
-    def evaluations(self) -> int:
-        """K, L and S share their first field."""
-        return 3 * self.substep.stages - 2 + (self.rejection is not None)
-
     def stages(self, t, state, h):
         """Increments of K, L and S from the same point, until a step is accepted."""
         Y = state.Y
@@ -110,20 +105,21 @@ class ParallelBUG(Integrator):
             dS = yield from self.substep.S(t, Y, h, f)
             Y1 = augmented(Y, dK, dL, dS)
             if self.rejection is None or Y1.S.shape == Y.S.shape or Y1.rank >= min(self.truncation.limit, *Y1.shape):
-                return Proposal(Y1, rejected=rejected)  # nothing to check, no new directions, or no room for more
+                # nothing to check, no new directions, or no room for more
+                return State(Y1, state.memory, rejected=rejected)
             Y0 = Y.embed(Y1.U, Y1.V)
             f = yield t, Y0
             if self.accepts(Y, Y1, f, h):
-                return Proposal(Y1, rejected=rejected)
+                return State(Y1, state.memory, rejected=rejected)
             Y, rejected = Y0, rejected + 1
 
     def accepts(self, Y: LowRank, Y1: LowRank, f, h: float) -> bool:
-        """Whether the step from Y to the untruncated Y1 stands; ``f`` is the field at Y through the bases of Y1."""
+        """Whether the step from Y to the untruncated Y1 is accepted; f is the field at Y through the bases of Y1."""
         rU, rV = Y.S.shape
         assert isinstance(self.truncation, Tolerance)  # checked at construction
         xp = array_namespace(f.S)
         _, d, _ = double_svd(Y1.S)  # the bases are orthonormal
-        [kept] = self.truncation.ranks([to_numpy(d)])
+        [kept] = self.truncation.ranks([vector(d)])
         neglected = abs(h) * float(xp.linalg.matrix_norm(f.S[rU:, rV:]))
         tolerance = self.truncation.threshold(float(xp.linalg.vector_norm(d)))
         return kept < Y1.rank and neglected <= (self.rejection or 0.0) * tolerance

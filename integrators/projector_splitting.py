@@ -15,7 +15,9 @@ __all__ = ["ProjectorSplitting"]
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorSplitting(Integrator):
-    r"""Splitting of the tangent projection :math:`P(Y) F = F V V^H - U U^H F V V^H + U U^H F`, term by term.
+    r"""Projector-splitting integrator of fixed rank, Lie (order 1) or Strang (order 2).
+
+    The tangent projection :math:`P(Y) F = F V V^H - U U^H F V V^H + U U^H F` is split term by term.
 
     .. math::
         \text{K:}\quad & K' = F(t, K V_0^H) V_0, & K(t_0) &= U_0 S_0, & K(t_1) &= U_1 R, \\
@@ -49,15 +51,11 @@ class ProjectorSplitting(Integrator):
     substep: Substep = field(default_factory=Euler)
 
     robust: ClassVar[bool] = True
+    stackable: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {self.order!r}")
-
-    @property
-    def evaluations(self) -> int:
-        """Stages of the substep, for each of the three or five sub-flows."""
-        return (3 if self.order == 1 else 5) * self.substep.stages
 
     def stages(self, t, state, h):
         """K, S, L (Lie) or K, S, L, S, K (Strang)."""

@@ -29,12 +29,10 @@ Increment = Generator[tuple, Any, Any]
 class Substep:
     """One-step method for the K-, L- and S-equations.
 
-    A subclass gives ``order``, ``stages`` (fields seen per increment, the given one included) and
-    :meth:`advance`; the three public generators below say what is advanced.
+    A subclass gives ``order`` and :meth:`advance`; the three public generators below say what is advanced.
     """
 
     order: ClassVar[Any]
-    stages: ClassVar[Any]
 
     def K(self, t: float, Y: LowRank, h: float, f) -> Increment:
         """Increment of K (m, r) over [t, t + h] with V fixed."""
@@ -62,11 +60,6 @@ class RungeKutta(Substep):
     A: ClassVar[tuple[tuple[float, ...], ...]]
     b: ClassVar[tuple[float, ...]]
     c: ClassVar[tuple[float, ...]]
-
-    @property
-    def stages(self) -> int:  # type: ignore[override]
-        """Fields seen per increment."""
-        return len(self.b)
 
     def advance(self, t, X0, h, f, part, point, sign) -> Increment:
         """k_i = F(t + c_i h, X0 + sign h sum_j a_ij k_j), increment sign h sum_i b_i k_i."""
@@ -116,11 +109,6 @@ class Repeated(Substep):
         """That of the repeated substep."""
         return self.substep.order
 
-    @property
-    def stages(self) -> int:  # type: ignore[override]
-        """n times those of the repeated substep."""
-        return self.n * self.substep.stages
-
     def advance(self, t, X0, h, f, part, point, sign) -> Increment:
         """The sum of the increments over n equal parts of [t, t + h]."""
         h, increment = h / self.n, 0.0
@@ -141,7 +129,6 @@ class Exact(Substep):
     """
 
     order: ClassVar[Any] = math.inf
-    stages: ClassVar[Any] = 1
 
     def advance(self, t, X0, h, f, part, point, sign) -> Increment:
         """X(t + h) - X0, without a further field."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .integrator import Integrator, Proposal
+from .integrator import Integrator
 from .linalg import dagger
 from .lowrank import LowRank
-from .optimizers import Carried
+from .state import State
 
 __all__ = ["SVDLoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SVDLoRA(Integrator):
-    r"""``W = U S V^H`` with full S, all three factors by one gradient step at once.
+    r"""SVD-LoRA: simultaneous gradient descent on the three factors of ``W = U S V^H``, S being a full matrix.
 
     .. math:: U_1 = U + h\, F V S^H, \qquad S_1 = S + h\, U^H F V, \qquad V_1 = V + h\, F^H U S.
 
@@ -38,6 +38,7 @@ class SVDLoRA(Integrator):
     """
 
     manifold: ClassVar[bool] = False
+    stackable: ClassVar[bool] = True
 
     def memory(self, Y):
         """Moments of U, S and V."""
@@ -49,4 +50,4 @@ class SVDLoRA(Integrator):
         f = yield t, Y
         blocks = {"U": f.K @ dagger(Y.S), "S": f.S, "V": f.L @ Y.S}
         d, memory = self.optimizer.update(state.memory, blocks)
-        return Proposal(LowRank(Y.U + h * d["U"], Y.S + h * d["S"], Y.V + h * d["V"]), finish=Carried(memory))
+        return State(LowRank(Y.U + h * d["U"], Y.S + h * d["S"], Y.V + h * d["V"]), memory)

@@ -1,8 +1,8 @@
 r"""Truncation: from the augmented matrix back to few directions, for all matrices of a problem together.
 
-A truncation is called with the list of :class:`~integrators.Proposal` of all matrices (one for a test problem, one
-per layer for a network) and returns for each the truncated matrix and the error :math:`\|\hat Y - Y\|_F`. With
-the singular value decomposition ``S = P diag(d) Q^H`` of the small coefficient matrix, a matrix truncated to rank r is
+A truncation is called with the list of the :class:`~integrators.State` of all matrices (one for a test problem, one per
+layer for a network) and returns for each the truncated matrix and the error :math:`\|\hat Y - Y\|_F`. With the singular
+value decomposition ``S = P diag(d) Q^H`` of the small coefficient matrix, a matrix truncated to rank r is
 
 .. math:: U \leftarrow U P_{:,1..r}, \quad S \leftarrow \mathrm{diag}(d_1, ..., d_r), \quad V \leftarrow V Q_{:,1..r}.
 
@@ -13,13 +13,17 @@ however small. A direction that the rule alone would drop in every step can then
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from .checks import check_integer
 from .linalg import double_svd
 from .lowrank import LowRank, diagonalise
+from .state import State
 
 __all__ = ["FixedRank", "GlobalBudget", "ImportanceBudget", "Tolerance", "Truncation"]
 
@@ -36,20 +40,21 @@ class Truncation:
         """
         raise TypeError(f"{type(self).__name__} must define ranks(values)")
 
-    def __call__(self, proposals) -> list[tuple[LowRank, float]]:
+    def __call__(self, states: Sequence[State]) -> list[tuple[LowRank, float]]:
         """Truncate all matrices together: (truncated matrix, Frobenius norm of what was cut) for each.
 
-        Cost O((m + n) r^2) each. Raises FloatingPointError where a coefficient matrix is not finite.
+        The states are of single matrices, each of which gets its own rank: take a stack apart by
+        :func:`integrators.unstack`. Cost O((m + n) r^2) each.
+
+        Raises FloatingPointError where a coefficient matrix is not finite, ValueError for a stack.
         """
-        matrices = [p.Y for p in proposals]
+        matrices = single(states)
         svds = _by_shape(double_svd, [(Y.S,) for Y in matrices])
-        values = [to_numpy(d) for _, d, _ in svds]
+        values = [vector(d) for _, d, _ in svds]
         kept = [
             int(min(rank + self.spare, self.limit, len(d))) for rank, d in zip(self.ranks(values), values, strict=True)
         ]
-        cut = _by_shape(
-            _diagonalised, [(Y.U, Y.S, Y.V, *svd, r) for Y, svd, r in zip(matrices, svds, kept, strict=True)]
-        )
+        cut = _by_shape(_diagonalised, [(*Y, *svd, r) for Y, svd, r in zip(matrices, svds, kept, strict=True)])
         return [(LowRank(*Y), float(_tails(d)[r])) for Y, d, r in zip(cut, values, kept, strict=True)]
 
     @property
@@ -69,8 +74,8 @@ class FixedRank(Truncation):
     spare: int = 0
 
     def __post_init__(self):
-        _check_integer("rank", self.rank, 1)
-        _check_integer("spare", self.spare, 0)
+        check_integer("rank", self.rank, 1)
+        check_integer("spare", self.spare, 0)
 
     def ranks(self, values):
         """``rank`` for each."""
@@ -114,10 +119,10 @@ class Tolerance(Truncation):
         for name, value in (("relative", self.relative), ("absolute", self.absolute)):
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must be >= 0, got {value!r}")
-        _check_integer("min_rank", self.min_rank, 1)
-        _check_integer("spare", self.spare, 0)
+        check_integer("min_rank", self.min_rank, 1)
+        check_integer("spare", self.spare, 0)
         if self.max_rank is not None:
-            _check_integer("max_rank", self.max_rank, self.min_rank)
+            check_integer("max_rank", self.max_rank, self.min_rank)
 
     @property
     def limit(self):
@@ -150,8 +155,8 @@ class GlobalBudget(Truncation):
     spare: int = 0
 
     def __post_init__(self):
-        _check_integer("total_rank", self.total_rank, 1)
-        _check_integer("spare", self.spare, 0)
+        check_integer("total_rank", self.total_rank, 1)
+        check_integer("spare", self.spare, 0)
 
     def ranks(self, values):
         """First one direction for each, then the largest of the rest."""
@@ -203,12 +208,12 @@ class ImportanceBudget(Truncation):
     interval: int = 1
 
     def __post_init__(self):
-        _check_integer("final", self.final, 1)
-        _check_integer("initial", self.initial, self.final)
-        _check_integer("warmup", self.warmup, 0)
-        _check_integer("cooldown", self.cooldown, 0)
-        _check_integer("interval", self.interval, 1)
-        _check_integer("total_steps", self.total_steps, self.warmup + self.cooldown + 1)
+        check_integer("final", self.final, 1)
+        check_integer("initial", self.initial, self.final)
+        check_integer("warmup", self.warmup, 0)
+        check_integer("cooldown", self.cooldown, 0)
+        check_integer("interval", self.interval, 1)
+        check_integer("total_steps", self.total_steps, self.warmup + self.cooldown + 1)
 
     def budget(self, step: int) -> int:
         """b(step), rounded up."""
@@ -222,38 +227,51 @@ class ImportanceBudget(Truncation):
             return True
         return step >= self.warmup and (step - self.warmup) % self.interval == 0
 
-    def __call__(self, proposals):
+    def __call__(self, states):
         """Mask the least important triplets over all matrices.
 
-        Each proposal's memory holds ``step`` and ``importance`` (r,). Exactly b(k) triplets stay (all of them where
-        there are fewer), the earlier ones where importances tie. The error is the norm of what was zeroed.
+        The memories are AdaLoRA's. Exactly b(k) triplets stay (all of them where there are fewer), the earlier ones
+        where importances tie. The error is the norm of what was zeroed.
         """
-        step = int(proposals[0].memory["step"])
+        matrices = single(states)
+        step = int(states[0].memory["step"])
         if not self.masks(step):
-            return [(p.Y, 0.0) for p in proposals]
-        scores = [to_numpy(p.memory["importance"]) for p in proposals]
+            return [(Y, 0.0) for Y in matrices]
+        scores = [vector(importance(s.memory)) for s in states]
         pool = np.concatenate(scores)
         kept = np.zeros(len(pool), dtype=bool)
         kept[np.argsort(-pool, kind="stable")[: self.budget(step)]] = True
         result = []
-        for p, mask in zip(proposals, np.split(kept, np.cumsum([len(s) for s in scores])[:-1]), strict=True):
-            xp = array_namespace(p.Y.S)
-            keep = xp.asarray(mask, device=device(p.Y.S))
-            zero = xp.zeros_like(p.Y.S)
-            masked = LowRank(p.Y.U, xp.where(keep[:, None], p.Y.S, zero), p.Y.V)
-            cut = LowRank(p.Y.U, xp.where(keep[:, None], zero, p.Y.S), p.Y.V)
+        for (U, S, V), mask in zip(matrices, np.split(kept, np.cumsum([len(s) for s in scores])[:-1]), strict=True):
+            xp = array_namespace(S)
+            keep, zero = xp.asarray(mask, device=device(S)), xp.zeros_like(S)
+            masked, cut = (LowRank(U, xp.where(keep[:, None], *pair), V) for pair in ((S, zero), (zero, S)))
             result.append((masked, cut.norm()))
         return result
 
 
-def to_numpy(d) -> np.ndarray:
+def importance(memory: Mapping) -> Any:
+    """AdaLoRA's importance (r,) of the triplets: s(lam_i) plus the means of s over the columns of P and Q^H."""
+    xp = array_namespace(memory["sensitivity.P"])
+    P, lam, Q = (memory[f"sensitivity.{w}"] * memory[f"uncertainty.{w}"] for w in ("P", "lam", "Q"))
+    return xp.mean(P, axis=-2) + lam + xp.mean(Q, axis=-2)
+
+
+def single(states: Sequence[State]) -> list[LowRank]:
+    """The matrices of the states; ValueError for a stack."""
+    for s in states:
+        if s.Y.U.ndim > 2:
+            raise ValueError(f"a truncation takes single matrices, got a stack of shape {s.Y.shape}: unstack it first")
+    return [s.Y for s in states]
+
+
+def vector(d) -> np.ndarray:
     """A short real vector of any library as a float64 numpy array."""
     return np.asarray(d.tolist(), dtype=float)
 
 
 def _diagonalised(U, S, V, P, d, Q, rank):
-    Y = diagonalise(LowRank(U, S, V), P, d, Q, rank)
-    return Y.U, Y.S, Y.V
+    return tuple(diagonalise(LowRank(U, S, V), P, d, Q, rank))
 
 
 def _by_shape(function, rows: list[tuple]) -> list[tuple]:
@@ -283,8 +301,3 @@ def _tails(d: np.ndarray) -> np.ndarray:
     scale = float(d[0]) if len(d) and d[0] > 0 else 1.0
     squares = np.cumsum(np.square(d[::-1] / scale))[::-1]
     return scale * np.sqrt(np.append(squares, 0.0))
-
-
-def _check_integer(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
