@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .fields import Projections
-from .linalg import check_finite
+from .linalg import check_finite, dagger
 from .lowrank import LowRank
 from .optimizers import SGD, Optimizer, steered
 from .state import State
@@ -177,21 +177,23 @@ def conclude(truncation: Truncation | None, states: Sequence[State]) -> list[tup
     return [(s.at(Y), error) for s, (Y, error) in zip(states, truncated, strict=True)]
 
 
-def count_evaluations(integrator: Integrator) -> int:
-    """Fields that one accepted step asks for (for a network: backward passes), counted on a small matrix."""
+def count_evaluations(integrator: Integrator, like: Any = None) -> int:
+    """Fields that one accepted step asks for (for a network: backward passes), counted on a small matrix.
+
+    The matrix has the library, dtype and device of the array ``like``; numpy's float64 without it.
+    """
 
     class Constant(Projections):
         def __init__(self, Y):
-            K = A @ Y.V
-            super().__init__(K, A.T @ Y.U, Y.U.T @ K)
+            super().__init__(A @ Y.V, dagger(A) @ Y.U, dagger(Y.U) @ A @ Y.V)
             self.flow_K = lambda h: Y.K + h * self.K
             self.flow_L = lambda h: Y.L + h * self.L
             self.flow_S = lambda h, sign=1: Y.S + sign * h * self.S
 
     rng = np.random.default_rng(0)
-    A = rng.standard_normal((12, 11))
+    A = LowRank.random((12, 11), 11, rng, like).full()
     # the step is so short that nothing it neglects makes a method reject it
-    stages = integrator.advance(0.0, integrator.init(LowRank.random(A.shape, 2, rng)), 1e-20)
+    stages = integrator.advance(0.0, integrator.init(LowRank.random((12, 11), 2, rng, like)), 1e-20)
     request, count = next(stages), 0
     try:
         while True:

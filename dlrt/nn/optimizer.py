@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from integrators import (
-    Adam,
-    Carried,
-    FixedRank,
-    Integrator,
-    LowRank,
-    Optimizer,
-    Proposal,
-    State,
-    conclude,
-    stack,
-    unstack,
-)
+from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, conclude, count_evaluations
+from integrators.checks import check_integer, check_positive
 
 from .factors import Factor
 from .layers import FACTORS, LowRankLayer
+from .lockstep import Batch, Coefficients, batches, named, request_gradients
 from .model import low_rank_layers, matches
 
 __all__ = ["LowRankOptimizer"]
 
 EVERYTHING = FixedRank(2**31)
-SLOTS = {"K": "U", "L": "V", "S": "S"}
 
 
 class LowRankOptimizer(torch.optim.Optimizer):
@@ -118,8 +106,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     ):
         if not isinstance(integrator, Integrator):
             raise TypeError(f"integrator must be an integrators.Integrator, got {integrator!r}")
-        _check_count("coefficient_steps", coefficient_steps)
-        _check_count("truncate_after", truncate_after)
+        check_integer("coefficient_steps", coefficient_steps, 0)
+        check_integer("truncate_after", truncate_after, 0)
         if truncate_after > coefficient_steps:
             raise ValueError(
                 f"truncate_after must not exceed coefficient_steps = {coefficient_steps}, got {truncate_after}"
@@ -130,16 +118,16 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         self.integrator = integrator
         self.coefficient_steps, self.truncate_after = coefficient_steps, truncate_after
-        self.coefficient_optimizer = Adam() if coefficient_optimizer is None else coefficient_optimizer
+        self.coefficients = Coefficients(optimizer=Adam() if coefficient_optimizer is None else coefficient_optimizer)
         self.layers = {name: layer for name, layer in low_rank_layers(model).items() if _is_trained(layer)}
         if not self.layers:
             raise ValueError("model has no trained low-rank layer: make them with dlrt.adapt(model, targets, rank)")
         others = [p for p in model.parameters() if p.requires_grad and not isinstance(p, Factor)]
 
-        _check_positive("lr", lr)
+        check_positive("lr", lr)
         defaults = {"lr": lr, "weight_decay": weight_decay, "coefficient_ratio": 1.0}
         if coefficient_lr is not None:
-            _check_positive("coefficient_lr", coefficient_lr)
+            check_positive("coefficient_lr", coefficient_lr)
             defaults["coefficient_ratio"] = coefficient_lr / lr
         super().__init__(self._grouped(groups or {}, defaults), defaults)
         self._own_groups = self.param_groups
@@ -152,8 +140,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._ranks: dict[str, int] = {}
         self._position = 0  # in the cycle of one step of the integrator and the coefficient steps
         for name, layer in self.layers.items():
-            state = integrator.init(_orthonormalised(layer.Y) if integrator.manifold else layer.Y)
-            self._set(name, state)
+            self._set(name, integrator.init(layer.Y))
+        self._tapes = count_evaluations(integrator, next(iter(self.layers.values())).Y.S)
         self._request_gradients(integrator.factors)
 
     def _grouped(self, groups, defaults) -> list[dict]:
@@ -169,7 +157,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for chosen in options:
             if unknown := set(chosen) - set(defaults):
                 raise ValueError(f"groups: options are lr and weight_decay, got {', '.join(sorted(unknown))}")
-            _check_positive("lr", chosen["lr"])
+            check_positive("lr", chosen["lr"])
             if not chosen["weight_decay"] >= 0:
                 raise ValueError(f"weight_decay must be >= 0, got {chosen['weight_decay']!r}")
         return [
@@ -212,21 +200,16 @@ class LowRankOptimizer(torch.optim.Optimizer):
         -------
         The loss of the first backward pass; None without a closure.
         """
-        basis_step = self._position == 0
-        if basis_step and closure is None and self.integrator.evaluations > 1:
-            raise ValueError(
-                f"{type(self.integrator).__name__} needs {self.integrator.evaluations} backward passes per step: "
-                "call step(closure)"
-            )
+        if self._position == 0 and closure is None and self._tapes > 1:
+            raise self._needs_closure()
         loss = None if closure is None else _evaluate(closure)
-        options = {name: group for group in self._own_groups for name in group["layers"]}
         active = [name for name, layer in self.layers.items() if _has_gradient(layer)]
         if active:
             self._check_gradients(active)
-            if basis_step:
-                self._basis_step(active, options, closure)
+            if self._position == 0:
+                self._basis_step(active, closure)
             else:
-                self._coefficient_step(active, options)
+                self._coefficient_step(active)
         if self.rest is not None:
             self.rest.step()
         if active and self.coefficient_steps:
@@ -234,124 +217,106 @@ class LowRankOptimizer(torch.optim.Optimizer):
             self._request_gradients(("S",) if self._position else self.integrator.factors)
         return loss
 
-    def _basis_step(self, active, options, closure) -> None:
+    def _options(self, ratio: bool = False) -> dict[str, tuple[float, float]]:
+        """Step size and decay ``lr weight_decay`` of each layer."""
+        found: dict[str, tuple[float, float]] = {}
+        for group in self._own_groups:
+            lr, factor = float(group["lr"]), group["coefficient_ratio"] if ratio else 1.0
+            found |= dict.fromkeys(group["layers"], (lr * factor, lr * float(group["weight_decay"])))
+        return found
+
+    def _basis_step(self, active, closure) -> None:
         """Run the generators of all layers side by side, one backward pass for each round of requests."""
+        states = {name: State(self.layers[name].Y, self._memory[name]) for name in active}
+        for name, state in states.items():
+            if state.memory and self._ranks[name] != state.Y.rank:
+                raise RuntimeError(
+                    f"layer {name} has rank {state.Y.rank}, but its memory belongs to rank {self._ranks[name]}: "
+                    "load the state of the optimiser that belongs to the model, or make a new optimiser"
+                )
         others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
-        before: dict[str, LowRank] = {}
-        gradients: list = []
-        batches = self._batches(active, options)
+        gradients: list | None = None
+        together = batches(self.integrator, self.layers, states, self._options())
         try:
-            while pending := [batch for batch in batches if batch.request is not None]:
-                if not pending[0].fresh:
+            while pending := [batch for batch in together if batch.request is not None]:
+                if pending[0].tapes:
                     if closure is None:
-                        raise ValueError(f"{self.integrator!r} needs one more backward pass: call step(closure)")
-                    if not before:
-                        before = {name: _copied(self.layers[name].Y) for name in active}
+                        raise self._needs_closure()
+                    if gradients is None:
                         gradients = [p.grad for p in others]
-                    for batch in pending:
-                        batch.place()
-                    for p in [*others, *(getattr(self.layers[name], f) for name in active for f in FACTORS)]:
-                        p.grad = None
-                    _evaluate(closure)
+                        self._let_go(active)
+                    self._evaluate_at(pending, [*others, *self._factors(active)], closure)
                     self._check_gradients(active)
                 for batch in pending:
                     batch.answer()
-            self._conclude({name: proposal for batch in batches for name, proposal in batch.proposals().items()})
+            self._conclude({name: state for batch in together for name, state in batch.results().items()})
         except BaseException:
-            for name, Y in before.items():
-                self.layers[name].Y = Y
+            if gradients is not None:
+                for name, state in states.items():
+                    self.layers[name].Y = state.Y
             raise
         finally:
-            if before:
+            if gradients is not None:
                 for p, gradient in zip(others, gradients, strict=True):
                     p.grad = gradient
                 self._request_gradients(self.integrator.factors)
 
-    def _batches(self, active, options) -> list[_Batch]:
-        """Layers of equal shapes, types, options and counters together."""
-        found: dict[Any, dict[str, State]] = {}
-        for i, name in enumerate(active):
-            Y, group = self.layers[name].Y, options[name]
-            memory = self._memory[name]
-            if memory and self._ranks[name] != Y.rank:
-                raise RuntimeError(
-                    f"layer {name} has rank {Y.rank}, but its memory belongs to rank {self._ranks[name]}: "
-                    "load the state of the optimiser that belongs to the model, or make a new optimiser"
-                )
-            counters = tuple((key, X) for key, X in memory.items() if not isinstance(X, torch.Tensor))
-            key: Any = (
-                float(group["lr"]),
-                float(group["weight_decay"]),
-                Y.shape,
-                Y.rank,
-                Y.dtype,
-                Y.U.device,
-                counters,
-            )
-            if not self.integrator.stackable:
-                key = i
-            Y = self._decayed(Y, group)
-            # the layers' own tensors are overwritten as soon as another point is looked at
-            found.setdefault(key, {})[name] = State(_copied(Y) if self.integrator.evaluations > 1 else Y, memory)
-        return [
-            _Batch(self.integrator, {name: self.layers[name] for name in states}, states, float(options[name]["lr"]))
-            for states in found.values()
-            for name in list(states)[:1]
-        ]
+    def _needs_closure(self) -> ValueError:
+        kind = type(self.integrator).__name__
+        return ValueError(f"{kind} needs {self._tapes} backward passes per step: call step(closure)")
 
-    def _decayed(self, Y: LowRank, group) -> LowRank:
-        """(1 - lr weight_decay) Y."""
-        decay = float(group["lr"]) * float(group["weight_decay"])
-        if decay == 0:
-            return Y
-        factor = "S" if "S" in self.integrator.factors else "U"
-        return replace(Y, **{factor: (1.0 - decay) * getattr(Y, factor)})
+    def _factors(self, names) -> list[Factor]:
+        return [getattr(self.layers[name], f) for name in names for f in FACTORS]
 
-    def _coefficient_step(self, active, options) -> None:
-        """A step of each S in fixed bases, those of equal sizes and options in one call."""
-        groups: dict[tuple, dict[str, Mapping]] = {}
+    def _let_go(self, active) -> None:
+        """Give the layers tensors of their own: the methods hold the old ones, and the layers go to other points."""
+        for p in self._factors(active):
+            p.data = p.data.clone()
+
+    def _evaluate_at(self, pending: Sequence[Batch], parameters, closure) -> None:
+        """A backward pass at the points that are asked for."""
+        for batch in pending:
+            batch.place()
+        for p in parameters:
+            p.grad = None
+        _evaluate(closure)
+
+    def _coefficient_step(self, active) -> None:
+        """A step of each S in fixed bases."""
+        states = {}
         for name in active:
-            S, group = self.layers[name].S.detach(), options[name]
-            memory = self._coefficient_memory.get(name) or self.coefficient_optimizer.init({"S": S})
-            counters = tuple((key, X) for key, X in memory.items() if not isinstance(X, torch.Tensor))
-            key = (float(group["lr"]), group["coefficient_ratio"], group["weight_decay"], S.shape, S.dtype, S.device)
-            groups.setdefault((*key, counters), {})[name] = memory
-        moved: dict[str, torch.Tensor] = {}
-        memories: dict[str, Mapping] = {}
-        for (lr, ratio, decay, *_), each in groups.items():
-            factors: list[torch.Tensor] = [self.layers[name].S for name in each]
-            gradients = [torch.zeros_like(S) if S.grad is None else S.grad for S in factors]
-            memory = {
-                key: torch.stack([m[key] for m in each.values()]) if isinstance(X, torch.Tensor) else X
-                for key, X in next(iter(each.values())).items()
-            }
-            direction, memory = self.coefficient_optimizer.update(memory, {"S": torch.stack(gradients).neg_()})
-            S = (1.0 - lr * decay) * torch.stack(factors).detach() + lr * ratio * direction["S"]
-            moved |= zip(each, S.unbind(), strict=True)
-            for i, name in enumerate(each):
-                memories[name] = {key: X[i] if isinstance(X, torch.Tensor) else X for key, X in memory.items()}
+            U, S, V = self.layers[name].Y
+            Y = LowRank(U[:0], S, V[:0])  # the bases stay where they are
+            memory = self._coefficient_memory.get(name) or self.coefficients.memory(Y)
+            states[name] = State(Y, memory)
+        together = batches(self.coefficients, self.layers, states, self._options(ratio=True))
+        for batch in together:
+            batch.answer()
+        moved = {name: state for batch in together for name, state in batch.results().items()}
         if self._position == self.truncate_after:
-            points = {name: replace(self.layers[name].Y, S=S) for name, S in moved.items()}
-            self._conclude({name: Proposal(Y, finish=Carried(self._memory[name], Y)) for name, Y in points.items()})
+            old = {name: self.layers[name].Y for name in active}
+            self._conclude(
+                {name: State(replace(Y, S=moved[name].Y.S), self._memory[name], origin=Y) for name, Y in old.items()}
+            )
             return
         _check_finite(moved)
-        for name, S in moved.items():
-            self.layers[name].S.copy_(S)
+        for name, state in moved.items():
+            self.layers[name].S.copy_(state.Y.S)
             self.truncation_errors[name] = 0.0
-        self._coefficient_memory.update(memories)
+            self._coefficient_memory[name] = state.memory
 
-    def _conclude(self, proposals: Mapping[str, Proposal]) -> None:
+    def _conclude(self, states: Mapping[str, State]) -> None:
         """Truncate all matrices together where it is time to, and write them into the layers."""
         truncates = self._position == self.truncate_after
         if self._position == 0 or truncates:
             self._coefficient_memory = {}
-        _check_finite({name: proposal.Y.S for name, proposal in proposals.items()})
+        _check_finite(states)
         try:
             # before it is time: a square S for the layer, and nothing is lost
-            concluded = conclude(self.integrator.truncation if truncates else EVERYTHING, list(proposals.values()))
+            concluded = conclude(self.integrator.truncation if truncates else EVERYTHING, list(states.values()))
         except (FloatingPointError, torch.linalg.LinAlgError) as error:
-            raise _named(error, list(proposals)) from error
-        for name, (state, cut) in zip(proposals, concluded, strict=True):
+            raise named(error, states) from error
+        for name, (state, cut) in zip(states, concluded, strict=True):
             self._set(name, state)
             self.truncation_errors[name] = cut
 
@@ -359,7 +324,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         found = [
             (name, parameter.grad)
             for name in active
-            for parameter in (getattr(self.layers[name], f) for f in FACTORS)
+            for parameter in self._factors([name])
             if parameter.grad is not None
         ]
         norms = torch.stack([x.to(found[0][1].device) for x in torch._foreach_norm([g for _, g in found])])
@@ -367,7 +332,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             return
         bad = list(dict.fromkeys(name for name, g in found if not bool(torch.isfinite(g).all())))
         if bad:  # otherwise only the norms overflowed
-            raise _named(FloatingPointError("the gradient has non-finite entries"), bad)
+            raise named(FloatingPointError("the gradient has non-finite entries"), bad)
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -422,79 +387,6 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._request_gradients(("S",) if self._position else self.integrator.factors)
 
 
-class _Batch:
-    """The generator of some layers of equal shape: places the points it asks for, answers with the gradients there."""
-
-    def __init__(
-        self, integrator: Integrator, layers: Mapping[str, LowRankLayer], states: Mapping[str, State], h: float
-    ):
-        self.integrator, self.layers = integrator, layers
-        self.alone = len(layers) == 1
-        state = next(iter(states.values())) if self.alone else stack(list(states.values()))
-        self.generator = integrator.advance(0.0, state, h)
-        self.fresh = True
-        self.result: Proposal | None = None
-        self.request: tuple | None = next(self.generator)
-
-    def place(self) -> None:
-        """Write the point asked for into the layers."""
-        assert self.request is not None
-        point, parts = self.request[1], self.request[2:]
-        width = max(point.S.shape[-2:])
-        U, V = (_padded(X, X.shape[-2], width) for X in (point.U, point.V))
-        S = _padded(point.S, width, width)
-        S = S.expand(*U.shape[:-2], width, width)
-        for i, layer in enumerate(self.layers.values()):
-            layer.Y = LowRank(U, S, V) if self.alone else LowRank(U[i], S[i], V[i])
-            request_gradients(layer, [SLOTS[part] for part in parts or SLOTS])
-
-    def answer(self) -> None:
-        """Send the field at the point asked for, and take the next request or the result."""
-        assert self.request is not None
-        parts = self.request[2:] or tuple(SLOTS)
-        field = _Field(list(self.layers.values()), self.request[1], parts, self.alone)
-        self.fresh, self.request = False, None
-        try:
-            self.request = self.generator.send(field)
-        except StopIteration as stop:
-            self.result = stop.value
-        except (FloatingPointError, torch.linalg.LinAlgError) as error:
-            raise _named(error, list(self.layers)) from error
-
-    def proposals(self) -> dict[str, Proposal]:
-        """What the step proposes for each layer."""
-        assert self.result is not None
-        if self.alone:
-            return dict.fromkeys(self.layers, self.result)
-        return dict(zip(self.layers, unstack(self.result, len(self.layers), self.integrator.manifold), strict=True))
-
-
-class _Field:
-    """Minus the gradient of the loss by the matrices of some layers, through the bases of ``point``.
-
-    Read at once: a method may come back to it after further backward passes.
-    """
-
-    def __init__(self, layers: list[LowRankLayer], point: LowRank, parts: Sequence[str], alone: bool):
-        rU, rV = point.S.shape[-2:]
-        shapes = {"K": (None, rV), "L": (None, rU), "S": (rU, rV)}
-        for part in parts:
-            parameters = [getattr(layer, SLOTS[part]) for layer in layers]
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            F = -gradients[0] if alone else torch.stack(gradients).neg_()
-            rows, columns = shapes[part]
-            setattr(self, part, F[..., :rows, :columns])
-
-
-def request_gradients(layer: LowRankLayer, factors: Sequence[str]) -> None:
-    """Let backward passes compute the gradients of these factors alone."""
-    for factor in FACTORS:
-        parameter = getattr(layer, factor)
-        parameter.requires_grad_(factor in factors)
-        if factor not in factors:
-            parameter.grad = None
-
-
 def _evaluate(closure):
     with torch.enable_grad():
         return closure()
@@ -508,42 +400,10 @@ def _has_gradient(layer: LowRankLayer) -> bool:
     return any(getattr(layer, factor).grad is not None for factor in FACTORS)
 
 
-def _copied(Y: LowRank) -> LowRank:
-    return LowRank(Y.U.clone(), Y.S.clone(), Y.V.clone())
-
-
 def _cloned(memory: Mapping[str, Any], device=None) -> dict:
     return {k: X.to(device or X.device, copy=True) if isinstance(X, torch.Tensor) else X for k, X in memory.items()}
 
 
-def _orthonormalised(Y: LowRank) -> LowRank:
-    """Y in orthonormal bases; as it is where they are orthonormal already."""
-    one = torch.eye(Y.rank, dtype=Y.dtype, device=Y.S.device)
-    if all(float((X.mT @ X - one).abs().max()) < 1e-3 for X in (Y.U, Y.V)):
-        return Y
-    (U, RU), (V, RV) = torch.linalg.qr(Y.U), torch.linalg.qr(Y.V)
-    return LowRank(U, RU @ Y.S @ RV.mT, V)
-
-
-def _padded(X: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """X with zero rows and columns added up to this size."""
-    return nn.functional.pad(X, (0, columns - X.shape[-1], 0, rows - X.shape[-2]))
-
-
-def _check_finite(matrices: Mapping[str, torch.Tensor]) -> None:
-    if bad := [name for name, S in matrices.items() if not bool(torch.isfinite(S).all())]:
-        raise _named(FloatingPointError("the matrix is not finite after the step"), bad)
-
-
-def _named(error: Exception, names: Iterable[str]) -> FloatingPointError:
-    return FloatingPointError(f"{', '.join(names)}: {error}; no parameter has been changed")
-
-
-def _check_count(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
-
-
-def _check_positive(name: str, value) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+def _check_finite(states: Mapping[str, State]) -> None:
+    if bad := [name for name, state in states.items() if not bool(torch.isfinite(state.Y.S).all())]:
+        raise named(FloatingPointError("the matrix is not finite after the step"), bad)
