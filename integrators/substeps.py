@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from array_api_compat import array_namespace, device
 
+from .checks import check_integer
 from .lowrank import LowRank
 
 __all__ = ["RK4", "Euler", "Exact", "Heun", "Repeated", "Substep"]
@@ -94,15 +95,14 @@ class RK4(RungeKutta):
 class Repeated(Substep):
     """``n`` substeps of size h / n of another explicit substep.
 
-    Raises ValueError unless n is an integer >= 1.
+    Raises TypeError unless n is an integer, ValueError unless it is at least 1.
     """
 
     substep: Substep
     n: int
 
     def __post_init__(self):
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ValueError(f"n must be an integer >= 1, got {self.n!r}")
+        check_integer("n", self.n)
 
     @property
     def order(self) -> float:  # type: ignore[override]

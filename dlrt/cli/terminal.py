@@ -56,5 +56,6 @@ def refuse(error: object) -> NoReturn:
 
 def interrupted(out: Path, done: str = "what is done") -> NoReturn:
     """End after Ctrl-C with a line on where the finished part is, and exit code 130."""
-    errors.print(f"Interrupted; {done} is in {out}, the same command goes on from there.", markup=False, highlight=False)
+    hint = f"Interrupted; {done} is in {out}, the same command goes on from there."
+    errors.print(hint, markup=False, highlight=False)
     raise typer.Exit(130)

@@ -2,18 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrators import FixedRank, GlobalBudget, ImportanceBudget, LowRank, Proposal, Tolerance
+from integrators import FixedRank, GlobalBudget, ImportanceBudget, LowRank, State, Tolerance, stack
 
 
-def proposal(values, shape=(12, 10), seed=0, **kw):
+def state(values, shape=(12, 10), seed=0, **kw):
     """A matrix of given singular values whose S is not diagonal."""
     rng = np.random.default_rng(seed)
     Y = LowRank.random(shape, len(values), rng, singular_values=values)
     A, B = (LowRank.random((len(values),) * 2, len(values), rng).U for _ in range(2))
-    return Proposal(LowRank(Y.U @ A, A.T @ Y.S @ B, Y.V @ B), **kw)
+    return State(LowRank(Y.U @ A, A.T @ Y.S @ B, Y.V @ B), **kw)
 
 
 values = st.lists(st.floats(0, 100), min_size=1, max_size=8).map(lambda d: sorted(d, reverse=True))
@@ -22,7 +23,7 @@ values = st.lists(st.floats(0, 100), min_size=1, max_size=8).map(lambda d: sorte
 @given(values, st.floats(0, 1.5), st.integers(0, 2))
 def test_relative_tolerance(d, tau, spare):
     """The tail obeys the bound, no smaller rank does, the error is the tail."""
-    p = proposal(d)
+    p = state(d)
     [(Y, error)] = Tolerance(relative=tau, spare=spare)([p])
     eps = 1e-13 * (1 + np.linalg.norm(d))
     assert abs(np.linalg.norm(Y.full() - p.Y.full()) - error) <= eps
@@ -37,22 +38,22 @@ def test_relative_tolerance(d, tau, spare):
 
 def test_tail_rule_is_not_strict():
     """S = 0 and a zero tolerance do not keep directions that carry nothing."""
-    [(Y, error)] = Tolerance(relative=0.1)([proposal([0.0, 0.0, 0.0])])
+    [(Y, error)] = Tolerance(relative=0.1)([state([0.0, 0.0, 0.0])])
     assert Y.rank == 1 and error == 0
-    [(Y, error)] = Tolerance(relative=0.0)([Proposal(LowRank(np.eye(5, 3), np.diag([2.0, 0, 0]), np.eye(4, 3)))])
+    [(Y, error)] = Tolerance(relative=0.0)([State(LowRank(np.eye(5, 3), np.diag([2.0, 0, 0]), np.eye(4, 3)))])
     assert Y.rank == 1 and error == 0
-    [(Y, _)] = Tolerance(absolute=5.0)([Proposal(LowRank(np.eye(5, 3), np.diag([9.0, 4, 3]), np.eye(4, 3)))])
+    [(Y, _)] = Tolerance(absolute=5.0)([State(LowRank(np.eye(5, 3), np.diag([9.0, 4, 3]), np.eye(4, 3)))])
     assert Y.rank == 1  # the tail is exactly 5
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_no_under_or_overflow(scale):
-    [(Y, _)] = Tolerance(relative=0.1)([proposal([scale, 0.5 * scale, 0.01 * scale])])
+    [(Y, _)] = Tolerance(relative=0.1)([state([scale, 0.5 * scale, 0.01 * scale])])
     assert Y.rank == 2
 
 
 def test_bounds_of_the_rank():
-    p = proposal([8.0, 4, 2, 1])
+    p = state([8.0, 4, 2, 1])
     assert Tolerance(relative=0.9, min_rank=3)([p])[0][0].rank == 3
     assert Tolerance(relative=0.0, max_rank=2)([p])[0][0].rank == 2
     assert Tolerance(relative=0.0, max_rank=2, spare=1)([p])[0][0].rank == 2  # the bound includes the spare ones
@@ -63,7 +64,7 @@ def test_bounds_of_the_rank():
 
 
 def test_spare_directions_keep_their_values():
-    p = proposal([8.0, 4, 1e-3, 1e-6])
+    p = state([8.0, 4, 1e-3, 1e-6])
     [(Y, error)] = Tolerance(relative=0.1, spare=1)([p])
     np.testing.assert_allclose(np.diag(Y.S), [8, 4, 1e-3], rtol=1e-10)
     assert abs(error - 1e-6) <= 1e-14
@@ -73,7 +74,7 @@ def test_spare_directions_keep_their_values():
 def test_global_budget_is_truncation_of_the_block_diagonal_matrix(spectra, extra):
     """The total is kept, each matrix keeps one, and beyond those the largest of all are kept."""
     total = len(spectra) + extra
-    result = GlobalBudget(total)([proposal(d, seed=i) for i, d in enumerate(spectra)])
+    result = GlobalBudget(total)([state(d, seed=i) for i, d in enumerate(spectra)])
     ranks = [Y.rank for Y, _ in result]
     assert sum(ranks) == min(total, sum(map(len, spectra))) and min(ranks) >= 1
     kept = [x for d, r in zip(spectra, ranks, strict=True) for x in d[1:r]]
@@ -83,16 +84,18 @@ def test_global_budget_is_truncation_of_the_block_diagonal_matrix(spectra, extra
 
 def test_global_budget_against_a_dense_svd():
     spectra = [[5.0, 0.3, 0.2], [4.0, 3.0, 2.0], [1.0, 0.9]]
-    ranks = [Y.rank for Y, _ in GlobalBudget(5)([proposal(d, seed=i) for i, d in enumerate(spectra)])]
+    ranks = [Y.rank for Y, _ in GlobalBudget(5)([state(d, seed=i) for i, d in enumerate(spectra)])]
     assert ranks == [1, 3, 1]
-    ranks = [Y.rank for Y, _ in GlobalBudget(5, spare=1)([proposal(d, seed=i) for i, d in enumerate(spectra)])]
+    ranks = [Y.rank for Y, _ in GlobalBudget(5, spare=1)([state(d, seed=i) for i, d in enumerate(spectra)])]
     assert ranks == [2, 3, 2]
 
 
 def triplets(lam, importance, step):
     r = len(lam)
-    memory = {"step": step, "importance": np.array(importance, dtype=float)}
-    return Proposal(LowRank(np.eye(6, r), np.diag(np.array(lam, dtype=float)), np.eye(5, r)), memory)
+    one = {"P": np.zeros((6, r)), "lam": np.array(importance, dtype=float), "Q": np.zeros((5, r))}
+    memory = {f"sensitivity.{w}": X for w, X in one.items()} | {f"uncertainty.{w}": 1.0 + 0 * X for w, X in one.items()}
+    memory["step"] = step
+    return State(LowRank(np.eye(6, r), np.diag(np.array(lam, dtype=float)), np.eye(5, r)), memory)
 
 
 def test_importance_budget_schedule():
@@ -122,20 +125,42 @@ def test_importance_budget_ties_and_equal_budgets():
 @pytest.mark.parametrize(
     "build,message",
     [
-        (lambda: FixedRank(0), "rank must be an integer >= 1, got 0"),
-        (lambda: FixedRank(2, spare=-1), "spare must be an integer >= 0, got -1"),
-        (lambda: FixedRank(2.0), "rank must be an integer >= 1, got 2.0"),
+        (lambda: FixedRank(0), "rank must be at least 1, got 0"),
+        (lambda: FixedRank(2, spare=-1), "spare must be at least 0, got -1"),
+        (lambda: FixedRank(2.0), "rank must be an integer, got float 2.0"),
         (lambda: Tolerance(), "either relative or absolute"),
         (lambda: Tolerance(relative=0.1, absolute=0.1), "either relative or absolute"),
         (lambda: Tolerance(relative=-0.1), "relative must be >= 0, got -0.1"),
         (lambda: Tolerance(absolute=float("nan")), "absolute must be >= 0, got nan"),
-        (lambda: Tolerance(relative=0.1, max_rank=2, min_rank=3), "max_rank must be an integer >= 3, got 2"),
-        (lambda: GlobalBudget(0), "total_rank must be an integer >= 1"),
-        (lambda: GlobalBudget(1)([proposal([1.0]), proposal([1.0])]), "total_rank 1 is less than the number"),
-        (lambda: ImportanceBudget(2, 3, 10), "initial must be an integer >= 3, got 2"),
-        (lambda: ImportanceBudget(3, 2, 10, warmup=6, cooldown=4), "total_steps must be an integer >= 11, got 10"),
+        (lambda: Tolerance(relative=0.1, max_rank=2, min_rank=3), "max_rank must be at least 3, got 2"),
+        (lambda: GlobalBudget(0), "total_rank must be at least 1"),
+        (lambda: GlobalBudget(1)([state([1.0]), state([1.0])]), "total_rank 1 is less than the number"),
+        (lambda: ImportanceBudget(2, 3, 10), "initial must be at least 3, got 2"),
+        (lambda: ImportanceBudget(3, 2, 10, warmup=6, cooldown=4), "total_steps must be at least 11, got 10"),
     ],
 )
 def test_bad_input(build, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build()
+
+
+@pytest.mark.parametrize("rule", [FixedRank(2), Tolerance(relative=0.1), GlobalBudget(3), ImportanceBudget(2, 2, 2)])
+def test_a_stack_is_refused(rule):
+    """Each matrix gets a rank of its own, which a stack cannot hold."""
+    together = stack([state([2.0, 1.0], seed=i) for i in range(3)])
+    with pytest.raises(ValueError, match=r"takes single matrices, got a stack of shape \(3, 12, 10\): unstack it"):
+        rule([together])
+
+
+def test_truncation_of_equal_shapes_together_is_that_of_each():
+    rng = np.random.default_rng(1)
+    matrices = [
+        LowRank.random(shape, 4, rng, like=torch.zeros((), dtype=torch.float64))
+        for shape in ((9, 7), (9, 7), (6, 8), (9, 7))
+    ]
+    rule = Tolerance(relative=0.4)
+    together = rule([State(Y) for Y in matrices])
+    for Y, (truncated, error) in zip(matrices, together, strict=True):
+        [(alone, expected)] = rule([State(Y)])
+        torch.testing.assert_close(truncated.full(), alone.full())
+        assert error == pytest.approx(expected) and truncated.rank == alone.rank

@@ -1,47 +1,51 @@
-"""What every integrator must do. A new method inherits `Contract` (five lines) and gets all of it.
+"""What every integrator must do: a class of tests to inherit, for the project's methods and for anybody's own.
+
+.. code-block:: python
+
+    from dlrt.testing import Contract
+
+    class TestMyMethod(Contract):
+        integrator = MyMethod()
+
+pytest then runs all of it: both array libraries, all types and shapes, gauge invariance, order, robustness, counting,
+saving and going on, stacks. (pytest is in the extra ``test``.)
 
 Matrices are compared, never factors. Tolerances are multiples of eps times the size of what is computed: a step adds up
 some ten products of matrices of norm 1 to 10, each with a rounding error of a few eps times its norm, so 1e3 eps bounds
 one step; a basis computed from K1 by QR carries eps ||K1|| / sigma_min(K1), below 1e4 eps in the cases here.
 """
 
+from __future__ import annotations
+
 import io
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 
 from integrators import (
-    BUG,
-    RK4,
     AdaLoRA,
-    Adam,
-    AugmentedBUG,
     Exact,
     FixedRank,
-    FullRank,
-    GeoLoRA,
-    Heun,
-    ImportanceBudget,
     Integrator,
-    LoRA,
     LowRank,
-    Momentum,
-    ParallelBUG,
-    ProjectorSplitting,
-    Repeated,
+    Projections,
     State,
-    SVDLoRA,
     Tolerance,
     conclude,
+    count_evaluations,
     stack,
     unstack,
 )
-from integrators.linalg import dagger
-from problems import MatrixRegression, Sylvester, given_solution, rotating
+from integrators.linalg import to_numpy
+from problems import MatrixRegression, given_solution, rotating
+
+__all__ = [
+    "DTYPES", "LIBRARIES", "RANKS", "SHAPES", "Contract", "defect", "dense", "distance", "eps", "one_step", "point",
+    "regression", "rng", "run", "unitary",
+]  # fmt: skip
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "complex128": np.complex128}
 LIBRARIES = {"numpy": np.asarray, "torch": torch.asarray}
@@ -50,31 +54,34 @@ RANKS = {"r=1": lambda shape: 1, "r": lambda shape: 4, "r=min": min}
 
 
 def rng(seed=0):
+    """A numpy generator."""
     return np.random.default_rng(seed)
 
 
 def unitary(r, seed, dtype):
+    """A random unitary (r, r) matrix."""
     return LowRank.random((r, r), r, rng(seed), like=np.zeros((), dtype)).U
 
 
 def dense(Y):
     """The matrix as numpy array in double precision."""
-    W = Y.full()
-    W = W.resolve_conj().numpy() if isinstance(W, torch.Tensor) else W
+    W = to_numpy(Y.full())
     return W.astype(np.result_type(W.dtype, np.float64))
 
 
 def distance(X, Y):
+    """Frobenius norm of the difference of two matrices."""
     return np.linalg.norm(dense(X) - dense(Y))
 
 
 def eps(Y):
+    """Machine epsilon of the dtype, rounded up."""
     return {"32": 1.2e-7, "64": 2.3e-16, "28": 2.3e-16}[str(Y.dtype)[-2:]]
 
 
 def defect(U):
     """||U^H U - I||_F in double precision."""
-    U = (U.resolve_conj().numpy() if isinstance(U, torch.Tensor) else U).astype(np.complex128)
+    U = to_numpy(U).astype(np.complex128)
     return np.linalg.norm(U.conj().T @ U - np.eye(U.shape[1]))
 
 
@@ -87,24 +94,39 @@ def regression(shape, library="numpy", dtype="float64", values=(4.0, 2.0, 1.0, 0
 
 
 def point(problem, rank, seed=3, values=None):
+    """A start of the problem's library and dtype, with singular values from 1 to 0.1 or the given ones."""
     values = np.geomspace(1.0, 0.1, rank) if values is None else values
     return LowRank.random(problem.shape, rank, rng(seed), problem.like, singular_values=values)
 
 
 def run(integrator, field, state, h, steps, t=0.0):
+    """The state after some steps."""
     for k in range(steps):
         state = integrator.step(field, t + k * h, state, h).state
     return state
 
 
+def one_step(method, problem, Y, h=0.1):
+    """The first step from Y."""
+    return method.step(problem.field, 0.0, method.init(Y), h)
+
+
 class Contract:
-    """Inherit, and set `integrator`; the other attributes say which promises the method makes."""
+    """The tests of one integrator: inherit, and set ``integrator``.
+
+    The other attributes say which promises the method makes and at which step sizes it is run. A test that does not
+    apply is set to None in the subclass, with a comment that says why.
+    """
 
     integrator: ClassVar[Integrator]
     h: ClassVar[float] = 0.05
-    exact: ClassVar[bool] = False  # exact for F = A'(t) of rank r with exact sub-flows
-    order_truncation = FixedRank(4)  # in the order test, where the solution has rank 4
-    order_steps = (16, 32, 64, 128)
+    """Step size."""
+    exact: ClassVar[bool] = False
+    """Whether it is exact for F = A'(t) of rank r with exact sub-flows."""
+    order_truncation: ClassVar[Any] = FixedRank(4)
+    """In the order test, where the solution has rank 4."""
+    order_steps: ClassVar[tuple[int, ...]] = (16, 32, 64, 128)
+    """Numbers of steps in the order test."""
 
     def __init_subclass__(cls):
         """Leave out the tests of what the method does not promise."""
@@ -219,7 +241,7 @@ class Contract:
     # -- 6. counting, saving -----------------------------------------------------------------------------------
 
     def test_evaluations(self):
-        """The fields asked for are those announced."""
+        """The driver counts what is asked for: as often in a long step as in the short one of count_evaluations."""
         problem = regression((16, 16))
         calls = []
         state = self.integrator.init(point(problem, 3))
@@ -230,7 +252,7 @@ class Contract:
 
         step = self.integrator.step(field, 2.0, state, self.h)
         assert step.evaluations == len(calls) >= 1
-        assert step.rejected > 0 or len(calls) == self.integrator.evaluations
+        assert step.rejected > 0 or len(calls) == count_evaluations(self.integrator)
         assert calls[0] == 2.0 and all(2.0 <= t <= 2.0 + self.h for t in calls)
 
     def test_same_numbers_after_saving(self):
@@ -238,10 +260,8 @@ class Contract:
         problem = regression((14, 20))
         state = run(self.integrator, problem.field, self.integrator.init(point(problem, 3)), self.h, 4)
         file = io.BytesIO()
-        np.savez(file, U=state.Y.U, S=state.Y.S, V=state.Y.V, **{f"memory.{k}": v for k, v in state.memory.items()})
-        data = np.load(io.BytesIO(file.getvalue()), allow_pickle=False)
-        memory = {k.removeprefix("memory."): data[k] for k in data.files if k.startswith("memory.")}
-        loaded = State(LowRank(data["U"], data["S"], data["V"]), memory)
+        np.savez(file, **state.arrays())
+        loaded = State.of(np.load(io.BytesIO(file.getvalue()), allow_pickle=False))
         one, other = (run(self.integrator, problem.field, s, self.h, 4, t=0.2) for s in (state, loaded))
         assert np.array_equal(one.Y.full(), other.Y.full())
         assert one.memory.keys() == other.memory.keys()
@@ -276,24 +296,54 @@ class Contract:
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
     def test_divergence_is_reported(self, bad):
-        """A field that is not finite, or overflows, raises FloatingPointError or gives a non-finite matrix."""
+        """A field that is not finite raises FloatingPointError, one that overflows does or gives a finite matrix."""
         problem = regression((10, 8))
         state = self.integrator.init(point(problem, 3))
         before = state.Y.full().copy()
 
-        class Bad:
-            def __init__(self, Y):
-                self.K, self.L, self.S = (np.full_like(X, bad) for X in (Y.U, Y.V, Y.S))
+        def field(t, Y):
+            return Projections(*(np.full_like(X, bad) for X in (Y.U, Y.V, Y.S)))
 
         with np.errstate(all="ignore"):
             try:
                 for _ in range(3):
-                    after = self.integrator.step(lambda t, Y: Bad(Y), 0.0, state, 1e10).state
-                    finite = np.isfinite(after.Y.full()).all()
-                assert bad == 1e300 or not finite
+                    after = self.integrator.step(field, 0.0, state, 1e10).state
+                assert bad == 1e300 and all(np.isfinite(X).all() for X in after.Y)
             except FloatingPointError:
                 pass
         assert np.array_equal(before, state.Y.full())
+
+    def test_nan_in_the_last_field(self):
+        """However late it comes, a field that is not finite raises, and the state is as it was."""
+        problem = regression((10, 8))
+        state = self.integrator.init(point(problem, 3))
+        before = state.Y.full().copy()
+        last = self.integrator.step(problem.field, 0.0, state, self.h).evaluations
+        seen = []
+
+        def field(t, Y):
+            seen.append(t)
+            F = problem.target - Y.full()
+            F[0, 0] = np.nan if len(seen) == last else F[0, 0]
+            return Projections.of(F, Y)
+
+        with np.errstate(all="ignore"), pytest.raises(FloatingPointError):
+            self.integrator.step(field, 0.0, state, self.h)
+        assert np.array_equal(before, state.Y.full())
+
+    def test_start_in_any_bases(self):
+        """A manifold method starts from the matrix, whatever its factors; from orthonormal ones bit for bit."""
+        problem = regression((14, 20))
+        Y = point(problem, 3)
+        assert all(np.array_equal(a, b) for a, b in zip(Y.orthonormalised(), Y, strict=True))
+        if self.integrator.manifold:
+            C = rng(4).standard_normal((3, 3))
+            ends = [
+                run(self.integrator, problem.field, self.integrator.init(X), self.h, 3).Y
+                for X in (Y, LowRank(Y.K @ C, np.eye(3), Y.V @ np.linalg.inv(C).T))
+            ]
+            # the QR factors of the second start carry eps times the condition of C
+            assert distance(*ends) <= 1e4 * np.linalg.cond(C) * eps(Y) * (1 + ends[0].norm())
 
     def test_bad_start(self):
         with pytest.raises(TypeError, match="Y must be a LowRank, got ndarray"):
@@ -309,193 +359,34 @@ class Contract:
         # the third rests at a point whose field lies in one direction: at most one new column each
         u, v = starts[0].U[:, :1], starts[0].V[:, :1]
         target[2] = LIBRARIES[library](starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T)
-        Y = [LowRank(*(LIBRARIES[library](X) for X in _factors(Z))) for Z in (*starts, starts[0])]
+        Y = [LowRank(*map(LIBRARIES[library], Z)) for Z in (*starts, starts[0])]
         states = [self.integrator.init(Z) for Z in Y]
         alone = [
             self.integrator.step(MatrixRegression(target[i]).field, 0.0, state, self.h)
             for i, state in enumerate(states)
         ]
 
-        class Field:
-            def __init__(self, t, Z):
-                F = target - Z.full()
-                self.K, self.L = F @ Z.V, dagger(F) @ Z.U
-                self.S = dagger(Z.U) @ self.K
-
         stages = self.integrator.advance(0.0, stack(states), self.h)
         request = next(stages)
         try:
             while True:
-                request = stages.send(Field(*request[:2]))
+                request = stages.send(Projections.of(target - request[1].full(), request[1]))
         except StopIteration as stop:
-            proposals = unstack(stop.value, 3, self.integrator.manifold)
-        together = conclude(self.integrator.truncation, proposals)
+            before = unstack(stop.value, self.integrator.manifold)
+        together = conclude(self.integrator.truncation, before)
         if not isinstance(self.integrator, AdaLoRA):  # its budget is for all matrices together
             for step, (state, error) in zip(alone, together, strict=True):
                 assert distance(step.state.Y, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
                 assert abs(step.truncation_error - error) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
-        for step, proposal in zip(alone, proposals, strict=True):
-            assert proposal.Y.S.shape == step.augmented.S.shape
-            assert distance(step.augmented, proposal.Y) <= 1e4 * eps(proposal.Y) * (1 + proposal.Y.norm())
+        for step, state in zip(alone, before, strict=True):
+            assert state.Y.S.shape == step.augmented.S.shape
+            assert distance(step.augmented, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_numpy_and_torch_agree(self, dtype):
         results = []
         for library in LIBRARIES:
             problem = regression((14, 20), library, dtype)
-            Y = LowRank(*(LIBRARIES[library](X) for X in _factors(point(regression((14, 20), dtype=dtype), 3))))
+            Y = LowRank(*map(LIBRARIES[library], point(regression((14, 20), dtype=dtype), 3)))
             results.append(run(self.integrator, problem.field, self.integrator.init(Y), self.h, 5).Y)
         assert distance(*results) <= 1e4 * eps(results[0]) * (1 + results[0].norm())
-
-
-def _factors(Y):
-    return Y.U, Y.S, Y.V
-
-
-# -- the methods ------------------------------------------------------------------------------------------------
-
-
-class TestFullRank(Contract):
-    integrator = FullRank()
-
-
-class TestFullRankRK4(Contract):
-    integrator = FullRank(substep=RK4())
-
-
-class TestLoRA(Contract):
-    integrator = LoRA()
-
-
-class TestLoRAAdam(Contract):
-    integrator = LoRA(optimizer=Adam())
-    test_gauge_invariance = None  # elementwise moments see the factors
-
-
-class TestSVDLoRA(Contract):
-    integrator = SVDLoRA()
-
-
-class TestAdaLoRA(Contract):
-    integrator = AdaLoRA(
-        truncation=ImportanceBudget(initial=4, final=3, total_steps=40, warmup=5, cooldown=5, interval=2)
-    )
-
-
-class TestProjectorSplitting(Contract):
-    integrator = ProjectorSplitting()
-    exact = True
-
-
-class TestProjectorSplittingStrang(Contract):
-    integrator = ProjectorSplitting(order=2, substep=Heun())
-    exact = True
-
-
-class TestBUG(Contract):
-    integrator = BUG()
-    exact = True
-
-
-class TestBUGRepeated(Contract):
-    integrator = BUG(substep=Repeated(Heun(), 2))
-
-
-class TestAugmentedBUG(Contract):
-    integrator = AugmentedBUG()
-    exact = True
-
-
-class TestAugmentedBUGMomentum(Contract):
-    integrator = AugmentedBUG(optimizer=Momentum(0.5), truncation=Tolerance(relative=1e-3))
-    test_order = test_robust_to_small_singular_values = None  # momentum follows another flow
-
-
-class TestParallelBUG(Contract):
-    integrator = ParallelBUG()
-
-
-class TestParallelBUGRK4(Contract):
-    integrator = ParallelBUG(substep=RK4())
-    order_steps = (64, 128, 256)  # coarser, an h^2 part of the error still shows
-
-
-class TestParallelBUGRejection(Contract):
-    integrator = ParallelBUG(truncation=Tolerance(relative=1e-3), rejection=10.0)
-    order_truncation = Tolerance(relative=1e-6)
-
-
-class TestGeoLoRA(Contract):
-    integrator = GeoLoRA()
-
-
-class TestGeoLoRAPublished(Contract):
-    integrator = GeoLoRA(truncation=Tolerance(relative=0.1))
-
-
-class TestGeoLoRAMomentum(Contract):
-    integrator = GeoLoRA(optimizer=Momentum(0.9))
-    h = 0.02
-    test_order = test_robust_to_small_singular_values = None
-
-
-class TestGeoLoRAAdam(Contract):
-    integrator = GeoLoRA(optimizer=Adam())
-    test_order = test_robust_to_small_singular_values = None
-
-
-# -- tests of the tests: methods that break the promises are caught -----------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inverting(Integrator):
-    """The textbook equations U' = (I - U U^H) F V S^-1, S' = U^H F V, V' likewise, by Euler: divides by S."""
-
-    order = 1
-
-    def stages(self, t, state, h):
-        Y = state.Y
-        f = yield t, Y
-        dU = np.linalg.solve(Y.S.T, (f.K - Y.U @ f.S).T).T
-        dV = np.linalg.solve(Y.S.conj(), (f.L - Y.V @ f.S.conj().T).T).T
-        U, R = np.linalg.qr(Y.U + h * dU)
-        V, T = np.linalg.qr(Y.V + h * dV)
-        return LowRank(U, R @ (Y.S + h * f.S) @ T.conj().T, V)
-
-
-class NaiveContract(Contract):
-    integrator = Inverting()
-
-
-def test_a_method_that_inverts_S_is_not_robust():
-    naive = NaiveContract()
-    with np.errstate(all="ignore"):
-        large, small = (naive.error_on_given_solution(128, smallest=s) for s in (0.1, 1e-14))
-    assert not small <= 100 * large  # measured: 6e-2 and 5e4
-
-
-@pytest.mark.parametrize("method", [ProjectorSplitting(), ProjectorSplitting(order=2)], ids=["lie", "strang"])
-@pytest.mark.parametrize("h", [0.1, 1.0])
-def test_splitting_is_exact_on_sylvester(method, h):
-    """X' = A X + X B with nonsymmetric A, B: both splittings are exact with exact sub-flows, also for h ||A|| = 10."""
-    m, n, r = 18, 14, 3
-    A, B = (10 * X / np.linalg.norm(X, 2) for X in (rng(1).standard_normal((m, m)), rng(2).standard_normal((n, n))))
-    problem = Sylvester(A, B, None)
-    Y = LowRank.random((m, n), r, rng(3), singular_values=[1.0, 0.5, 0.1])
-    exact = scipy.linalg.expm(h * A) @ Y.full() @ scipy.linalg.expm(h * B)
-    integrator = replace(method, substep=Exact())
-    Y1 = integrator.step(problem.field, 0.0, integrator.init(Y), h).state.Y
-    # the backward S-flow multiplies rounding errors by at most e^{h (||A|| + ||B||)} relative to the forward growth
-    growth = np.exp(h * (np.linalg.norm(A, 2) + np.linalg.norm(B, 2)))
-    assert np.linalg.norm(Y1.full() - exact) <= 1e3 * eps(Y) * min(growth, 1e9) * np.linalg.norm(exact)
-
-
-def test_order_of_evaluations_formula():
-    """Fields per step for each substep: what is shared and what is not."""
-    assert FullRank(substep=RK4()).evaluations == 4
-    assert ProjectorSplitting().evaluations == 3
-    assert ProjectorSplitting(order=2, substep=Heun()).evaluations == 10
-    assert BUG().evaluations == AugmentedBUG().evaluations == 2
-    assert BUG(substep=Heun()).evaluations == 5
-    assert ParallelBUG().evaluations == GeoLoRA().evaluations == 1
-    assert ParallelBUG(substep=Repeated(Heun(), 2)).evaluations == 10

@@ -1,0 +1,145 @@
+"""Linear-algebra kernels against dense formulas: complements, alone and in stacks, polishing, rotation."""
+
+import numpy as np
+import pytest
+import torch
+
+from integrators.linalg import complement, dagger, double_svd, eps, orth, polish, qr, rotate, to_numpy
+
+DTYPES = [np.float32, np.float64, np.complex128]
+STACKS = {"float32": torch.float32, "float64": torch.float64, "complex128": torch.complex128}
+
+
+def randn(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e20])
+def test_complement(library, dtype, scale):
+    """Orthonormal, orthogonal to U, spans what X adds: also for tiny X and for directions nearly in span(U)."""
+    rng = np.random.default_rng(1)
+    U = np.linalg.qr(rng.standard_normal((30, 4)))[0]
+    new = rng.standard_normal((30, 3))
+    X = U @ rng.standard_normal((4, 3)) + new * np.array([1.0, 1e-2, 1e-4 if dtype == np.float32 else 1e-10])
+    U, X = U.astype(dtype), (scale * X).astype(dtype)
+    Ut = np.asarray(complement(library(U), library(X)))
+    e = np.finfo(dtype).eps
+    assert Ut.shape == (30, 3)
+    assert np.linalg.norm(dagger(Ut) @ Ut - np.eye(3)) <= 20 * e
+    assert np.linalg.norm(dagger(U) @ Ut) <= 20 * e
+    both = np.hstack([U, Ut])
+    X = X / scale
+    assert np.linalg.norm(X - both @ (dagger(both) @ X)) <= 50 * e * np.linalg.norm(X)
+
+
+def test_complement_invents_nothing():
+    rng = np.random.default_rng(2)
+    U = np.linalg.qr(rng.standard_normal((20, 4)))[0]
+    assert complement(U, np.zeros((20, 4))).shape == (20, 0)
+    assert complement(U, np.zeros((20, 0))).shape == (20, 0)
+    assert complement(U, U @ rng.standard_normal((4, 4))).shape == (20, 0)
+    x = rng.standard_normal((20, 1))
+    assert complement(U, x @ np.ones((1, 4))).shape == (20, 1)  # rank-deficient X: one direction, not four
+    square = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    assert complement(square, rng.standard_normal((4, 4))).shape == (4, 0)  # nothing is left
+    assert complement(U[:6, :4], rng.standard_normal((6, 4))).shape[1] <= 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_kernels_refuse_non_finite_input(bad):
+    U, X = np.eye(4, 2), np.full((4, 2), bad)
+    for call in (lambda: complement(U, X), lambda: orth(X), lambda: double_svd(X)):
+        with pytest.raises(FloatingPointError, match="non-finite"):
+            call()
+
+
+def test_polish_squares_the_defect():
+    U = np.linalg.qr(np.random.default_rng(3).standard_normal((40, 5)))[0]
+    U = U + 1e-5 * np.random.default_rng(4).standard_normal((40, 5))
+    defect = np.linalg.norm(U.T @ U - np.eye(5))
+    assert np.linalg.norm(polish(U).T @ polish(U) - np.eye(5)) <= defect**2
+
+
+def test_rotate_keeps_the_dtype():
+    U = np.linalg.qr(np.random.default_rng(3).standard_normal((40, 5)))[0].astype(np.float32)
+    P = np.linalg.qr(np.random.default_rng(5).standard_normal((5, 5)))[0]
+    R = rotate(U, P[:, :3])
+    assert R.dtype == np.float32 and np.linalg.norm(R.T @ R - np.eye(3)) <= 20 * np.finfo(np.float32).eps
+
+
+# -- stacks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+@pytest.mark.parametrize("dtype", STACKS)
+def test_complement_of_a_stack(library, dtype):
+    """Generic, dependent, in the span already, tiny, badly scaled, zero: each as alone, zero columns at the end."""
+    U = torch.linalg.qr(randn(6, 40, 5, dtype=STACKS[dtype]))[0]
+    X = randn(6, 40, 5, dtype=STACKS[dtype], seed=1)
+    X[1, :, 3] = X[1, :, 2]
+    X[2] = U[2] @ X[2, :5]
+    X[3] *= 1e-30
+    X[4, :, 0] *= 1e-3
+    X[5] = 0
+    if library == "numpy":
+        U, X = U.numpy(), X.numpy()
+    Q = complement(U, X)
+    assert tuple(Q.shape) == (6, 40, 5)
+    for i, width in enumerate((5, 4, 0, 5, 5, 0)):
+        alone, mine = complement(U[i], X[i]), Q[i][:, :width]
+        assert alone.shape[1] == width and not bool((Q[i][:, width:] != 0).any())
+        A, B, V = (torch.as_tensor(Z) for Z in (alone, mine, U[i]))
+        tolerance = 100 * eps(X)
+        assert float((A @ A.mH - B @ B.mH).abs().max() if width else 0) <= tolerance
+        assert float((B.mH @ B - torch.eye(width, dtype=B.dtype)).abs().max() if width else 0) <= tolerance
+        assert float((V.mH @ B).abs().max() if width else 0) <= tolerance
+
+
+@pytest.mark.parametrize("condition", [1e0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_ways_to_a_complement_span_the_same(condition, dtype):
+    """Whatever the condition: the basis from torch's fast way, or from its fall-back, against that of numpy."""
+    U = np.linalg.qr(randn(60, 4).numpy())[0]
+    P, Q = np.linalg.qr(randn(60, 6, seed=1).numpy())[0], np.linalg.qr(randn(6, 6, seed=2).numpy())[0]
+    X = (P - U @ (U.T @ P)) * np.geomspace(1, 1 / condition, 6) @ Q
+    U, X = U.astype(dtype), X.astype(dtype)
+    slow, fast = complement(U, X), complement(torch.tensor(U), torch.tensor(X)).numpy()
+    assert fast.shape == slow.shape
+    assert np.abs(fast.T @ fast - np.eye(fast.shape[1])).max() <= 100 * np.finfo(dtype).eps
+    assert np.abs(U.T @ fast).max() <= 100 * np.finfo(dtype).eps
+    assert np.linalg.norm(X - fast @ (fast.T @ X) - U @ (U.T @ X)) <= 200 * np.finfo(dtype).eps * np.linalg.norm(X)
+
+
+def test_no_room_is_capped():
+    U = torch.linalg.qr(randn(3, 8, 5))[0]
+    assert complement(U, randn(3, 8, 5, seed=1)).shape == (3, 8, 3)
+
+
+def test_one_bad_matrix_in_a_stack():
+    U, X = torch.linalg.qr(randn(3, 9, 2))[0], randn(3, 9, 2, seed=1)
+    X[1, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="non-finite"):
+        complement(U, X)
+
+
+def test_factorisations_leave_the_number_of_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        U = qr(randn(9, 2))[0]
+        complement(U, randn(9, 2, seed=1))
+        rotate(U, double_svd(randn(2, 2))[0])
+        with pytest.raises(FloatingPointError):
+            double_svd(torch.full((2, 2), torch.nan))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_to_numpy():
+    for dtype in (torch.float32, torch.complex64, torch.bfloat16, torch.int64):
+        X = torch.ones(2, 3).to(dtype).requires_grad_(dtype.is_floating_point)
+        assert to_numpy(X).shape == (2, 3) and to_numpy(X.mT.conj()).tolist() == np.ones((3, 2)).tolist()
+    assert to_numpy([1.0, 2.0]).dtype == np.float64

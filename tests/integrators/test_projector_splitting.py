@@ -1,0 +1,66 @@
+"""Projector splitting: the contract, Lie and Strang by hand, exactness on Sylvester equations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from dlrt.testing import Contract, eps, one_step, rng
+from integrators import Exact, Heun, LowRank, ProjectorSplitting
+from problems import Sylvester
+
+EPS = 1e-13  # some hundred eps, for matrices of norm about 10
+
+
+class TestProjectorSplitting(Contract):
+    integrator = ProjectorSplitting()
+    exact = True
+
+
+class TestProjectorSplittingStrang(Contract):
+    integrator = ProjectorSplitting(order=2, substep=Heun())
+    exact = True
+
+
+@pytest.mark.parametrize("method", [ProjectorSplitting(), ProjectorSplitting(order=2)], ids=["lie", "strang"])
+@pytest.mark.parametrize("h", [0.1, 1.0])
+def test_splitting_is_exact_on_sylvester(method, h):
+    """X' = A X + X B with nonsymmetric A, B: both splittings are exact with exact sub-flows, also for h ||A|| = 10."""
+    m, n, r = 18, 14, 3
+    A, B = (10 * X / np.linalg.norm(X, 2) for X in (rng(1).standard_normal((m, m)), rng(2).standard_normal((n, n))))
+    problem = Sylvester(A, B, None)
+    Y = LowRank.random((m, n), r, rng(3), singular_values=[1.0, 0.5, 0.1])
+    exact = scipy.linalg.expm(h * A) @ Y.full() @ scipy.linalg.expm(h * B)
+    integrator = replace(method, substep=Exact())
+    Y1 = integrator.step(problem.field, 0.0, integrator.init(Y), h).state.Y
+    # the backward S-flow multiplies rounding errors by at most e^{h (||A|| + ||B||)} relative to the forward growth
+    growth = np.exp(h * (np.linalg.norm(A, 2) + np.linalg.norm(B, 2)))
+    assert np.linalg.norm(Y1.full() - exact) <= 1e3 * eps(Y) * min(growth, 1e9) * np.linalg.norm(exact)
+
+
+def test_projector_splitting_lie_by_hand(problem, Y):
+    """K forward, S backward, L forward, in dense arithmetic."""
+    F = lambda W: problem.target - W  # noqa: E731
+    h = 0.1
+    K = Y.K + h * F(Y.full()) @ Y.V
+    U1, R = np.linalg.qr(K)
+    S = R - h * U1.T @ F(U1 @ R @ Y.V.T) @ Y.V
+    L = Y.V @ S.T + h * F(U1 @ S @ Y.V.T).T @ U1
+    assert np.linalg.norm(one_step(ProjectorSplitting(), problem, Y).state.Y.full() - U1 @ L.T) <= EPS
+
+
+def test_strang_is_a_composition_of_lie_and_its_adjoint(problem, Y):
+    """With exact sub-flows, K S L over h/2 followed by L S K over h/2 (by transposition) is the Strang step."""
+    h = 0.2
+    lie = ProjectorSplitting(substep=Exact())
+    half = lie.step(problem.field, 0.0, lie.init(Y), h / 2).state.Y
+
+    # L S K: K S L for the transposed problem with the sub-steps in reverse order, written out
+    f = problem.field(0.0, half)
+    V1, R = np.linalg.qr(f.flow_L(h / 2))
+    Z = LowRank(half.U, R.T, V1)
+    Z = LowRank(Z.U, problem.field(0.0, Z).flow_S(h / 2, -1), V1)
+    expected = problem.field(0.0, Z).flow_K(h / 2) @ V1.T
+    strang = one_step(ProjectorSplitting(order=2, substep=Exact()), problem, Y, h).state.Y
+    assert np.linalg.norm(strang.full() - expected) <= 10 * EPS

@@ -1,0 +1,141 @@
+"""State: what moves, in stacks, to other points and through files."""
+
+import numpy as np
+import pytest
+import torch
+
+from integrators import (
+    BUG,
+    AdaLoRA,
+    Adam,
+    AugmentedBUG,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    GlobalBudget,
+    LoRA,
+    LowRank,
+    Momentum,
+    ParallelBUG,
+    Projections,
+    ProjectorSplitting,
+    State,
+    SVDLoRA,
+    Tolerance,
+    conclude,
+    stack,
+    tangent,
+    unstack,
+)
+
+
+def randn(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def before_truncation(method, state, A):
+    """The state after a step of size 0.1 along A - Y, for one matrix or a stack."""
+    stages = method.advance(0.0, state, 0.1)
+    try:
+        request = next(stages)
+        while True:
+            request = stages.send(Projections.of(A - request[1].full(), request[1]))
+    except StopIteration as stop:
+        return stop.value
+
+
+METHODS = [
+    FullRank(optimizer=Adam()),
+    LoRA(optimizer=Momentum()),
+    SVDLoRA(),
+    AdaLoRA(),
+    ProjectorSplitting(),
+    ProjectorSplitting(order=2),
+    BUG(optimizer=Momentum()),
+    AugmentedBUG(truncation=Tolerance(relative=0.05, spare=1)),
+    ParallelBUG(truncation=FixedRank(4)),
+    GeoLoRA(),
+    GeoLoRA(optimizer=Adam()),
+    GeoLoRA(truncation=GlobalBudget(9), optimizer=Momentum()),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_stack_steps_as_its_matrices_alone(method):
+    """One matrix has a target of lower rank, so fewer new directions and another rank than the rest."""
+    assert method.stackable
+    rng, like = np.random.default_rng(0), randn(1)
+    targets = [LowRank.random((12, 9), r, rng, like, singular_values=range(r, 0, -1)).full() for r in (5, 1, 5)]
+    states = [method.init(LowRank.random((12, 9), 3, rng, like)) for _ in targets]
+    together = unstack(before_truncation(method, stack(states), torch.stack(targets)), method.manifold)
+    alone = [before_truncation(method, state, A) for state, A in zip(states, targets, strict=True)]
+    for a, b in zip(together, alone, strict=True):
+        assert a.Y.S.shape == b.Y.S.shape
+    for (a, error), (b, expected) in zip(
+        conclude(method.truncation, together), conclude(method.truncation, alone), strict=True
+    ):
+        torch.testing.assert_close(a.Y.full(), b.Y.full())
+        assert error == pytest.approx(expected, abs=1e-12)
+        assert a.memory.keys() == b.memory.keys()
+
+
+def test_states_that_do_not_fit_are_refused():
+    Y = LowRank(randn(4, 2), randn(2, 2), randn(5, 2))
+    with pytest.raises(ValueError, match="different values of step"):
+        stack([State(Y, {"step": 1}), State(Y, {"step": 2})])
+
+
+def random_state(seed=0, like=None):
+    rng = np.random.default_rng(seed)
+    Y, Z = (LowRank.random((9, 7), 3, rng, like) for _ in range(2))
+    f = Projections.of(LowRank.random((9, 7), 7, rng, like).full(), Z)
+    return State(Y, {"first.K": f.K, "first.L": f.L, "first.S": f.S, "second.K": f.K[:, :1] ** 2, "step": 3}, Z, 2)
+
+
+def test_at_projects_the_tangent_vector():
+    """The first moment at the new point is P(Y1) M, in dense arithmetic; the rest of the memory stays as it is."""
+    state = random_state()
+    first = Projections(*(state.memory[f"first.{part}"] for part in "KLS"))
+    M = tangent(state.origin, first).full()
+    Y1 = LowRank.random((9, 7), 4, np.random.default_rng(5))
+    after = state.at(Y1)
+    assert after.Y is Y1 and after.origin is None and after.rejected == 0
+    moved = Projections(*(after.memory[f"first.{part}"] for part in "KLS"))
+    np.testing.assert_allclose(tangent(Y1, moved).full(), Y1.project(M).full(), atol=1e-13)
+    assert after.memory["step"] == 3 and after.memory["second.K"] is state.memory["second.K"]
+    stays = State(state.Y, state.memory).at(Y1)  # no origin: a method whose factors do not turn
+    assert stays.memory is state.memory
+
+
+def test_map_goes_over_every_array_and_keeps_counters():
+    state = random_state()
+    doubled = state.map(lambda X: 2 * X)
+    for a, b in zip([*state.Y, *state.origin], [*doubled.Y, *doubled.origin], strict=True):
+        np.testing.assert_array_equal(2 * a, b)
+    assert doubled.memory["step"] == 3 and doubled.rejected == 2
+    np.testing.assert_array_equal(doubled.memory["first.L"], 2 * state.memory["first.L"])
+    total = state.map(lambda X, Z: X + Z, doubled)
+    np.testing.assert_allclose(total.memory["second.K"], 3 * state.memory["second.K"])
+    as_torch = state.map(torch.asarray)
+    assert isinstance(as_torch.Y.U, torch.Tensor) and isinstance(as_torch.memory["first.S"], torch.Tensor)
+
+
+def test_stack_and_unstack_are_inverse():
+    states = [random_state(seed) for seed in range(3)]
+    together = stack(states)
+    assert together.Y.shape == (3, 9, 7) and together.origin.shape == (3, 9, 7) and together.memory["step"] == 3
+    for one, other in zip(states, unstack(together, manifold=True), strict=True):
+        for name, X in one.arrays().items():
+            np.testing.assert_array_equal(X, other.arrays()[name])
+        assert other.rejected == 2
+
+
+def test_arrays_and_back():
+    state = random_state()
+    flat = state.arrays()
+    assert set(flat) == {"U", "S", "V", "memory.first.K", "memory.first.L", "memory.first.S", "memory.second.K",
+                         "memory.step"}  # fmt: skip
+    again = State.of({**flat, "something else": 1})
+    assert again.memory == state.memory and again.Y.U is state.Y.U
+    with pytest.raises(KeyError, match="S"):
+        State.of({"U": 1})
