@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dlrt.nn import adapt
-from dlrt.nn.optimizer import LowRankOptimizer
+from dlrt.nn import LowRankOptimizer, adapt
 from integrators import SGD, Adam, FixedRank, GeoLoRA, Momentum
 
 TARGETS = ["query", "key", "value", "output", "up", "down"]

@@ -53,9 +53,8 @@ def distributed(model: nn.Module, **options: Any) -> nn.Module:
     group = options.get("process_group")
     ignored = []
     for name, layer in layers.items():
-        for factor in FACTORS:
-            parameter = getattr(layer, factor)
-            if getattr(parameter, "is_averaged", False):
+        for factor, parameter in zip(FACTORS, layer.factors, strict=True):
+            if parameter.is_averaged:
                 raise RuntimeError(f"distributed was called twice with the layer {name}")
             parameter.is_averaged = True
             ignored.append(f"{name}.{factor}" if name else factor)

@@ -15,8 +15,15 @@ class Factor(nn.Parameter):
     Its ``grad`` is no derivative by its entries: for a loss with gradient G by ``W = U S V^T`` a backward pass adds
     ``G V`` to ``U.grad``, ``U^T G V`` to ``S.grad`` and ``G^T U`` to ``V.grad``, the gradients by ``K = U S``, S and
     ``L = V S^T``. An ordinary torch optimiser would make wrong steps with them and destroy the orthonormal bases;
-    every optimiser but :class:`dlrt.LowRankOptimizer` is therefore stopped at its first step.
+    every optimiser but :class:`dlrt.nn.LowRankOptimizer` is therefore stopped at its first step.
+
+    Attributes
+    ----------
+    is_averaged : bool
+        Whether its gradient is averaged over processes (:func:`dlrt.nn.distributed`).
     """
+
+    is_averaged = False
 
     def __reduce_ex__(self, protocol):
         """Copies and files keep the type."""
@@ -36,7 +43,7 @@ def _refuse(optimizer, args, kwargs):
                 raise TypeError(
                     f"{type(optimizer).__name__} was given the factors of a low-rank layer "
                     f"(one of shape {tuple(parameter.shape)}), whose gradients belong to K = U S, S and L = V S^T: "
-                    f"use dlrt.LowRankOptimizer(model, integrator, lr, rest={type(optimizer).__name__}), which "
+                    f"use dlrt.nn.LowRankOptimizer(model, integrator, lr, rest={type(optimizer).__name__}), which "
                     f"trains all other parameters with {type(optimizer).__name__}"
                 )
 

@@ -8,34 +8,30 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from integrators import LowRank
+from integrators.checks import check_rank
 
-from .layers import (
-    FACTORS,
-    Conv2dAdapter,
-    EmbeddingAdapter,
-    LinearAdapter,
-    LowRankConv2d,
-    LowRankEmbedding,
-    LowRankLayer,
-    LowRankLinear,
-    _Adapter,
-    check_rank,
-)
+from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter
+from .factors import Factor
+from .layers import FACTORS, LowRankConv2d, LowRankEmbedding, LowRankLayer, LowRankLinear
 
 __all__ = [
+    "LayerReport",
     "LoRAFactors",
     "ParameterReport",
     "adapt",
     "load_low_rank",
     "low_rank_layers",
     "low_rank_state_dict",
+    "matches",
     "merge",
     "parameter_report",
     "ranks",
@@ -46,6 +42,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Target = str | re.Pattern | type
+# What takes the place of each torch layer, by the kind of `adapt`.
 KINDS: dict[type[nn.Module], dict[str, Any]] = {
     nn.Linear: {"adapter": LinearAdapter, "train": LowRankLinear},
     nn.Conv2d: {"adapter": Conv2dAdapter, "train": LowRankConv2d},
@@ -118,11 +115,7 @@ def adapt(
         raise ValueError(_no_match("targets", targets, [name for name, _ in _candidates(model)]))
     plan = {}
     for name, module in found.items():
-        make = next(
-            (kinds[kind] for kinds in KINDS.values() for base in [_base(kinds)] if isinstance(module, base)), None
-        )
-        if make is None:
-            make = _duck(module) if kind == "adapter" else None
+        make = _replacement(module, kind)
         if make is None:
             raise TypeError(
                 f"{name} is a {type(module).__name__}, expected {', '.join(base.__name__ for base in KINDS)}"
@@ -130,7 +123,9 @@ def adapt(
         parent = model.get_submodule(name.rpartition(".")[0])
         if isinstance(parent, nn.MultiheadAttention):
             raise ValueError(f"{name} is used by its weight alone, not called, inside nn.MultiheadAttention")
-        plan[name] = (make, module, _rank_of(rank, name, module))
+        r = _rank_of(rank, name, module)
+        with _naming(name):
+            plan[name] = (make, module, check_rank(r, make.map.shape(module)))
     opened = {
         name: module for name, module in model.named_modules() if any(matches(t, name, module) for t in trainable)
     }
@@ -145,10 +140,8 @@ def adapt(
     made: dict[int, LowRankLayer] = {}
     for name, (make, module, r) in plan.items():
         if id(module) not in made:  # a module under two names stays one
-            try:
+            with _naming(name):
                 new = make(module, r, generator=generator) if kind == "adapter" else make.from_dense(module, r)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
             made[id(module)] = new.train(module.training)
         layers[name] = made[id(module)]
     for name, layer in layers.items():
@@ -202,10 +195,9 @@ class ParameterReport:
 def parameter_report(model: nn.Module) -> ParameterReport:
     """Count parameters. Of a low-rank layer only factors that its method moves are trained (LoRA's S is not)."""
     layers = []
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad and not _is_factor(p))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad and not isinstance(p, Factor))
     for name, layer in low_rank_layers(model).items():
-        moving = [getattr(layer, f) for f in FACTORS]
-        count = sum(p.numel() for p in moving if p.requires_grad)
+        count = sum(p.numel() for p in layer.factors if p.requires_grad)
         layers.append(LayerReport(name, layer.shape, layer.rank, count, layer.shape[0] * layer.shape[1]))
         trained += count
     return ParameterReport(layers, trained, sum(p.numel() for p in model.parameters()))
@@ -239,7 +231,7 @@ def to_lora(model: nn.Module) -> dict[str, LoRAFactors]:
     ``W0 + B A`` is the adapted weight, as a matrix (out, in / groups * kh * kw) for a convolution and (num, dim) for an
     embedding: LoRA with ``alpha / r = 1``.
     """
-    found = {name: layer for name, layer in low_rank_layers(model).items() if isinstance(layer, _Adapter)}
+    found = {name: layer for name, layer in low_rank_layers(model).items() if isinstance(layer, Adapter)}
     if not found:
         raise ValueError("model has no adapters")
     return {name: LoRAFactors(A, B) for name, layer in found.items() for B, A in [layer.lora_factors()]}
@@ -254,14 +246,12 @@ def low_rank_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: p.detach().to("cpu", copy=True).contiguous()
         for name, p in model.named_parameters()
-        if p.requires_grad or _is_factor(p)
+        if p.requires_grad or isinstance(p, Factor)
     }
 
 
 def save_low_rank(model: nn.Module, path: str | os.PathLike) -> None:
     """Write :func:`low_rank_state_dict` to a safetensors file."""
-    from safetensors.torch import save_file
-
     save_file(low_rank_state_dict(model), path, metadata={"format": "pt"})
 
 
@@ -275,8 +265,6 @@ def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torc
     """
     _unmerged(model)
     if not isinstance(state, Mapping):
-        from safetensors.torch import load_file
-
         state = load_file(state)
     parameters = dict(model.named_parameters())
     layers = low_rank_layers(model)
@@ -305,7 +293,7 @@ def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torc
             parameters[name].copy_(state[name])
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
+# -- finding layers ----------------------------------------------------------------------------------------------------
 
 
 def _several(targets) -> list:
@@ -318,17 +306,19 @@ def _several(targets) -> list:
     return list(several)
 
 
-def _base(kinds) -> type[nn.Module]:
-    return next(base for base, found in KINDS.items() if found is kinds)
+def _replacement(module, kind: str):
+    """What takes the place of a layer, None for none.
 
-
-def _duck(module):
-    """The adapter for a module that is no torch layer but has the attributes of one. Modules made of others (the blocks
-    and the whole of a U-Net know their channels too) are no layers."""
-    if list(module.children()):
+    Adapters are for modules too that are no torch layer but have the attributes of one. Modules made of others (the
+    blocks and the whole of a U-Net know their channels too) are no layers.
+    """
+    for torch_type, kinds in KINDS.items():
+        if isinstance(module, torch_type):
+            return kinds[kind]
+    if kind != "adapter" or list(module.children()):
         return None
-    signs = {"in_features": LinearAdapter, "in_channels": Conv2dAdapter, "num_embeddings": EmbeddingAdapter}
-    return next((adapter for sign, adapter in signs.items() if hasattr(module, sign)), None)
+    adapters = (kinds["adapter"] for kinds in KINDS.values())
+    return next((adapter for adapter in adapters if hasattr(module, adapter.map.arguments[0])), None)
 
 
 def _candidates(model) -> Iterator[tuple[str, nn.Module]]:
@@ -346,7 +336,7 @@ def _targeted(model, targets) -> dict[str, nn.Module]:
     """Layers of a type that can be replaced, or meant by a name that is exactly theirs."""
     found = {}
     for name, module in _candidates(model):
-        replaceable = isinstance(module, tuple(KINDS)) or _duck(module) is not None
+        replaceable = _replacement(module, "adapter") is not None
         for target in targets:
             exact = isinstance(target, str) and (name == target or name.endswith("." + target))
             if matches(target, name, module) and (replaceable or (exact and not list(module.children()))):
@@ -360,13 +350,16 @@ def _rank_of(rank, name, module) -> int:
         if not fitting:
             raise ValueError(f"rank has no pattern for {name}: add '*' for all others")
         rank = fitting[0]
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, torch.Tensor) and weight.ndim >= 2:
-        try:
-            check_rank(rank, (weight.shape[0], weight[0].numel()))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
     return rank
+
+
+@contextmanager
+def _naming(name: str):
+    """Put the name of the layer before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _no_match(argument, targets, names) -> str:
@@ -380,13 +373,7 @@ def _no_match(argument, targets, names) -> str:
     )
 
 
-def _is_factor(parameter) -> bool:
-    from .factors import Factor
-
-    return isinstance(parameter, Factor)
-
-
 def _unmerged(model) -> None:
-    merged = [n for n, layer in low_rank_layers(model).items() if isinstance(layer, _Adapter) and layer.merged]
+    merged = [n for n, layer in low_rank_layers(model).items() if isinstance(layer, Adapter) and layer.merged]
     if merged:
         raise RuntimeError(f"{', '.join(merged)}: merged adapters, unmerge() them before saving or loading")

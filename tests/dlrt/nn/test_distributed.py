@@ -8,9 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from dlrt.nn import LinearAdapter, LowRankLinear, ranks
-from dlrt.nn.distributed import distributed
-from dlrt.nn.optimizer import LowRankOptimizer
+from dlrt.nn import LinearAdapter, LowRankLinear, LowRankOptimizer, distributed, ranks
 from integrators import AugmentedBUG, GeoLoRA, Momentum, Tolerance
 
 TAU = Tolerance(relative=0.02, spare=1)
