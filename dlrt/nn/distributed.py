@@ -17,10 +17,10 @@ __all__ = ["distributed"]
 def distributed(model: nn.Module, **options: Any) -> nn.Module:
     """A model with low-rank layers for training by several processes, each on its part of the batch.
 
-    The first process sends its model to all others; then ``DistributedDataParallel`` looks after all other
-    parameters and leaves the factors alone, since it cannot follow a change of rank. A hook averages each K-, L- and
-    S-gradient over the processes as soon as a backward pass has accumulated it, hence before clipping and
-    unscaling. Averages are equal bit for bit on all processes, so all take the same step, and ranks stay equal.
+    The first process sends its model to all others; then ``DistributedDataParallel`` looks after all other parameters
+    and leaves the factors alone, since it cannot follow a change of rank. A hook averages each K-, L- and S-gradient
+    over the processes as soon as a backward pass has accumulated it, hence before clipping and unscaling. Averages are
+    equal bit for bit on all processes, so all take the same step, and ranks stay equal.
 
     Parameters
     ----------

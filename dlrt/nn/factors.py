@@ -10,11 +10,11 @@ __all__ = ["Factor", "assign"]
 
 
 class Factor(nn.Parameter):
-    r"""One of U, S, V of a low-rank layer.
+    """One of U, S, V of a low-rank layer.
 
-    Its ``grad`` is no derivative by its entries: for a loss with gradient G by ``W = U S V^T`` a backward pass adds
-    ``G V`` to ``U.grad``, ``U^T G V`` to ``S.grad`` and ``G^T U`` to ``V.grad``, the gradients by ``K = U S``, S and
-    ``L = V S^T``. An ordinary torch optimiser would make wrong steps with them and destroy the orthonormal bases;
+    Its ``grad`` is not the derivative by its entries: for a loss with gradient G by ``W = U S V^T`` a backward pass
+    adds ``G V`` to ``U.grad``, ``U^T G V`` to ``S.grad`` and ``G^T U`` to ``V.grad``, the gradients by ``K = U S``, S
+    and ``L = V S^T``. An ordinary torch optimiser would make wrong steps with them and destroy the orthonormal bases;
     every optimiser but :class:`dlrt.nn.LowRankOptimizer` is therefore stopped at its first step.
 
     Attributes

@@ -22,7 +22,7 @@ __all__ = ["low_rank_conv2d", "low_rank_embedding", "low_rank_linear"]
 
 
 def low_rank_linear(x, U, S, V, base=None, scale=1.0):
-    """``base + scale x V S^T U^T``.
+    """Linear map of ``U S V^T``: ``base + scale x V S^T U^T``.
 
     Parameters
     ----------
@@ -40,10 +40,10 @@ def low_rank_linear(x, U, S, V, base=None, scale=1.0):
 
 
 def low_rank_conv2d(x, U, S, V, base=None, scale=1.0, stride=(1, 1), padding=(0, 0), dilation=(1, 1), kernel=(1, 1)):
-    """``base`` plus ``scale`` times the convolution with the kernel ``U S V^T`` (out, in / groups * kh * kw).
+    """Convolution with the kernel ``U S V^T`` (out, in / groups * kh * kw), times ``scale``, added to ``base``.
 
-    A convolution with the r columns of V as kernels, then r x r and r x out maps in each pixel. The number of groups
-    follows from the channels of x.
+    It is a convolution with the r columns of V as kernels, then an r x r and an r x out map in each pixel. The number
+    of groups follows from the channels of x.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def low_rank_conv2d(x, U, S, V, base=None, scale=1.0, stride=(1, 1), padding=(0,
 
 
 def low_rank_embedding(index, U, S, V, base=None, scale=1.0, padding_idx=None):
-    """``base`` plus ``scale`` times the rows ``index`` of ``U S V^T``, zero for ``padding_idx``.
+    """Rows ``index`` of ``U S V^T`` (zero for ``padding_idx``), times ``scale``, added to ``base``.
 
     Parameters
     ----------

@@ -20,13 +20,13 @@ FACTORS = ("U", "S", "V")
 
 
 class LowRankLayer(nn.Module):
-    r"""A layer that owns a trained matrix ``Y = U S V^T`` of low rank.
+    """A layer that owns a trained matrix ``Y = U S V^T`` of low rank.
 
     Attributes
     ----------
     U, S, V : Factor
-        (m, r), (r, r), (n, r). Shapes change with the rank, the parameter objects stay. What their ``grad`` holds is
-        said in :class:`dlrt.nn.Factor`.
+        (m, r), (r, r), (n, r). Their shapes change with the rank, the parameter objects stay. See
+        :class:`dlrt.nn.Factor` for what their ``grad`` holds.
     map : type of Map
         What the layer does with its matrix.
     scale : float

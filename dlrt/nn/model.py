@@ -53,8 +53,8 @@ KINDS: dict[type[nn.Module], dict[str, Any]] = {
 def matches(target: Target, name: str, module: nn.Module) -> bool:
     """Whether a layer is meant by a target.
 
-    A type means all its instances; a compiled regular expression must match the whole dotted name; a string
-    is the whole name, its last parts (``"query"``, ``"attention.query"``), or a glob for the whole name
+    A type means all its instances; a compiled regular expression must match the whole dotted name; a string is the
+    whole name, its last parts (``"query"``, ``"attention.query"``), or a glob for the whole name
     (``"encoder.*.query"``).
     """
     if isinstance(target, type):
@@ -81,10 +81,10 @@ def adapt(
     targets : str, compiled regular expression, type, or several of them
         Which layers, by name or type: ``"query"``, ``"encoder.*.dense"``, ``re.compile(...)``, ``nn.Linear``.
     rank : int, or mapping from targets to int
-        Of all, or by the first target that fits: ``{"*.query": 4, "*": 8}``. A rank above min(m, n) of a
-        layer is an error.
+        Of all, or by the first target that fits: ``{"*.query": 4, "*": 8}``. A rank above min(m, n) of a layer is an
+        error.
     kind : "adapter" or "train"
-        ``"adapter"`` adds a matrix of low rank, zero at the start, to the layer, and freezes all parameters the
+        ``"adapter"`` adds a matrix of low rank, zero at the start, to the layer, and freezes all parameters that the
         model had. ``"train"`` replaces the weight by its best approximation of that rank, to be trained; nothing is
         frozen.
     trainable : targets
@@ -103,7 +103,8 @@ def adapt(
         Nothing matches (the message has the nearest names), a rank does not fit, or a matching layer is used by its
         weight alone, so that replacing it would change nothing (``out_proj`` of ``nn.MultiheadAttention``).
     TypeError
-        A layer matches by its name but is of no type that can be replaced.
+        A layer matches by its name but cannot be replaced; a rank is no integer. Whatever is raised for a target or a
+        rank, the model is as it was.
     """
     if kind not in ("adapter", "train"):
         raise ValueError(f"kind must be 'adapter' or 'train', got {kind!r}")
@@ -204,9 +205,15 @@ def parameter_report(model: nn.Module) -> ParameterReport:
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Turn all low-rank layers into plain ones of the same function, in place: adapters into the layer inside with the
-    matrix added to its weight, trained layers into their torch namesakes. Returns the model, or what the model has
-    become if it is a low-rank layer itself."""
+    """Turn all low-rank layers of a model, in place, into plain ones of the same function.
+
+    An adapter becomes the layer inside, with the matrix added to its weight, and a trained layer its torch counterpart.
+
+    Returns
+    -------
+    Module
+        The model, or what has become of it if it is a low-rank layer itself.
+    """
     if isinstance(model, LowRankLayer):
         return model.to_dense()
     made: dict[int, nn.Module] = {}
@@ -219,14 +226,14 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 class LoRAFactors(NamedTuple):
-    """``B A`` is the (scaled) trained matrix: A (r, n), B (m, r)."""
+    """Factors A (r, n) and B (m, r) of the trained matrix times its scale, ``B A``."""
 
     A: torch.Tensor
     B: torch.Tensor
 
 
 def to_lora(model: nn.Module) -> dict[str, LoRAFactors]:
-    """Plain LoRA factors of all adapters by layer name.
+    """Plain LoRA factors of all adapters by the name of the layer.
 
     ``W0 + B A`` is the adapted weight, as a matrix (out, in / groups * kh * kw) for a convolution and (num, dim) for an
     embedding: LoRA with ``alpha / r = 1``.
@@ -262,6 +269,8 @@ def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torc
     ------
     ValueError
         Names or shapes do not fit; the model is then as it was.
+    RuntimeError
+        An adapter is merged.
     """
     _unmerged(model)
     if not isinstance(state, Mapping):
