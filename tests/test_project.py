@@ -66,6 +66,19 @@ def test_module_has_a_docstring(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name(path)} has no docstring"
 
 
+def test_tests_mirror_the_tree():
+    """Each module has the test file tests/<folder>/test_<module>.py, and each test file below tests/ has its module."""
+    expected = {
+        path.parent / f"test_{path.name}"
+        for path in (module.relative_to(ROOT) for module in MODULES)
+        if not path.name.startswith("__")
+    }
+    folders = (ROOT / "tests" / package for package in PACKAGES)
+    found = {path.relative_to(ROOT / "tests") for folder in folders for path in folder.rglob("test_*.py")}
+    missing, stray = sorted(map(str, expected - found)), sorted(map(str, found - expected))
+    assert not missing and not stray, f"modules without tests: {missing}; tests without a module: {stray}"
+
+
 @pytest.mark.parametrize("package", ["integrators", "problems", "dlrt"])
 def test_import_leaves_torch_alone(package, tmp_path):
     code = f"import sys, {package}; sys.exit('torch' in sys.modules)"
