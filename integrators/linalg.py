@@ -17,6 +17,11 @@ __all__ = [
     "dagger",
     "double_svd",
     "eps",
+    "gaussian",
+    "haar",
+    "in_double",
+    "is_complex",
+    "norm",
     "orth",
     "polish",
     "qr",
@@ -51,7 +56,7 @@ def one_thread(function):
 def dagger(X):
     """Conjugate transpose ``X^H`` of the last two axes; a view where the library has one."""
     xp = array_namespace(X)
-    return xp.conj(xp.matrix_transpose(X)) if xp.isdtype(X.dtype, "complex floating") else xp.matrix_transpose(X)
+    return xp.conj(xp.matrix_transpose(X)) if is_complex(X) else xp.matrix_transpose(X)
 
 
 def to_numpy(array):
@@ -62,6 +67,39 @@ def to_numpy(array):
             array = array.float()
         return array.numpy()
     return np.asarray(array)
+
+
+def is_complex(X):
+    """Whether the entries of ``X`` are complex."""
+    return array_namespace(X).isdtype(X.dtype, "complex floating")
+
+
+def in_double(X):
+    """``X`` in double precision (float64 or complex128), same library, same device."""
+    xp = array_namespace(X)
+    return xp.astype(X, xp.complex128 if is_complex(X) else xp.float64)
+
+
+def norm(X):
+    """Frobenius norm as a float, accumulated in double precision."""
+    return float(array_namespace(X).linalg.vector_norm(in_double(X)))
+
+
+def gaussian(shape, rng, dtype=np.float64):
+    """numpy array of standard normal entries in double precision; for a complex ``dtype`` both parts are drawn."""
+    X = rng.standard_normal(shape)
+    return X + 1j * rng.standard_normal(shape) if np.issubdtype(dtype, np.complexfloating) else X
+
+
+def haar(n, rank, rng, dtype=np.float64):
+    """Random (n, rank) numpy matrix with orthonormal columns, Haar distributed, drawn in double precision.
+
+    The Q factor of a Gaussian matrix is Haar distributed once R is made to have a positive diagonal (F. Mezzadri,
+    arXiv:math-ph/0609050).
+    """
+    Q, R = np.linalg.qr(gaussian((n, rank), rng, dtype))
+    diagonal = np.diagonal(R)
+    return (Q * (diagonal / np.abs(diagonal))).astype(dtype)
 
 
 def eps(X):
@@ -205,9 +243,7 @@ def double_svd(S):
     Returns P, d, Q in float64 or complex128. Raises FloatingPointError where S is not finite. Cost O(r^3).
     """
     check_finite(S, "the coefficient matrix S")
-    xp = array_namespace(S)
-    wide = xp.complex128 if xp.isdtype(S.dtype, "complex floating") else xp.float64
-    P, d, QH = xp.linalg.svd(xp.astype(S, wide), full_matrices=False)
+    P, d, QH = array_namespace(S).linalg.svd(in_double(S), full_matrices=False)
     return P, d, dagger(QH)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from .checks import check_number, check_rank, check_rng, described
-from .linalg import concat, dagger, double_svd, eps, qr, rotate
+from .linalg import concat, dagger, double_svd, eps, gaussian, haar, in_double, is_complex, qr, rotate
 
 __all__ = ["LowRank"]
 
@@ -94,6 +94,10 @@ class LowRank:
     def full(self) -> Array:
         """The dense matrix (..., m, n). Cost O(m n r): for tests, plots and small problems."""
         return self.K @ dagger(self.V)
+
+    def in_double(self) -> LowRank:
+        """The same matrix with its factors in double precision."""
+        return LowRank(*map(in_double, self))
 
     # -- numbers ---------------------------------------------------------------------------------------------------
 
@@ -201,20 +205,10 @@ class LowRank:
         check_rng(rng)
         like = np.zeros(()) if like is None else like
         xp = array_namespace(like)
-        complex_ = xp.isdtype(like.dtype, "complex floating")
-
-        def gaussian(m):
-            X = rng.standard_normal((m, rank))
-            return X + 1j * rng.standard_normal((m, rank)) if complex_ else X
-
-        def haar(m):
-            Q, R = np.linalg.qr(gaussian(m))
-            d = np.diagonal(R)
-            return Q * (d / np.abs(d))
-
-        U, V = haar(shape[0]), haar(shape[1])
+        wide = np.complex128 if is_complex(like) else np.float64
+        U, V = (haar(n, rank, rng, wide) for n in shape)
         if singular_values is None:
-            S = gaussian(rank)
+            S = gaussian((rank, rank), rng, wide)
         elif len(singular_values) == rank:
             S = np.diag(np.asarray(singular_values, dtype=float))
         else:

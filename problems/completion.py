@@ -9,27 +9,25 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from problems.problem import (
-    Array,
-    Field,
-    FiniteSum,
-    check_integer,
-    check_matrix,
-    check_rank,
-    check_rng,
-    convert,
-    in_double,
-    norm,
-)
+from integrators.checks import check_integer, check_matrix, check_rank, check_rng
+from integrators.linalg import norm
+from integrators.lowrank import LowRank
+
+from .fields import Array, Field, convert
+from .problem import FiniteSum
 
 
 @dataclass(frozen=True, eq=False)
 class MatrixCompletion(FiniteSum):
-    """``min_W f(W) = (m n / (2 N)) sum_{(i,j) in Omega} |W_ij - a_ij|^2`` for N distinct observed entries.
+    """Loss: squared distance to a matrix that is known at some of its entries.
 
-    The factor makes f an unbiased estimate of ``1/2 ||W - A||_F^2`` where the positions Omega are uniformly random, and
-    makes a mini-batch a problem of the same form: f is the mean of ``f_ij = (m n / 2) |W_ij - a_ij|^2``, so with fewer
-    entries the same formula holds with a smaller N (unbiased: see `FiniteSum`).
+    For N distinct observed entries in a set Omega
+
+        min_W f(W) = (m n / (2 N)) sum_{(i,j) in Omega} |W_ij - a_ij|^2.
+
+    The factor makes f an unbiased estimate of ``1/2 ||W - A||_F^2`` where the positions Omega are uniformly random,
+    and makes a mini-batch a problem of the same form: f is the mean of ``f_ij = (m n / 2) |W_ij - a_ij|^2``, so with
+    fewer entries the same formula holds with a smaller N (unbiased: see `FiniteSum`).
 
     With ``c = m n / N`` and the residual ``R_ij = W_ij - a_ij`` on Omega, 0 elsewhere:
 
@@ -39,19 +37,23 @@ class MatrixCompletion(FiniteSum):
       ``E ||g||^2 = (b/N) (m n / b)^2 ||R||^2 = (N/b) ||G||^2`` and ``E ||g - G||^2 = (N/b - 1) ||G||^2``;
     - the minimum over all matrices is 0. Over rank r it is 0 if the data come from a matrix of rank at most r.
 
-    Fields are sparse: O(N r + (m + n) r^2) operations and O(N r) memory, nothing of size m n. Points are numpy arrays.
+    Fields are sparse: O(N r + (m + n) r^2) operations and O(N r) memory, nothing of size m n.
 
     Parameters
     ----------
-    rows, cols : (N,) integer arrays, distinct positions
-    values : (N,) real or complex floating numpy array a
-    size : (m, n)
-    batch_size : entries per mini-batch; None for the full loss only
+    rows, cols : numpy arrays (N,)
+        Integers: distinct positions.
+    values : numpy array (N,)
+        a, real or complex floating. Points are numpy arrays too.
+    size : (int, int)
+        (m, n).
+    batch_size : int, optional
+        Entries per mini-batch; without it there is the full loss only.
 
     Raises
     ------
     TypeError, ValueError
-        If an array is not as above, a position lies outside or appears twice, or `batch_size` exceeds N.
+        An array is not as above, a position lies outside or appears twice, or `batch_size` exceeds N.
     """
 
     rows: np.ndarray
@@ -101,16 +103,16 @@ class MatrixCompletion(FiniteSum):
         """The problem of the chosen observations alone."""
         return MatrixCompletion(self.rows[indices], self.cols[indices], self.values[indices], self.size)
 
-    def field(self, t: float, Y: Any) -> Field:
+    def field(self, t: float, Y: LowRank) -> Field:
         """``-G(Y)``, sparse, independent of t."""
         return CompletionField(Y, self)
 
-    def residual(self, Y: Any) -> np.ndarray:
-        """``W_ij - a_ij`` on the observed entries, (N,) array in double precision; O(N r + m r^2)."""
-        K, V = in_double(Y.U) @ in_double(Y.S), in_double(Y.V)
-        return np.einsum("ir,ir->i", K[self.rows], V.conj()[self.cols]) - self.values
+    def residual(self, Y: LowRank) -> np.ndarray:
+        """``W_ij - a_ij`` on the observed entries, an array (N,) in double precision; O(N r + m r^2)."""
+        Y = Y.in_double()
+        return np.einsum("ir,ir->i", Y.K[self.rows], Y.V.conj()[self.cols]) - self.values
 
-    def loss(self, Y: Any) -> float:
+    def loss(self, Y: LowRank) -> float:
         return 0.5 * self.lipschitz * norm(self.residual(Y)) ** 2
 
     @property
@@ -128,7 +130,7 @@ class MatrixCompletion(FiniteSum):
             check_rank(rank, self.shape)
         return 0.0
 
-    def variance(self, Y: Any) -> float:
+    def variance(self, Y: LowRank) -> float:
         """``(N/b - 1) ||G||_F^2``, exact."""
         return self._excess * (self.lipschitz * norm(self.residual(Y))) ** 2
 
@@ -144,11 +146,12 @@ class MatrixCompletion(FiniteSum):
 
 @dataclass(frozen=True, eq=False)
 class CompletionField(Field):
-    """``F = -(m n / N) R``, a sparse matrix.
+    """The sparse field ``F = -(m n / N) R`` of `MatrixCompletion`.
 
     Parameters
     ----------
-    point : object with numpy arrays U, S, V
+    point : LowRank
+        Y, of numpy arrays.
     problem : MatrixCompletion
     """
 
@@ -178,15 +181,18 @@ def completion(
 
     Parameters
     ----------
-    rng : source of the positions
-    target : (m, n) numpy array
-    fraction : share of the entries that is observed, in (0, 1]; at least one entry
-    batch_size : entries per mini-batch
+    rng : numpy.random.Generator
+        Source of the positions.
+    target : numpy array (m, n)
+    fraction : float
+        Share of the entries that is observed, in (0, 1]; at least one entry.
+    batch_size : int, optional
+        Entries per mini-batch.
 
     Raises
     ------
     TypeError, ValueError
-        If `target` is no finite floating matrix, or `fraction` or `batch_size` is out of range.
+        `target` is no finite floating matrix, or `fraction` or `batch_size` is out of range.
     """
     check_rng(rng)
     check_matrix("target", target)

@@ -9,49 +9,50 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from problems.problem import (
-    Array,
-    DenseField,
-    Problem,
-    adjoint,
-    best_approximation,
+from integrators.checks import (
     check_integer,
     check_matrix,
     check_orthonormal,
     check_rng,
     check_singular_values,
-    convert,
-    is_complex,
-    orthonormal,
 )
+from integrators.linalg import gaussian, haar, in_double, is_complex
+from integrators.lowrank import LowRank
+
+from .fields import Array, DenseField, convert
+from .problem import Problem, best_approximation
 
 
 @dataclass(frozen=True, eq=False)
 class GivenSolution(Problem):
-    """``Y' = A'(t) + N(Y) - N(A(t))`` with ``N(Y) = M1 Y + Y M2 + sin(2 Y)``, the sine entry by entry.
+    """Nonlinear equation made to have a given solution A(t) of exact rank.
 
-    The solution from Y(0) = A(0) is
+    It is ``Y' = A'(t) + N(Y) - N(A(t))`` with ``N(Y) = M1 Y + Y M2 + sin(2 Y)``, the sine entry by entry. The
+    solution from Y(0) = A(0) is
 
         A(t) = e^t P(t) diag(d) Q(t)^H,     P(t) = cos(t) P0 + sin(t) P1,     Q(t) = cos(2t) Q0 + sin(2t) Q1.
 
     ``[P0, P1]`` has orthonormal columns, hence ``P^H P = cos^2 I + sin^2 I = I``, and so has ``[Q0, Q1]``: A(t) has
-    rank r and the singular values ``e^t d`` for all t. For complex data the sine acts on the real and on the imaginary
-    part; its analytic continuation would grow exponentially and the solution blow up. So N has the Lipschitz constant
-    ``||M1||_2 + ||M2||_2 + 2`` throughout.
+    rank r and the singular values ``e^t d`` for all t. For complex data the sine acts on the real and on the
+    imaginary part; its analytic continuation would grow exponentially and the solution would blow up. So N has the
+    Lipschitz constant ``||M1||_2 + ||M2||_2 + 2`` throughout.
 
     Fields are dense, O(m n r), and take the library and dtype of the point (numpy or torch).
 
     Parameters
     ----------
-    P : (m, 2r) numpy array ``[P0, P1]`` with orthonormal columns
-    Q : (n, 2r) numpy array ``[Q0, Q1]`` with orthonormal columns
-    singular_values : (r,) positive numbers d
-    M1, M2 : (m, m) and (n, n) numpy arrays
+    P : numpy array (m, 2r)
+        ``[P0, P1]``, with orthonormal columns.
+    Q : numpy array (n, 2r)
+        ``[Q0, Q1]``, with orthonormal columns.
+    singular_values : numpy array (r,)
+        d, positive.
+    M1, M2 : numpy arrays (m, m) and (n, n)
 
     Raises
     ------
     TypeError, ValueError
-        If an array is not as above.
+        An array is not as above.
 
     See Also
     --------
@@ -94,14 +95,25 @@ class GivenSolution(Problem):
         """``||M1||_2 + ||M2||_2 + 2``."""
         return float(np.linalg.norm(self.M1, 2) + np.linalg.norm(self.M2, 2)) + 2.0
 
-    def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    def time_lipschitz(self, t0: float, t1: float) -> float:
+        """``(14 + 4 L) e^{t1} ||d||``, a bound of ``||A''|| + L ||A'||`` up to t1.
+
+        P, Q, P' and Q'/2 have orthonormal columns, ``P'' = -P`` and ``Q'' = -4 Q``. So in
+        ``A' = e^t (P D Q^H + P' D Q^H + P D Q'^H)`` the three terms are at most ``1 + 1 + 2`` times ``e^t ||d||``,
+        and in ``A'' = e^t ((1 - 1 - 4) P D Q^H + 2 P' D Q^H + 2 P D Q'^H + 2 P' D Q'^H)`` the four are at most
+        ``4 + 2 + 4 + 4`` times that.
+        """
+        size = math.exp(t1) * float(np.linalg.norm(self.singular_values))
+        return (14.0 + 4.0 * self.lipschitz) * size
+
+    def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of A(0); random directions with zero singular values beyond its rank."""
         r = len(self.singular_values)
         return best_approximation(self.P[:, :r] * self.singular_values, self.Q[:, :r], rank, rng, self.like)
 
-    def field(self, t: float, Y: Any) -> DenseField:
+    def field(self, t: float, Y: LowRank) -> DenseField:
         A, dA = (convert(X, Y.U) for X in self._solution(float(t)))
-        W = Y.U @ Y.S @ adjoint(Y.V)
+        W = Y.full()
         M1, M2 = convert(self.M1, Y.U), convert(self.M2, Y.U)
         return DenseField(Y, dA + M1 @ (W - A) + (W - A) @ M2 + _sine(2 * W) - _sine(2 * A))
 
@@ -126,21 +138,26 @@ def given_solution(
 ) -> GivenSolution:
     """Random `GivenSolution`: ``d_j = 2^-j sqrt(m n) / 4`` (j = 0, 1, ...), Gaussian M1, M2 of 2-norm 1/2.
 
-    The factor makes the entries of A(t) so large, about 0.3 in root mean square at t = 0, that the sine is felt. (With
-    small entries N is nearly linear and methods of first order show a higher order at practical step sizes.)
+    The factor of d makes the entries of A(t) so large, about 0.3 in root mean square at t = 0, that the sine is felt.
+    (With small entries N is nearly linear and methods of first order show a higher order at practical step sizes.)
 
     Parameters
     ----------
-    rng : source of the bases and of M1, M2
-    shape : (m, n)
-    rank : exact rank r of the solution, 2 r <= min(m, n)
-    smallest : replaces the last of the d_j, to test robustness to small singular values
-    dtype : numpy dtype of the data, real or complex
+    rng : numpy.random.Generator
+        Source of the bases and of M1, M2.
+    shape : (int, int)
+        (m, n).
+    rank : int
+        Exact rank r of the solution, 2 r <= min(m, n).
+    smallest : float, optional
+        Replaces the last of the d_j, to test robustness to small singular values.
+    dtype : numpy dtype
+        Of the data, real or complex.
 
     Raises
     ------
     TypeError, ValueError
-        If 2 r exceeds min(m, n), `smallest` is not positive, or `rng` is no generator.
+        2 r exceeds min(m, n), `smallest` is not positive, or `rng` is no generator.
     """
     check_rng(rng)
     check_integer("rank", rank)
@@ -149,14 +166,14 @@ def given_solution(
     d = math.sqrt(math.prod(shape)) / 4 * 2.0 ** -np.arange(rank)
     if smallest is not None:
         d[-1] = smallest
-    P, Q = (orthonormal(n, 2 * rank, rng, dtype) for n in shape)
-    M1, M2 = (_gaussian(n, rng, dtype) for n in shape)
+    P, Q = (haar(n, 2 * rank, rng, dtype) for n in shape)
+    M1, M2 = (_half_norm(gaussian((n, n), rng, dtype)).astype(dtype) for n in shape)
     return GivenSolution(P, Q, d, M1, M2)
 
 
 def _rotate(X: np.ndarray, speed: int, t: float) -> tuple[np.ndarray, np.ndarray]:
     """``X0 cos(speed t) + X1 sin(speed t)`` for ``X = [X0, X1]``, and its derivative, in double precision."""
-    X0, X1 = np.hsplit(X.astype(np.result_type(X, np.float64)), 2)
+    X0, X1 = np.hsplit(in_double(X), 2)
     c, s = math.cos(speed * t), math.sin(speed * t)
     return c * X0 + s * X1, speed * (c * X1 - s * X0)
 
@@ -167,8 +184,6 @@ def _sine(X: Array) -> Array:
     return xp.sin(xp.real(X)) + 1j * xp.sin(xp.imag(X)) if is_complex(X) else xp.sin(X)
 
 
-def _gaussian(n: int, rng: np.random.Generator, dtype: Any) -> np.ndarray:
-    M = rng.standard_normal((n, n))
-    if np.issubdtype(dtype, np.complexfloating):
-        M = M + 1j * rng.standard_normal((n, n))
-    return (0.5 * M / np.linalg.norm(M, 2)).astype(dtype)
+def _half_norm(M: np.ndarray) -> np.ndarray:
+    """M scaled to the 2-norm 1/2."""
+    return 0.5 * M / np.linalg.norm(M, 2)

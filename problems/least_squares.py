@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from problems.problem import Array, Field, FiniteSum, adjoint, check_matrix, check_rank, in_double, norm, transpose
+from integrators.checks import check_matrix, check_rank
+from integrators.linalg import dagger, in_double, norm
+from integrators.lowrank import LowRank
+
+from .fields import Array, Field
+from .problem import FiniteSum
 
 
 @dataclass(frozen=True, eq=False)
 class LinearLeastSquares(FiniteSum):
-    """``min_W f(W) = 1/(2 N) ||X W^T - Y||_F^2``, the linear layer ``y = W x`` on N pairs (rows of X and Y).
+    """Loss: mean squared error of the linear layer ``y = W x`` on N pairs (rows of X and Y).
 
-    With the residual ``R = X W^T - Y`` (N, m) the gradient is ``G = R^T conj(X) / N``, a sum of N rank-one matrices
-    ``conj(x_i) r_i`` as in the backward pass of a linear layer. Constants:
+    In formulas ``min_W f(W) = 1/(2 N) ||X W^T - Y||_F^2``. With the residual ``R = X W^T - Y`` (N, m) the gradient is
+    ``G = R^T conj(X) / N``, a sum of N rank-one matrices ``conj(x_i) r_i`` as in the backward pass of a linear layer.
+    Constants:
 
     - f is convex, ``L = ||X||_2^2 / N``, attained in the direction of the first right singular vector of X;
     - ``||G||_F <= (||X||_2^2 radius + ||Y^T conj(X)||_F) / N`` on a ball, by the triangle inequality;
@@ -32,14 +37,17 @@ class LinearLeastSquares(FiniteSum):
 
     Parameters
     ----------
-    inputs : (N, n) numpy array or torch tensor X
-    outputs : (N, m) array Y like `inputs`
-    batch_size : pairs per mini-batch; None for the full loss only
+    inputs : array (N, n)
+        X, of numpy or torch.
+    outputs : array (N, m)
+        Y, like `inputs`.
+    batch_size : int, optional
+        Pairs per mini-batch; without it there is the full loss only.
 
     Raises
     ------
     TypeError, ValueError
-        If an array is no finite floating matrix, they do not match, or `batch_size` exceeds N.
+        An array is no finite floating matrix, they do not match, or `batch_size` exceeds N.
 
     References
     ----------
@@ -84,31 +92,27 @@ class LinearLeastSquares(FiniteSum):
         chosen = xp.asarray(indices, device=device(self.inputs))
         return LinearLeastSquares(*(xp.take(X, chosen, axis=0) for X in (self.inputs, self.outputs)))
 
-    def field(self, t: float, Y: Any) -> Field:
+    def field(self, t: float, Y: LowRank) -> Field:
         """``-G(Y)``, independent of t."""
         return LeastSquaresField(Y, self)
 
-    def loss(self, Y: Any) -> float:
+    def loss(self, Y: LowRank) -> float:
         return 0.5 / self.samples * norm(self._double_residual(Y)) ** 2
 
     @cached_property
     def lipschitz(self) -> float:
-        """``||X||_2^2 / N``."""
+        """``||X||_2^2 / N``, attained."""
         X = in_double(self.inputs)
         return float(array_namespace(X).linalg.svdvals(X)[0]) ** 2 / self.samples
 
     def gradient_bound(self, radius: float) -> float:
         """``L radius + ||Y^T conj(X)||_F / N``."""
-        return (
-            self.lipschitz * float(radius)
-            + norm(adjoint(in_double(self.outputs)) @ in_double(self.inputs)) / self.samples
-        )
+        at_zero = norm(dagger(in_double(self.outputs)) @ in_double(self.inputs)) / self.samples
+        return self.lipschitz * float(radius) + at_zero
 
     def minimum(self, rank: int | None = None) -> float:
         """Minimum over rank at most `rank` (None: over all), attained."""
-        if rank is None:
-            rank = min(self.shape)
-        check_rank(rank, self.shape)
+        rank = check_rank(min(self.shape) if rank is None else rank, self.shape)
         outside, values = self._spectrum
         return 0.5 / self.samples * (outside + math.fsum(s * s for s in values[rank:]))
 
@@ -119,14 +123,14 @@ class LinearLeastSquares(FiniteSum):
         xp = array_namespace(X)
         U, s, _ = xp.linalg.svd(X, full_matrices=False)
         Q = U[:, : int(xp.sum(s > max(X.shape) * xp.finfo(X.dtype).eps * s[0]))]
-        inside = adjoint(Q) @ Y
+        inside = dagger(Q) @ Y
         return norm(Y - Q @ inside) ** 2, [float(v) for v in xp.linalg.svdvals(inside)]
 
-    def variance(self, Y: Any) -> float:
+    def variance(self, Y: LowRank) -> float:
         """``(N - b) / (b (N - 1)) ( (1/N) sum_i ||r_i||^2 ||x_i||^2 - ||G||_F^2 )``, exact."""
         R, X = self._double_residual(Y), in_double(self.inputs)
         mean = self._mean_square(_row_norms(R) * _row_norms(X))
-        return self._population_factor() * (mean - (norm(adjoint(R) @ X) / self.samples) ** 2)
+        return self._population_factor() * (mean - (norm(dagger(R) @ X) / self.samples) ** 2)
 
     def variance_bound(self, radius: float) -> float:
         """As `variance`, with ``||r_i|| <= radius ||x_i|| + ||y_i||`` and without the last term."""
@@ -136,18 +140,19 @@ class LinearLeastSquares(FiniteSum):
     def _mean_square(self, x: Array) -> float:
         return norm(x) ** 2 / self.samples
 
-    def _double_residual(self, Y: Any) -> Array:
-        U, S, V = (in_double(X) for X in (Y.U, Y.S, Y.V))
-        return in_double(self.inputs) @ array_namespace(V).conj(V) @ transpose(U @ S) - in_double(self.outputs)
+    def _double_residual(self, Y: LowRank) -> Array:
+        Y = Y.in_double()
+        return in_double(self.inputs) @ Y.V.conj() @ Y.K.T - in_double(self.outputs)
 
 
 @dataclass(frozen=True, eq=False)
 class LeastSquaresField(Field):
-    """``F = -R^T conj(X) / N``, applied factor by factor.
+    """The field ``F = -R^T conj(X) / N`` of `LinearLeastSquares`, applied factor by factor.
 
     Parameters
     ----------
-    point : object with arrays U, S, V
+    point : LowRank
+        Y, of the library and dtype of the problem.
     problem : LinearLeastSquares
     """
 
@@ -157,15 +162,15 @@ class LeastSquaresField(Field):
     def _residual(self) -> Array:
         """``R = ((X conj(V)) S^T) U^T - Y``, (N, m)."""
         p, Y = self.problem, self.point
-        return p.inputs @ array_namespace(Y.V).conj(Y.V) @ transpose(Y.S) @ transpose(Y.U) - p.outputs
+        return p.inputs @ Y.V.conj() @ Y.S.T @ Y.U.T - p.outputs
 
     def apply(self, X: Array) -> Array:
         p = self.problem
-        return transpose(self._residual) @ (array_namespace(X).conj(p.inputs) @ X) / -p.samples
+        return self._residual.T @ (p.inputs.conj() @ X) / -p.samples
 
     def apply_H(self, X: Array) -> Array:
         p = self.problem
-        return transpose(p.inputs) @ (array_namespace(X).conj(self._residual) @ X) / -p.samples
+        return p.inputs.T @ (self._residual.conj() @ X) / -p.samples
 
 
 def _row_norms(X: Array) -> Array:

@@ -10,17 +10,22 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from problems.problem import Array, DenseField, Field, Problem, adjoint, best_approximation, check_integer, convert
+from integrators.checks import check_integer
+from integrators.linalg import dagger
+from integrators.lowrank import LowRank
+
+from .fields import Array, DenseField, Field, convert
+from .problem import Problem, best_approximation
 
 Symbolic = Any  # a sympy expression or matrix
 
 
 @dataclass(frozen=True, eq=False)
 class Manufactured(Problem):
-    r"""``Y' = A'(t) + g(Y) - g(A(t))`` with a given real solution ``A(t) = U(t) S(t) V(t)^T + R(t)`` and g entry by
-    entry.
+    """Equation derived by sympy from a given symbolic solution A(t) of low rank.
 
-    What sympy derives:
+    It is ``Y' = A'(t) + g(Y) - g(A(t))`` with a real ``A(t) = U(t) S(t) V(t)^T + R(t)`` and g entry by entry. What
+    sympy derives:
 
     - the field: A' by differentiation; A solves the equation, since g cancels on it;
     - the **normal component** ``N(t) = (I - P_U) A'(t) (I - P_V)`` along the low-rank part, with ``P_U = U (U^T
@@ -34,7 +39,8 @@ class Manufactured(Problem):
 
     Parameters
     ----------
-    U, S, V : sympy matrices (m, r), (r, r), (n, r), real functions of `t`
+    U, S, V : sympy matrices (m, r), (r, r), (n, r)
+        Real functions of `t`.
     t : sympy symbol
     rest : sympy matrix (m, n), optional
         R(t), what the rank r leaves out.
@@ -154,7 +160,7 @@ class Manufactured(Problem):
     def like(self) -> Array:
         return np.empty(0)
 
-    def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of A(0); random directions with zero singular values beyond its rank."""
         return best_approximation(self.reference(0.0), np.eye(self.shape[1]), rank, rng, self.like)
 
@@ -166,13 +172,12 @@ class Manufactured(Problem):
         """N(t)."""
         return self._evaluate[2](float(t))
 
-    def field(self, t: float, Y: Any) -> Field:
+    def field(self, t: float, Y: LowRank) -> Field:
         """The field at a point; with exact sub-flows where g = 0."""
         A, dA = (convert(f(float(t)), Y.U) for f in self._evaluate[:2])
         if self.nonlinearity is None:
             return ManufacturedField(Y, dA, self, float(t))
-        W = Y.U @ Y.S @ adjoint(Y.V)
-        return DenseField(Y, dA + self._g(W) - self._g(A))
+        return DenseField(Y, dA + self._g(Y.full()) - self._g(A))
 
     @cached_property
     def _evaluate(self) -> tuple[Callable, ...]:
@@ -211,14 +216,16 @@ class Manufactured(Problem):
 
 @dataclass(frozen=True, eq=False)
 class ManufacturedField(DenseField):
-    """``F = A'(t)``; the sub-flows add the increment ``A(t + h) - A(t)``, seen through the point's bases.
+    """The field ``F = A'(t)`` of `Manufactured` with g = 0; the sub-flows add the increment ``A(t + h) - A(t)``.
 
     Parameters
     ----------
-    point : object with arrays U, S, V
-    matrix : A'(t)
+    point : LowRank
+        Y, real.
+    matrix : array (m, n)
+        A'(t).
     problem : Manufactured
-    t : time
+    t : float
     """
 
     problem: Manufactured
@@ -228,22 +235,20 @@ class ManufacturedField(DenseField):
         return convert(self.problem.reference(self.t + h) - self.problem.reference(self.t), self.point.U)
 
     def flow_K(self, h: float) -> Array:
-        Y = self.point
-        return Y.U @ Y.S + self._increment(h) @ Y.V
+        return self.point.K + self._increment(h) @ self.point.V
 
     def flow_L(self, h: float) -> Array:
-        Y = self.point
-        return Y.V @ adjoint(Y.S) + adjoint(self._increment(h)) @ Y.U
+        return self.point.L + dagger(self._increment(h)) @ self.point.U
 
     def flow_S(self, h: float, sign: int = 1) -> Array:
         Y = self.point
-        return Y.S + sign * (adjoint(Y.U) @ self._increment(h) @ Y.V)
+        return Y.S + sign * (dagger(Y.U) @ self._increment(h) @ Y.V)
 
 
 def manufactured(
     shape: tuple[int, int] = (7, 6), rank: int = 2, rest: float = 0.0, nonlinearity: str | None = "sin(2*y)/2"
 ) -> Manufactured:
-    r"""A family with orthonormal bases of known motion.
+    """A family with orthonormal bases of known motion.
 
     ``u_j = cos(j t) e_{2j-1} + sin(j t) e_{2j}``, v_j likewise with speed j + 1, ``S = e^{t/2} diag(2^{1-j})`` plus
     ``sin(t) / 4`` above the diagonal, and ``R = rest sin(t) e_m e_n^T``, normal to all bases: the normal component is
@@ -251,11 +256,14 @@ def manufactured(
 
     Parameters
     ----------
-    shape : (m, n), both at least 2 rank + 1
-    rank : r
-    rest : size of what rank r leaves out
-    nonlinearity : g(y) as text for sympy, or None; a formula of the caller's own program, since sympy evaluates the
-        text
+    shape : (int, int)
+        (m, n), both at least 2 rank + 1.
+    rank : int
+        r.
+    rest : float
+        Size of what rank r leaves out.
+    nonlinearity : str or None
+        g(y) as text for sympy: a formula of the caller's own program, since sympy evaluates the text.
 
     Raises
     ------

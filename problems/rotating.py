@@ -9,25 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from problems.problem import (
-    Array,
-    Field,
-    Problem,
-    adjoint,
-    best_approximation,
-    check_integer,
-    check_matrix,
-    check_rng,
-    check_singular_values,
-    convert,
-)
+from integrators.checks import check_integer, check_matrix, check_rng, check_singular_values
+from integrators.linalg import dagger, gaussian
+from integrators.lowrank import LowRank
+
+from .fields import Array, Field, convert
+from .problem import Problem, best_approximation
 
 
 @dataclass(frozen=True, eq=False)
 class Rotating(Problem):
-    """``Y' = A'(t)`` for ``A(t) = e^{t W1} e^t D e^{t W2}``, D diagonal (m, n), W1 and W2 skew-Hermitian.
+    """Rotating matrix: a given solution of low rank, whose time derivative is the field.
 
-    The field does not depend on Y. With the first r columns ``P(t)`` of ``e^{t W1}`` and ``Q(t)`` of
+    The solution is ``A(t) = e^{t W1} e^t D e^{t W2}``, D diagonal (m, n), W1 and W2 skew-Hermitian, and
+    ``Y' = A'(t)``: the field does not depend on Y. With the first r columns ``P(t)`` of ``e^{t W1}`` and ``Q(t)`` of
     ``e^{-t W2} = (e^{t W2})^H`` this is
 
         A(t) = e^t P(t) diag(d) Q(t)^H,     A' = e^t ( (P + W1 P) diag(d) Q^H - P diag(d) (W2 Q)^H ),
@@ -36,18 +31,19 @@ class Rotating(Problem):
     ``W = X diag(i w) X^H``, so P and Q cost O((m^2 + n^2) r) at every new time and the field O((m + n) r^2) after
     that. ``||A'(t)||_F <= e^t (1 + ||W1||_2 + ||W2||_2) ||d||_2``; the Lipschitz constant in Y is 0.
 
-    Fields take the library and dtype of the point (numpy or torch); the computation inside is in double
-    precision.
+    Fields take the library and dtype of the point (numpy or torch); the computation inside is in double precision.
 
     Parameters
     ----------
-    W1, W2 : (m, m) and (n, n) skew-Hermitian numpy arrays
-    singular_values : (r,) positive numbers d, r <= min(m, n)
+    W1, W2 : numpy arrays (m, m) and (n, n)
+        Skew-Hermitian.
+    singular_values : numpy array (r,)
+        d, positive, r <= min(m, n).
 
     Raises
     ------
     TypeError, ValueError
-        If a matrix is not finite, floating, square and skew-Hermitian or `singular_values` is not as above.
+        A matrix is not finite, floating, square and skew-Hermitian or `singular_values` is not as above.
 
     References
     ----------
@@ -78,14 +74,23 @@ class Rotating(Problem):
     def like(self) -> Array:
         return np.empty(0, np.result_type(self.W1, self.W2))
 
-    def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of A(0) = D; random directions with zero singular values beyond its rank."""
         P, Q = self.factors(0.0)
         return best_approximation(P * self.singular_values, Q, rank, rng, self.like)
 
-    def field(self, t: float, Y: Any) -> Field:
+    def field(self, t: float, Y: LowRank) -> Field:
         """``A'(t)`` with exact sub-flows."""
         return RotatingField(Y, self, float(t))
+
+    def time_lipschitz(self, t0: float, t1: float) -> float:
+        """``((1 + ||W1||_2^2)^{1/2} + ||W2||_2)^2 e^{t1} ||d||``, a bound of ``||A''||`` up to t1.
+
+        ``A'' = (I + W1)^2 A + 2 (I + W1) A W2 + A W2^2``, where ``||I + W1||_2 = (1 + ||W1||_2^2)^{1/2}`` because W1
+        is skew-Hermitian, and ``||A|| = e^t ||d||``.
+        """
+        w1, w2 = (float(np.linalg.norm(W, 2)) for W in (self.W1, self.W2))
+        return (math.hypot(1.0, w1) + w2) ** 2 * (math.exp(t1) * float(np.linalg.norm(self.singular_values)))
 
     def reference(self, t: float) -> np.ndarray:
         """A(t)."""
@@ -107,16 +112,16 @@ class Rotating(Problem):
 
 @dataclass(frozen=True, eq=False)
 class RotatingField(Field):
-    """``F = A'(t)``; the sub-flows add the increment ``D = A(t+h) - A(t)``.
+    """The field ``F = A'(t)`` of `Rotating`; the sub-flows add the increment ``D = A(t+h) - A(t)``.
 
-    As F does not depend on Y, ``K(t+h) = K + D V``, ``L(t+h) = L + D^H U``, ``S(t+h) = S +- U^H D V``, for
-    any bases.
+    As F does not depend on Y, ``K(t+h) = K + D V``, ``L(t+h) = L + D^H U``, ``S(t+h) = S +- U^H D V``, for any bases.
 
     Parameters
     ----------
-    point : object with arrays U, S, V
+    point : LowRank
+        Y.
     problem : Rotating
-    t : time
+    t : float
     """
 
     problem: Rotating
@@ -140,26 +145,24 @@ class RotatingField(Field):
 
     def apply(self, X: Array) -> Array:
         left, right = self._factors
-        return left @ (adjoint(right) @ X)
+        return left @ (dagger(right) @ X)
 
     def apply_H(self, X: Array) -> Array:
         left, right = self._factors
-        return right @ (adjoint(left) @ X)
+        return right @ (dagger(left) @ X)
 
     def flow_K(self, h: float) -> Array:
-        U, S, V = self.point.U, self.point.S, self.point.V
         left, right = self._increment(h)
-        return U @ S + left @ (adjoint(right) @ V)
+        return self.point.K + left @ (dagger(right) @ self.point.V)
 
     def flow_L(self, h: float) -> Array:
-        U, S, V = self.point.U, self.point.S, self.point.V
         left, right = self._increment(h)
-        return V @ adjoint(S) + right @ (adjoint(left) @ U)
+        return self.point.L + right @ (dagger(left) @ self.point.U)
 
     def flow_S(self, h: float, sign: int = 1) -> Array:
-        U, S, V = self.point.U, self.point.S, self.point.V
+        U, S, V = self.point
         left, right = self._increment(h)
-        return S + sign * (adjoint(U) @ left) @ (adjoint(right) @ V)
+        return S + sign * (dagger(U) @ left) @ (dagger(right) @ V)
 
 
 def rotating(
@@ -173,11 +176,16 @@ def rotating(
 
     Parameters
     ----------
-    rng : source of W1, W2
-    shape : (m, n)
-    rank : exact rank of A(t); default min(m, n)
-    smallest : replaces the last of the d_j, to test robustness to small singular values
-    dtype : numpy dtype of the start, real or complex
+    rng : numpy.random.Generator
+        Source of W1, W2.
+    shape : (int, int)
+        (m, n).
+    rank : int, optional
+        Exact rank of A(t); min(m, n) without it.
+    smallest : float, optional
+        Replaces the last of the d_j, to test robustness to small singular values.
+    dtype : numpy dtype
+        Of the start, real or complex.
     """
     check_rng(rng)
     for name, n in zip(("m", "n"), shape, strict=True):
@@ -192,8 +200,6 @@ def rotating(
 
 
 def _skew(n: int, rng: np.random.Generator, dtype: Any) -> np.ndarray:
-    W = rng.standard_normal((n, n))
-    if np.issubdtype(dtype, np.complexfloating):
-        W = W + 1j * rng.standard_normal((n, n))
+    W = gaussian((n, n), rng, dtype)
     W = W - W.conj().T
     return (W / np.linalg.norm(W, 2)).astype(dtype)

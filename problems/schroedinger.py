@@ -10,27 +10,36 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import expm_multiply
 
-from problems.problem import Array, Field, Problem, best_approximation, check_integer, check_rng, in_double, orthonormal
+from integrators.checks import check_integer, check_rng
+from integrators.linalg import haar, in_double
+from integrators.lowrank import LowRank
+
+from .fields import Array, Field
+from .problem import Problem, best_approximation
 
 
 @dataclass(frozen=True, eq=False)
 class Schroedinger(Problem):
-    """``i Y' = H[Y]``, ``H[Y] = (D Y + Y D)/2 + Vc Y Vc`` with ``D = tridiag(-1, 2, -1)``, Vc = diag(potential).
+    """Discrete Schroedinger equation: complex, linear, with conserved norm and energy.
 
-    H is self-adjoint in the Frobenius inner product, hence ``||Y||_F`` and ``<Y, H[Y]>`` are conserved; the one-sided
-    Lipschitz constant is 0, and ``||H|| <= 4 + max_j potential_j^2`` is a Lipschitz constant (D has its eigenvalues in
-    (0, 4)). A field costs O(n r^2). Points are complex numpy arrays.
+    It is ``i Y' = H[Y]``, ``H[Y] = (D Y + Y D)/2 + Vc Y Vc`` with ``D = tridiag(-1, 2, -1)``, Vc = diag(potential). H
+    is self-adjoint in the Frobenius inner product, hence ``||Y||_F`` and ``<Y, H[Y]>`` are conserved and the
+    one-sided Lipschitz constant is 0; ``||H|| <= 4 + max_j potential_j^2`` is a Lipschitz constant (D has its
+    eigenvalues in (0, 4)). A field costs O(n r^2). Points are complex numpy arrays.
 
     Parameters
     ----------
-    potential : (n,) real floating array
-    P, Q : (n, p) arrays with ``Y(0) = P Q^H``
-    precision : numpy dtype of the start, complex128 or complex64
+    potential : numpy array (n,)
+        Real floating.
+    P, Q : numpy arrays (n, p)
+        ``Y(0) = P Q^H``.
+    precision : numpy dtype
+        Of the start, complex128 or complex64.
 
     Raises
     ------
     TypeError, ValueError
-        If `precision` is not complex or the shapes do not match.
+        `precision` is not complex or the shapes do not match.
 
     References
     ----------
@@ -70,17 +79,21 @@ class Schroedinger(Problem):
         """``4 + max_j potential_j^2``."""
         return 4.0 + float(np.max(self.potential**2))
 
-    def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    def time_lipschitz(self, t0: float, t1: float) -> float:
+        """0: the field does not depend on time."""
+        return 0.0
+
+    def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of Y(0); random directions with zero singular values beyond its rank."""
         return best_approximation(self.P, self.Q, rank, rng, self.like)
 
-    def field(self, t: float, Y: Any) -> Field:
+    def field(self, t: float, Y: LowRank) -> Field:
         """``-i H[Y]`` with exact sub-flows, independent of t.
 
         Raises
         ------
         TypeError
-            If the point is real.
+            The point is real.
         """
         if not np.iscomplexobj(Y.U):
             raise TypeError(f"a complex problem needs a complex point, got a point of dtype {Y.U.dtype}")
@@ -98,17 +111,17 @@ class Schroedinger(Problem):
         H = 0.5 * (scipy.sparse.kron(D, identity) + scipy.sparse.kron(identity, D)) + scipy.sparse.kron(Vc, Vc)
         return H.tocsr()
 
-    def norm(self, Y: Any) -> float:
+    def norm(self, Y: LowRank) -> float:
         """``||Y||_F`` from the factors, O(n r^2), in double precision."""
-        K, V = in_double(Y.U) @ in_double(Y.S), in_double(Y.V)
-        return float(np.linalg.norm(np.linalg.qr(K)[1] @ np.linalg.qr(V)[1].conj().T))
+        return Y.in_double().norm()
 
-    def energy(self, Y: Any) -> float:
+    def energy(self, Y: LowRank) -> float:
         """``<Y, H[Y]> = Re tr(Y^H H[Y])`` from the factors, O(n r^2), in double precision.
 
         With ``K = U S``: ``1/2 tr(K^H D K V^H V) + 1/2 tr(K^H K V^H D V) + tr(K^H Vc K V^H Vc V)``.
         """
-        K, V = in_double(Y.U) @ in_double(Y.S), in_double(Y.V)
+        Y = Y.in_double()
+        K, V = Y.K, Y.V
         v = self.potential[:, None]
 
         def trace(left: np.ndarray, right: np.ndarray) -> float:
@@ -119,7 +132,7 @@ class Schroedinger(Problem):
 
 @dataclass(frozen=True, eq=False)
 class SchroedingerField(Field):
-    """``F = -i H[Y]`` and its exact sub-flows, for any bases.
+    """The field ``F = -i H[Y]`` of `Schroedinger` and its exact sub-flows, for any bases.
 
     With ``G = V^H V`` (the identity for orthonormal V), ``d = V^H D V``, ``v = V^H Vc V`` the K-flow is linear,
 
@@ -131,19 +144,19 @@ class SchroedingerField(Field):
 
     Parameters
     ----------
-    point : object with complex numpy arrays U, S, V
-    potential : (n,) real array
+    point : LowRank
+        Y, of complex numpy arrays.
+    potential : numpy array (n,)
+        Real, in the precision of the point.
     """
 
     potential: np.ndarray
 
     def apply(self, X: Array) -> Array:
-        Y = self.point
-        return self._product(Y.U @ Y.S, Y.V, X) * -1j
+        return self._product(self.point.K, self.point.V, X) * -1j
 
     def apply_H(self, X: Array) -> Array:
-        Y = self.point
-        return self._product(Y.V @ Y.S.conj().T, Y.U, X) * 1j
+        return self._product(self.point.L, self.point.U, X) * 1j
 
     def _product(self, K: Array, V: Array, X: Array) -> Array:
         """``H[K V^H] X``."""
@@ -151,12 +164,10 @@ class SchroedingerField(Field):
         return 0.5 * (_laplace(K @ (V_H @ X)) + K @ (V_H @ _laplace(X))) + v * (K @ (V_H @ (v * X)))
 
     def flow_K(self, h: float) -> Array:
-        Y = self.point
-        return self._half_flow(Y.U @ Y.S, Y.V, -1j * float(h))
+        return self._half_flow(self.point.K, self.point.V, -1j * float(h))
 
     def flow_L(self, h: float) -> Array:
-        Y = self.point
-        return self._half_flow(Y.V @ Y.S.conj().T, Y.U, 1j * float(h))
+        return self._half_flow(self.point.L, self.point.U, 1j * float(h))
 
     def flow_S(self, h: float, sign: int = 1) -> Array:
         Y = self.point
@@ -172,7 +183,7 @@ class SchroedingerField(Field):
         H = 0.5 * (scipy.sparse.kron(D, G.T) + scipy.sparse.kron(identity, d.T)) + scipy.sparse.kron(Vc, v.T)
         return expm_multiply(factor * H.tocsr(), in_double(K).ravel()).reshape(K.shape).astype(K.dtype)
 
-    def _projections(self, V: Array) -> tuple[Array, Array, Array]:
+    def _projections(self, V: Array) -> LowRank:
         """``V^H V``, ``V^H D V``, ``V^H Vc V`` in double precision."""
         V = in_double(V)
         return tuple(V.conj().T @ X for X in (V, _laplace(V), self.potential[:, None] * V))
@@ -186,15 +197,18 @@ def schroedinger(rng: np.random.Generator, n: int = 100, precision: Any = np.com
 
     Parameters
     ----------
-    rng : source of the bases
-    n : size
-    precision : numpy dtype of the start, complex128 or complex64
+    rng : numpy.random.Generator
+        Source of the bases.
+    n : int
+        Size.
+    precision : numpy dtype
+        Of the start, complex128 or complex64.
     """
     check_integer("n", n, least=2)
     check_rng(rng)
     s = 10.0 ** -np.arange(1, n + 1)
     potential = 1.0 - np.cos(2 * np.pi * (np.arange(n) - n // 2) / n)
-    return Schroedinger(potential, orthonormal(n, n, rng) * (s / np.linalg.norm(s)), orthonormal(n, n, rng), precision)
+    return Schroedinger(potential, haar(n, n, rng) * (s / np.linalg.norm(s)), haar(n, n, rng), precision)
 
 
 def _laplace(X: np.ndarray) -> np.ndarray:

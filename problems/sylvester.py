@@ -11,18 +11,12 @@ import scipy.linalg
 import scipy.sparse
 from scipy.sparse.linalg import expm_multiply
 
-from problems.problem import (
-    Array,
-    Field,
-    Problem,
-    best_approximation,
-    check_integer,
-    check_matrix,
-    check_orthonormal,
-    check_rank,
-    check_rng,
-    orthonormal,
-)
+from integrators.checks import check_integer, check_matrix, check_orthonormal, check_rng
+from integrators.linalg import haar, in_double
+from integrators.lowrank import LowRank
+
+from .fields import Array, Field
+from .problem import Problem, best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
 Factors = tuple[np.ndarray, np.ndarray]
@@ -30,23 +24,26 @@ Factors = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Sylvester(Problem):
-    """``X' = A X + X B + C`` with ``C = C1 C2^H`` and ``X(0) = P Q^H`` given by their factors.
+    """Sylvester differential equation ``X' = A X + X B + C``, dense or sparse.
 
-    The operator ``X -> A X + X B`` is a Kronecker sum, so in the Frobenius norm its Lipschitz constant is at most
-    ``||A||_2 + ||B||_2``, and its one-sided constant (logarithmic norm) is ``mu(A) + mu(B)``, ``mu(A)`` the largest
-    eigenvalue of ``(A + A^H)/2``. The field is applied in O((nnz + (m + n) (r + c)) r), c columns of C1, and never
-    formed; where A and B are sparse nothing of size m n is. Points are numpy arrays.
+    ``C = C1 C2^H`` and ``X(0) = P Q^H`` are given by their factors. The operator ``X -> A X + X B`` is a Kronecker
+    sum, so in the Frobenius norm its Lipschitz constant is at most ``||A||_2 + ||B||_2``, and its one-sided constant
+    (logarithmic norm) is ``mu(A) + mu(B)``, ``mu(A)`` the largest eigenvalue of ``(A + A^H)/2``. The field is applied
+    in O((nnz + (m + n) (r + c)) r), c columns of C1, and never formed; where A and B are sparse nothing of size m n
+    is. Points are numpy arrays.
 
     Parameters
     ----------
-    A, B : (m, m) and (n, n) numpy arrays or scipy sparse arrays
-    C : pair C1 (m, c), C2 (n, c) of numpy arrays, or None for C = 0
-    start : pair P (m, p), Q (n, p) of numpy arrays, or None for X(0) = 0
+    A, B : numpy or scipy sparse arrays (m, m) and (n, n)
+    C : pair of numpy arrays (m, c) and (n, c), optional
+        C1 and C2; without it C = 0.
+    start : pair of numpy arrays (m, p) and (n, p), optional
+        P and Q; without it X(0) = 0.
 
     Raises
     ------
     TypeError, ValueError
-        If an array is not a finite floating matrix or the shapes do not match.
+        An array is not a finite floating matrix or the shapes do not match.
     """
 
     A: Matrix
@@ -86,13 +83,12 @@ class Sylvester(Problem):
         factors = [X for pair in (self.C, self.start) if pair is not None for X in pair]
         return np.empty(0, np.result_type(self.A.dtype, self.B.dtype, *factors))
 
-    def initial(self, rank: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of X(0); random directions with zero singular values beyond its rank."""
-        check_rank(rank, self.shape)
         P, Q = self.start if self.start is not None else (np.zeros((n, 0)) for n in self.shape)
         return best_approximation(P, Q, rank, rng, self.like)
 
-    def field(self, t: float, Y: Any) -> Field:
+    def field(self, t: float, Y: LowRank) -> Field:
         """``A Y + Y B + C`` with exact sub-flows, independent of t."""
         return SylvesterField(Y, self)
 
@@ -113,53 +109,62 @@ class Sylvester(Problem):
         """``mu(A) + mu(B)``, exact; for sparse matrices the upper bound by Gershgorin's circles."""
         return _logarithmic_norm(self.A) + _logarithmic_norm(self.B)
 
+    def time_lipschitz(self, t0: float, t1: float) -> float:
+        """0: the field does not depend on time."""
+        return 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class SylvesterField(Field):
-    """``F(Y) = A Y + Y B + C`` and its exact sub-flows.
+    """The field ``F(Y) = A Y + Y B + C`` of `Sylvester` and its exact sub-flows.
 
     For orthonormal bases, with ``a = U^H A U``, ``b = V^H B V``, all three are Sylvester equations of their own:
 
         K' = A K + K b + C V,     L' = B^H L + L a^H + C^H U,     S' = +-(a S + S b + U^H C V),
 
-    solved by `affine_flow`; the minus sign runs the last one backwards, as it does not depend on time. The K-flow needs
-    an orthonormal V, the L-flow an orthonormal U, the S-flow both (ValueError otherwise).
+    solved by `affine_flow`; the minus sign runs the last one backwards, as it does not depend on time.
 
     Parameters
     ----------
-    point : object with numpy arrays U, S, V
+    point : LowRank
+        Y, of numpy arrays.
     problem : Sylvester
+
+    Raises
+    ------
+    ValueError
+        V is not orthonormal in `flow_K`, U in `flow_L`, either of them in `flow_S`.
     """
 
     problem: Sylvester
 
     def apply(self, X: Array) -> Array:
         p, Y = self.problem, self.point
-        K, V_H = Y.U @ Y.S, Y.V.conj().T
+        K, V_H = Y.K, Y.V.conj().T
         F = p.A @ (K @ (V_H @ X)) + K @ (V_H @ (p.B @ X))
         return F if p.C is None else F + p.C[0] @ (p.C[1].conj().T @ X)
 
     def apply_H(self, X: Array) -> Array:
         p, Y = self.problem, self.point
-        L, U_H = Y.V @ Y.S.conj().T, Y.U.conj().T
+        L, U_H = Y.L, Y.U.conj().T
         F = L @ (U_H @ (p.A.conj().T @ X)) + p.B.conj().T @ (L @ (U_H @ X))
         return F if p.C is None else F + p.C[1] @ (p.C[0].conj().T @ X)
 
     def flow_K(self, h: float) -> Array:
-        p, U, S, V = self.problem, self.point.U, self.point.S, self.point.V
+        p, K, V = self.problem, self.point.K, self.point.V
         check_orthonormal("V", V)
         C = None if p.C is None else p.C[0] @ (p.C[1].conj().T @ V)
-        return affine_flow(p.A, V.conj().T @ (p.B @ V), C, U @ S, h).astype(S.dtype)
+        return affine_flow(p.A, V.conj().T @ (p.B @ V), C, K, h).astype(K.dtype)
 
     def flow_L(self, h: float) -> Array:
-        p, U, S, V = self.problem, self.point.U, self.point.S, self.point.V
+        p, L, U = self.problem, self.point.L, self.point.U
         check_orthonormal("U", U)
         C = None if p.C is None else p.C[1] @ (p.C[0].conj().T @ U)
         a = U.conj().T @ (p.A @ U)
-        return affine_flow(p.B.conj().T, a.conj().T, C, V @ S.conj().T, h).astype(S.dtype)
+        return affine_flow(p.B.conj().T, a.conj().T, C, L, h).astype(L.dtype)
 
     def flow_S(self, h: float, sign: int = 1) -> Array:
-        p, U, S, V = self.problem, self.point.U, self.point.S, self.point.V
+        p, (U, S, V) = self.problem, self.point
         check_orthonormal("U", U)
         check_orthonormal("V", V)
         a, b = U.conj().T @ (p.A @ U), V.conj().T @ (p.B @ V)
@@ -182,18 +187,20 @@ def affine_flow(A: Matrix, B: np.ndarray, C: np.ndarray | None, X: np.ndarray, t
 
     Parameters
     ----------
-    A : (m, m) dense or scipy sparse; sparse: by products with A alone, about ``|t| ||A||_1`` times as many
-    B : (k, k) dense
-    C, X : (m, k) dense; C may be None for 0
-    t : time
+    A : numpy or scipy sparse array (m, m)
+        Where it is sparse it enters by products alone, a number of them that grows like ``|t| ||A||_1``.
+    B : numpy array (k, k)
+    C : numpy array (m, k) or None
+        None for 0.
+    X : numpy array (m, k)
+    t : float
 
     References
     ----------
     C. F. Van Loan, IEEE Trans. Automat. Control 23 (1978) 395-404, doi:10.1109/TAC.1978.1101743.
     """
     t = float(t)
-    X = X.astype(np.result_type(X, np.float64))
-    B = B.astype(np.result_type(B, np.float64))
+    X, B = in_double(X), in_double(B)
     doublings = max(0, math.ceil(math.log2(max(abs(t) * float(np.linalg.norm(B, 1)), 1.0))))
     s = t / 2**doublings
     exp_B = scipy.linalg.expm(s * B)
@@ -224,17 +231,22 @@ def lyapunov(
 
     ``A = tridiag(1, -2, 1)``, symmetric; otherwise ``tridiag(1, -2, 1) + 1/2 tridiag(-1, 0, 1)``, central differences
     of diffusion and convection (cell Peclet number ``v dx / (2 kappa) = 1/2``). The convection is skew-symmetric, so
-    ``(A + A^T)/2`` and the one-sided Lipschitz constant are those of the heat operator. ``C = Q diag(10^-k) Q^T``,
-    k = 0..9, with random orthonormal Q and ``||C||_F = 10``; ``X(0) = x x^T`` with a random unit vector x. The usual
+    ``(A + A^T)/2`` and the one-sided Lipschitz constant are those of the heat operator. ``C = Q diag(10^-k) Q^T``, k
+    = 0..9, with random orthonormal Q and ``||C||_F = 10``; ``X(0) = x x^T`` with a random unit vector x. The usual
     size is n = 100, the horizon 0.5.
 
     Parameters
     ----------
-    n : size; above 500 A is a scipy sparse array and nothing of size n^2 is ever formed
-    rng : source of Q and x
-    symmetric : without convection
-    stiff : A divided by the square of the grid width ``1/(n + 1)``
-    dtype : numpy dtype, real floating
+    n : int
+        Size; above 500 A is a scipy sparse array and nothing of size n^2 is ever formed.
+    rng : numpy.random.Generator
+        Source of Q and x.
+    symmetric : bool
+        Without convection.
+    stiff : bool
+        A divided by the square of the grid width ``1/(n + 1)``.
+    dtype : numpy dtype
+        Real floating.
     """
     check_integer("n", n, least=2)
     check_rng(rng)
@@ -246,8 +258,8 @@ def lyapunov(
     A = A.toarray() if n <= 500 else A.tocsr()
     columns = min(n, 10)
     d = 10.0 ** -np.arange(columns)
-    Q = orthonormal(n, columns, rng)
-    x = orthonormal(n, 1, rng).astype(dtype)
+    Q = haar(n, columns, rng)
+    x = haar(n, 1, rng).astype(dtype)
     return Sylvester(A, A.T, ((Q * (10 * d / np.linalg.norm(d))).astype(dtype), Q.astype(dtype)), (x, x))
 
 

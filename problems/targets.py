@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from problems.problem import check_integer, check_rng, orthonormal
+from integrators.checks import check_integer, check_rng
+from integrators.linalg import haar
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -22,19 +23,23 @@ def synthetic(
 
     Parameters
     ----------
-    shape : (m, n)
-    singular_values : r <= min(m, n) finite numbers, not negative; the others are zero
-    rng : source of U, then V
-    dtype : numpy dtype of the result, real or complex floating; the computation is in double precision
+    shape : (int, int)
+        (m, n).
+    singular_values : sequence of floats
+        r <= min(m, n) finite numbers, not negative; the other singular values are zero.
+    rng : numpy.random.Generator
+        Source of U, then V.
+    dtype : numpy dtype
+        Of the result, real or complex floating; the computation is in double precision.
 
     Returns
     -------
-    (m, n) array
+    numpy array (m, n)
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as above.
+        An argument is not as above.
     """
     check_rng(rng)
     for name, n in zip(("m", "n"), shape, strict=True):
@@ -47,7 +52,7 @@ def synthetic(
     if not np.all(np.isfinite(s) & (s >= 0)):
         raise ValueError(f"singular_values must be finite and not negative, got {s}")
     double = np.result_type(dtype, np.float64)
-    U, V = (orthonormal(n, len(s), rng, double) for n in shape)
+    U, V = (haar(n, len(s), rng, double) for n in shape)
     return ((U * s) @ V.conj().T).astype(dtype)
 
 
@@ -56,22 +61,26 @@ def load_target(name_or_path: str | Path, key: str | None = None, dtype: Any = n
 
     Parameters
     ----------
-    name_or_path : ``"elevation"`` (344 x 403, heights in metres near Jacksboro, sample data of matplotlib), or a file:
-        `.npy`, `.npz`, `.csv` (numbers separated by commas, no header) or an image (grey levels from 0 to 1)
-    key : name of the array in an `.npz` file; needed where the file holds several matrices
-    dtype : numpy dtype of the result
+    name_or_path : str or Path
+        ``"elevation"`` (344 x 403, heights in metres near Jacksboro, sample data of matplotlib), or a file: `.npy`,
+        `.npz`, `.csv` (numbers separated by commas, no header) or an image (grey levels from 0 to 1).
+    key : str, optional
+        Name of the array in an `.npz` file; needed where the file holds several matrices.
+    dtype : numpy dtype
+        Of the result.
 
     Returns
     -------
-    (m, n) array without NaN or infinite entries
+    numpy array (m, n)
+        Without NaN or infinite entries.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        There is no such file.
     ValueError
-        If the name or the suffix is unknown, the file cannot be read, or its content is not a finite matrix of
-        numbers. Pickled objects are never loaded.
+        The name or the suffix is unknown, the file cannot be read, or its content is not a finite matrix of numbers.
+        Pickled objects are never loaded.
     """
     given = str(name_or_path)
     if given in NAMED:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from integrators import AugmentedBUG, GeoLoRA, LoRA, LowRank, ParallelBUG, State, Tolerance
+from integrators.linalg import haar
 from problems import MatrixRegression
-from problems.problem import orthonormal
 
 from .certificate import Certificate, Constant, Hypothesis
 from .theorem import (
@@ -252,7 +252,7 @@ class _Scene:
     def __init__(self, d, lam, seed, shape=(20, 16), normal_values=(2.0, 1.0, 0.5)):
         rng = np.random.default_rng(seed)
         r, p = len(d), len(normal_values) + 1  # one more direction, on which M vanishes
-        P, Q = orthonormal(shape[0], r + p, rng), orthonormal(shape[1], r + p, rng)
+        P, Q = haar(shape[0], r + p, rng), haar(shape[1], r + p, rng)
         self.d, self.lam, self.sigma = d, lam, float(normal_values[0])
         self.Y = LowRank(P[:, :r], np.diag(d), Q[:, :r])
         self.X, self.Z = P[:, r:], Q[:, r:]

@@ -17,8 +17,8 @@ from integrators import (
     State,
     SVDLoRA,
 )
+from integrators.linalg import haar
 from problems import MatrixRegression
-from problems.problem import orthonormal
 
 from .certificate import Certificate, Constant, Hypothesis
 from .theorem import FAILURES, Theorem, dense, norm, plain_descent, series, substep_name, with_truncation
@@ -131,7 +131,7 @@ class Stiffness(Theorem):
         """Whether the distance from the minimiser has not grown after all steps."""
         rng = np.random.default_rng(self.seed)
         m, n, r = 8, 7, self.rank
-        U, V = orthonormal(m, r, rng), orthonormal(n, r, rng)
+        U, V = haar(m, r, rng), haar(n, r, rng)
         d = np.geomspace(sigma, max(1.0, sigma / 4), r)
         A = (U * d) @ V.T
         # a perturbation in the stiffest direction and, smaller, in all others
