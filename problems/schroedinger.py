@@ -183,7 +183,7 @@ class SchroedingerField(Field):
         H = 0.5 * (scipy.sparse.kron(D, G.T) + scipy.sparse.kron(identity, d.T)) + scipy.sparse.kron(Vc, v.T)
         return expm_multiply(factor * H.tocsr(), in_double(K).ravel()).reshape(K.shape).astype(K.dtype)
 
-    def _projections(self, V: Array) -> LowRank:
+    def _projections(self, V: Array) -> tuple[Array, Array, Array]:
         """``V^H V``, ``V^H D V``, ``V^H Vc V`` in double precision."""
         V = in_double(V)
         return tuple(V.conj().T @ X for X in (V, _laplace(V), self.potential[:, None] * V))
