@@ -10,6 +10,30 @@ import sympy as sp
 from integrators import BUG, Exact, GeoLoRA, LowRank, ProjectorSplitting
 from problems import Manufactured, manufactured
 
+from .contract import Contract, ExactFlows, NoExactFlows, TorchPoints, as_torch, derivative_in_time
+
+
+class TestManufactured(NoExactFlows, TorchPoints, Contract):
+    dtypes = (np.float64,)
+    formula_error = 1e-10
+
+    def build(self, rng, dtype):
+        p = manufactured((9, 7), rank=3)
+
+        def g(W):
+            return np.sin(2 * W) / 2
+
+        return p, lambda t, W: derivative_in_time(p.reference, t) + g(W) - g(p.reference(t))
+
+
+class TestLinear(ExactFlows, TorchPoints, Contract):
+    dtypes = (np.float64,)
+    formula_error = 1e-10
+
+    def build(self, rng, dtype):
+        p = manufactured((9, 7), rank=3, nonlinearity=None)
+        return p, lambda t, W: derivative_in_time(p.reference, t)
+
 
 @pytest.fixture(scope="module")
 def problem():
@@ -17,7 +41,7 @@ def problem():
 
 
 def point(problem, rank=2, seed=0):
-    return LowRank(*problem.initial(rank, np.random.default_rng(seed)))
+    return problem.initial(rank, np.random.default_rng(seed))
 
 
 def test_solution_solves_the_equation(problem):
@@ -99,8 +123,7 @@ def test_pickled_and_in_torch(problem):
     Y = point(problem)
     expected = problem.field(0.3, Y).K
     np.testing.assert_array_equal(again.field(0.3, Y).K, expected)
-    Z = LowRank(*(torch.from_numpy(X) for X in (Y.U, Y.S, Y.V)))
-    found = again.field(0.3, Z).K
+    found = again.field(0.3, as_torch(Y)).K
     assert isinstance(found, torch.Tensor)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-14)
 
