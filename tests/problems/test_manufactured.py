@@ -18,7 +18,7 @@ class TestManufactured(NoExactFlows, TorchPoints, Contract):
     formula_error = 1e-10
 
     def build(self, rng, dtype):
-        p = manufactured((9, 7), rank=3)
+        p = manufactured((5, 4), rank=1)
 
         def g(W):
             return np.sin(2 * W) / 2
@@ -31,7 +31,7 @@ class TestLinear(ExactFlows, TorchPoints, Contract):
     formula_error = 1e-10
 
     def build(self, rng, dtype):
-        p = manufactured((9, 7), rank=3, nonlinearity=None)
+        p = manufactured((5, 4), rank=1, nonlinearity=None)
         return p, lambda t, W: derivative_in_time(p.reference, t)
 
 

@@ -6,7 +6,7 @@ import pytest
 import problems
 from integrators import LowRank
 
-from .contract import ComplexPoints, Contract, ExactFlows, gaussian
+from .contract import ComplexPoints, Contract, ExactFlows, gaussian, solved
 
 
 class TestSchroedinger(ExactFlows, ComplexPoints, Contract):
@@ -58,7 +58,6 @@ def test_schroedinger_reference_against_a_numerical_solution():
     p = problems.schroedinger(np.random.default_rng(0), 12)
     D = 2 * np.eye(12) - np.eye(12, k=1) - np.eye(12, k=-1)
     v = p.potential[:, None]
-
     found = solved(lambda t, W: -1j * ((D @ W + W @ D) / 2 + v * W * v.T), 0.0, 1.0, p.reference(0.0))
     assert np.linalg.norm(found - p.reference(1.0).ravel()) < 1e-10
 
