@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from integrators.linalg import complement, dagger, double_svd, eps, orth, polish, qr, rotate, to_numpy
+from integrators.linalg import complement, dagger, double_svd, eps, haar, orth, polish, qr, rotate, to_numpy
 
 DTYPES = [np.float32, np.float64, np.complex128]
 STACKS = {"float32": torch.float32, "float64": torch.float64, "complex128": torch.complex128}
@@ -143,3 +143,13 @@ def test_to_numpy():
         X = torch.ones(2, 3).to(dtype).requires_grad_(dtype.is_floating_point)
         assert to_numpy(X).shape == (2, 3) and to_numpy(X.mT.conj()).tolist() == np.ones((3, 2)).tolist()
     assert to_numpy([1.0, 2.0]).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+def test_haar(dtype):
+    rng = np.random.default_rng(0)
+    X = np.stack([haar(4, 2, rng, dtype) for _ in range(4000)])
+    assert X.dtype == dtype
+    # E X = 0 and E |X_ij|^2 = 1/4; the plain Q of LAPACK has a first column of one sign. 5 standard deviations.
+    assert np.abs(X.mean(axis=0)).max() < 5 * 0.5 / np.sqrt(4000)
+    assert np.abs((np.abs(X) ** 2).mean(axis=0) - 0.25).max() < 5 * 0.25 * np.sqrt(2) / np.sqrt(4000)
