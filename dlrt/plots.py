@@ -7,43 +7,82 @@ global state.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .runs.store import write_atomically
+from .registry import INTEGRATORS
+from .runs import write_atomically
 
 WIDTH = 3.3
 """Width of a column in inches."""
-STYLE = {
-    "axes.grid": True,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.titlesize": 8,
-    "font.size": 8,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.4,
-    "legend.fontsize": 7,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.5,
-    "pdf.fonttype": 42,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-}
-"""Settings of matplotlib used for every picture, as a dict for `matplotlib.rc_context`."""
+STYLE = dict(rc_params_from_file(Path(__file__).with_name("dlrt.mplstyle"), use_default_template=False))
+"""Settings of matplotlib used for every picture, from `dlrt.mplstyle`, as a dict for `matplotlib.rc_context`."""
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
+_METHODS = {
+    "FullRank": ("#000000", "s"),
+    "LoRA": ("#D55E00", "^"),
+    "SVDLoRA": ("#E69F00", "D"),
+    "AdaLoRA": ("#CC79A7", "v"),
+    "ProjectorSplitting": ("#882255", "P"),
+    "BUG": ("#7F7F7F", "X"),
+    "AugmentedBUG": ("#009E73", "<"),
+    "ParallelBUG": ("#56B4E9", ">"),
+    "GeoLoRA": ("#0072B2", "o"),
+}
+_OUTSIDE = [(colour, marker) for marker in ("*", "p", "h", "d", "8") for colour in ("#332288", "#117733", "#999933")]
+
+
+def style(method, variant=0):
+    """Colour, line style and marker of a method, as keywords of ``Axes.plot``: the same in every picture.
+
+    A method from outside the project gets a colour and a marker that none of the project's has. They are drawn by a
+    hash of the name of its class, not by order of use, so that they are the same in every picture and every process
+    too. (Two such classes share both with probability 1/15.)
+
+    Parameters
+    ----------
+    method : integrators.Integrator or str
+        The method, the name of its class, or a name or label that begins with a name in `INTEGRATORS`
+        (``"geolora-budget"``, ``"LoRA, rank 4"``).
+    variant : int
+        Curves of the same class differ in line style, and the markers of odd ones are hollow.
+
+    Returns
+    -------
+    dict
+    """
+    name = _class_name(method)
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    colour, marker = _METHODS.get(name) or _OUTSIDE[int.from_bytes(digest, "big") % len(_OUTSIDE)]
+    keywords = {"color": colour, "linestyle": LINES[variant % len(LINES)], "marker": marker}
+    return keywords | {"markerfacecolor": "white"} if variant % 2 else keywords
+
+
+def _class_name(method):
+    """Name of the class of a method; of a label, that of the longest name in `INTEGRATORS` it begins with."""
+    if not isinstance(method, str):
+        return type(method).__name__
+    label = method.lower().replace(" ", "-")
+    names = [name for name in INTEGRATORS if re.match(rf"{name}(?![a-z0-9])", label)]
+    if method in _METHODS or not names:
+        return method
+    return type(INTEGRATORS[max(names, key=len)]).__name__
+
 
 @dataclass(frozen=True)
 class LineStyle:
-    """Colour, line style and marker of the i-th curve, as keywords of ``Axes.plot``."""
+    """Colour, line style and marker of the i-th curve that is no method, as keywords of ``Axes.plot``; see `style`."""
 
     index: int
 

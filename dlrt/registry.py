@@ -1,139 +1,37 @@
-"""Names of integrators and problems, what they are in one line, and how to build them from a few common options.
+"""Names of integrators, problems, optimisers and substeps, what they are in one line, and how to set their options.
 
 For the command line and for loops over methods; whoever needs more than the common options calls the classes in
-`integrators` and `problems` themselves. A new method or problem becomes known to the command line by an entry here.
+`integrators` and `problems` themselves. A method is an instance in `INTEGRATORS`, a problem a function in `PROBLEMS`,
+and an entry here is all it takes to be known by name.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, replace
+from typing import Any
 
 import numpy as np
 
 import integrators as methods
 import problems
 
-Options = TypeVar("Options")
-
-
-@dataclass(frozen=True)
-class MethodOptions:
-    """Common options of integrators; each method takes what concerns it.
-
-    Parameters
-    ----------
-    rank : int
-        Rank at the start; AdaLoRA ends at two thirds of it, rounded up.
-    steps : int
-        Number of steps of the run, for AdaLoRA's budget.
-    tau : float
-        Relative truncation tolerance of the rank-adaptive methods.
-    spare : int
-        Directions kept beyond the tolerance by the rank-adaptive methods.
-    substep : str or None
-        A name in `SUBSTEPS`; by default the explicit one of the method's order: ``heun`` for Strang splitting, else
-        ``euler``.
-    optimizer : str
-        A name in `OPTIMIZERS`.
-    """
-
-    rank: int
-    steps: int
-    tau: float = 0.1
-    spare: int = 1
-    substep: str | None = None
-    optimizer: str = "sgd"
-
-    def _truncation(self):
-        return methods.Tolerance(relative=self.tau, spare=self.spare)
-
-    def _optimizer(self):
-        return lookup("optimizer", self.optimizer, OPTIMIZERS)()
-
-    def _substep(self, default="euler"):
-        return lookup("substep", self.substep or default, SUBSTEPS)()
-
-    def _budget(self):
-        return methods.ImportanceBudget(
-            initial=self.rank,
-            final=-(-2 * self.rank // 3),
-            total_steps=self.steps,
-            warmup=self.steps // 10,
-            cooldown=self.steps // 3,
-            interval=max(1, self.steps // 100),
-        )
-
-
-@dataclass(frozen=True)
-class ProblemOptions:
-    """Common options of problems; each problem takes what concerns it, the random data are drawn with seed 0.
-
-    Parameters
-    ----------
-    size : int or None
-        Rows and columns of synthetic data; by default the usual size of the problem.
-    true_rank : int or None
-        Rank of a synthetic target or of a given solution; by default the usual one.
-    target : str
-        ``synthetic``, or a name or file for `problems.load_target`.
-    batch_size : int or None
-        Entries or samples in a mini-batch; by default the full loss.
-    dtype : str
-        ``float64`` or ``float32`` (complex problems: the complex type of that precision).
-    """
-
-    size: int | None = None
-    true_rank: int | None = None
-    target: str = "synthetic"
-    batch_size: int | None = None
-    dtype: str = "float64"
-
-    def _rng(self):
-        return np.random.default_rng(0)
-
-    def _size(self, usual=100):
-        return usual if self.size is None else self.size
-
-    def _dtype(self):
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
-        return np.dtype(self.dtype)
-
-    def _target(self):
-        """The target named, or singular values falling linearly from 20 (not one is small, so none may be lost)."""
-        if self.target != "synthetic":
-            if self.size is not None or self.true_rank is not None:
-                raise ValueError(f"size and true_rank are for synthetic targets, got target {self.target!r}")
-            return problems.load_target(self.target, dtype=self._dtype())
-        n, r = self._size(), 5 if self.true_rank is None else self.true_rank
-        if not 1 <= r <= n:
-            raise ValueError(f"true_rank must lie between 1 and the size {n}, got {r}")
-        values = [20 * (1 - i / r) for i in range(r)]
-        return problems.synthetic((n, n), values, self._rng(), self._dtype())
-
-
-@dataclass(frozen=True)
-class Entry(Generic[Options]):
-    """A name's meaning.
-
-    Parameters
-    ----------
-    description : str
-        One line.
-    build : callable
-        Makes the object from the options.
-    uses : tuple of str
-        The options it takes; others that are set are refused.
-    """
-
-    description: str
-    build: Callable[[Options], Any]
-    uses: tuple[str, ...] = ()
-
-
+INTEGRATORS: dict[str, methods.Integrator] = {
+    "full-rank": methods.FullRank(),
+    "lora": methods.LoRA(),
+    "svd-lora": methods.SVDLoRA(),
+    "adalora": methods.AdaLoRA(),
+    "projector-splitting": methods.ProjectorSplitting(),
+    "projector-splitting-strang": methods.ProjectorSplitting(order=2, substep=methods.Heun()),
+    "bug": methods.BUG(),
+    "augmented-bug": methods.AugmentedBUG(),
+    "parallel-bug": methods.ParallelBUG(),
+    "parallel-bug-rejection": methods.ParallelBUG(rejection=10.0),
+    "geolora": methods.GeoLoRA(),
+}
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": methods.SGD,
     "momentum": methods.Momentum,
@@ -145,131 +43,159 @@ SUBSTEPS: dict[str, Callable[[], Any]] = {
     "rk4": methods.RK4,
     "exact": methods.Exact,
 }
-_ADAPTIVE = ("tau", "spare", "optimizer")
-
-INTEGRATORS: dict[str, Entry[MethodOptions]] = {
-    "full-rank": Entry(
-        "the matrix itself, without any low-rank constraint",
-        lambda o: methods.FullRank(substep=o._substep(), optimizer=o._optimizer()),
-        ("substep", "optimizer"),
-    ),
-    "lora": Entry(
-        "simultaneous descent on the two factors of W = B A",
-        lambda o: methods.LoRA(optimizer=o._optimizer()),
-        ("optimizer",),
-    ),
-    "svd-lora": Entry(
-        "simultaneous descent on U, S and V",
-        lambda o: methods.SVDLoRA(optimizer=o._optimizer()),
-        ("optimizer",),
-    ),
-    "adalora": Entry(
-        "descent on U, diag(s) and V with a budget of triplets, from the rank down to two thirds",
-        lambda o: methods.AdaLoRA(truncation=o._budget(), optimizer=o._optimizer()),
-        ("optimizer",),
-    ),
-    "projector-splitting": Entry(
-        "projector splitting, Lie (order 1), fixed rank",
-        lambda o: methods.ProjectorSplitting(substep=o._substep(), optimizer=o._optimizer()),
-        ("substep", "optimizer"),
-    ),
-    "projector-splitting-strang": Entry(
-        "projector splitting, Strang (order 2), fixed rank",
-        lambda o: methods.ProjectorSplitting(order=2, substep=o._substep("heun"), optimizer=o._optimizer()),
-        ("substep", "optimizer"),
-    ),
-    "bug": Entry(
-        "basis update & Galerkin, fixed rank",
-        lambda o: methods.BUG(substep=o._substep(), optimizer=o._optimizer()),
-        ("substep", "optimizer"),
-    ),
-    "augmented-bug": Entry(
-        "basis update & Galerkin in augmented bases, rank-adaptive",
-        lambda o: methods.AugmentedBUG(truncation=o._truncation(), substep=o._substep(), optimizer=o._optimizer()),
-        ("substep", *_ADAPTIVE),
-    ),
-    "parallel-bug": Entry(
-        "K, L and S at the same time from the old bases, rank-adaptive",
-        lambda o: methods.ParallelBUG(truncation=o._truncation(), substep=o._substep(), optimizer=o._optimizer()),
-        ("substep", *_ADAPTIVE),
-    ),
-    "parallel-bug-rejection": Entry(
-        "the same; a step is repeated in larger bases where truncation would keep all of them",
-        lambda o: methods.ParallelBUG(
-            truncation=o._truncation(), substep=o._substep(), optimizer=o._optimizer(), rejection=10.0
-        ),
-        ("substep", *_ADAPTIVE),
-    ),
-    "geolora": Entry(
-        "one gradient, one optimiser step on K, L and S, augmentation, truncation; rank-adaptive",
-        lambda o: methods.GeoLoRA(truncation=o._truncation(), optimizer=o._optimizer()),
-        _ADAPTIVE,
-    ),
-}
 
 
-def _least_squares(o):
-    """Gaussian inputs, four for each column, outputs of the target matrix with noise of size 0.1."""
-    matrix, rng = o._target(), np.random.default_rng(1)
+def options(integrator):
+    """Those of the options of `with_options` that the method has: a list of their names."""
+    names = [field.name for field in fields(integrator) if field.name in ("substep", "optimizer")]
+    return ["truncation", *names] if isinstance(integrator.truncation, methods.Tolerance) else names
+
+
+def with_options(integrator, *, truncation=None, substep=None, optimizer=None):
+    """The method with those of the options given that it has; others are ignored, since a comparison shares them.
+
+    Parameters
+    ----------
+    integrator : integrators.Integrator
+    truncation : integrators.Truncation, optional
+        For methods whose own is a `Tolerance`, so that AdaLoRA's budget stays.
+    substep : integrators.Substep, optional
+    optimizer : integrators.Optimizer, optional
+
+    Examples
+    --------
+    >>> with_options(INTEGRATORS["bug"], substep=methods.Heun(), truncation=methods.FixedRank(3))
+    BUG(optimizer=SGD(), substep=Heun())
+    """
+    given = {"truncation": truncation, "substep": substep, "optimizer": optimizer}
+    return replace(integrator, **{name: given[name] for name in options(integrator) if given[name] is not None})
+
+
+def for_run(integrator, steps, rank):
+    """The method for a run of this number of steps from this rank: AdaLoRA without a budget gets one, others stay.
+
+    The budget falls from `rank` to two thirds of it, rounded up, after a tenth of the steps and before the last third.
+    """
+    if not isinstance(integrator, methods.AdaLoRA) or integrator.truncation is not None:
+        return integrator
+    budget = methods.ImportanceBudget(
+        initial=rank,
+        final=-(-2 * rank // 3),
+        total_steps=steps,
+        warmup=steps // 10,
+        cooldown=steps // 3,
+        interval=max(1, steps // 100),
+    )
+    return replace(integrator, truncation=budget)
+
+
+def description(thing):
+    """What a method or a problem is, in one line: the first sentence of its docstring, without marks of RST.
+
+    Parameters
+    ----------
+    thing : integrators.Integrator or function
+        Of an integrator the docstring of its class, with the settings that differ from the defaults of the class.
+
+    Examples
+    --------
+    >>> description(INTEGRATORS["projector-splitting-strang"]).split("(")[-1]
+    'order=2, substep=Heun())'
+    """
+    is_method = isinstance(thing, methods.Integrator)
+    paragraph = (inspect.getdoc(type(thing) if is_method else thing) or "").split("\n\n")[0]
+    text = re.sub(r":\w+:`~?([^`]*)`|``?([^`]*)``?", lambda mark: mark[1] or mark[2], " ".join(paragraph.split()))
+    sentence = re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0].rstrip(".:")
+    settings = _differing(thing) if is_method else ""
+    return f"{sentence} ({settings})" if settings else sentence
+
+
+def _differing(integrator):
+    """The fields that differ from the defaults of the class, as in its repr."""
+    usual = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(integrator)
+    }
+    given = {name: getattr(integrator, name) for name in usual}
+    return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != usual[name])
+
+
+def matrix_regression(*, target="synthetic", size=None, true_rank=None, dtype="float64"):
+    """Loss: half the squared distance to a given matrix."""
+    return problems.MatrixRegression(_target(target, size, true_rank, dtype))
+
+
+def matrix_completion(*, target="synthetic", size=None, true_rank=None, dtype="float64", batch_size=None):
+    """Loss: distance to a given matrix at half of its entries."""
+    return problems.completion(
+        np.random.default_rng(1), _target(target, size, true_rank, dtype), fraction=0.5, batch_size=batch_size
+    )
+
+
+def linear_least_squares(*, target="synthetic", size=None, true_rank=None, dtype="float64", batch_size=None):
+    """Loss: a linear layer with Gaussian inputs and noisy outputs.
+
+    Four inputs for each column of the target matrix, noise of size 0.1.
+    """
+    matrix, rng = _target(target, size, true_rank, dtype), np.random.default_rng(1)
     m, n = matrix.shape
-    inputs = rng.standard_normal((4 * n, n)).astype(o._dtype())
-    noise = 0.1 * rng.standard_normal((4 * n, m)).astype(o._dtype())
-    return problems.LinearLeastSquares(inputs, inputs @ matrix.T + noise, o.batch_size)
+    inputs = rng.standard_normal((4 * n, n)).astype(dtype)
+    noise = 0.1 * rng.standard_normal((4 * n, m)).astype(dtype)
+    return problems.LinearLeastSquares(inputs, inputs @ matrix.T + noise, batch_size)
 
 
-def _schroedinger(o):
-    precision = np.result_type(o._dtype(), np.complex64)
-    return problems.schroedinger(o._rng(), o._size(), precision)
+def rotating(*, size=100, true_rank=None, dtype="float64"):
+    """Y' = A'(t), singular values falling like 2^-j, in rotating bases."""
+    return problems.rotating(_rng(), (size, size), true_rank, dtype=_dtype(dtype))
 
 
-def _lyapunov(o, **kind):
-    return problems.lyapunov(o._size(), o._rng(), dtype=o._dtype(), **kind)
+def given_solution(*, size=30, true_rank=4, dtype="float64"):
+    """Nonlinear equation made to have a given solution of exact rank, to see orders of convergence."""
+    return problems.given_solution(_rng(), (size, size), true_rank, dtype=_dtype(dtype))
 
 
-_TARGET = ("target", "size", "true_rank", "dtype")
+def manufactured(*, size=7, true_rank=2):
+    """Equation derived by sympy from a given symbolic solution of low rank."""
+    return problems.manufactured((size, size), true_rank)
 
-PROBLEMS: dict[str, Entry[ProblemOptions]] = {
-    "matrix-regression": Entry(
-        "loss: half the squared distance to a given matrix", lambda o: problems.MatrixRegression(o._target()), _TARGET
-    ),
-    "matrix-completion": Entry(
-        "loss: distance to a given matrix at half of its entries",
-        lambda o: problems.completion(np.random.default_rng(1), o._target(), 0.5, o.batch_size),
-        (*_TARGET, "batch_size"),
-    ),
-    "linear-least-squares": Entry(
-        "loss: a linear layer with Gaussian inputs and noisy outputs", _least_squares, (*_TARGET, "batch_size")
-    ),
-    "rotating": Entry(
-        "Y' = A'(t), singular values falling like 2^-j, in rotating bases",
-        lambda o: problems.rotating(o._rng(), (o._size(), o._size()), o.true_rank, dtype=o._dtype()),
-        ("size", "true_rank", "dtype"),
-    ),
-    "given-solution": Entry(
-        "nonlinear equation made to have a given solution of exact rank, to see orders of convergence",
-        lambda o: problems.given_solution(
-            o._rng(), (o._size(30), o._size(30)), 4 if o.true_rank is None else o.true_rank, dtype=o._dtype()
-        ),
-        ("size", "true_rank", "dtype"),
-    ),
-    "manufactured": Entry(
-        "equation derived by sympy from a given symbolic solution of low rank",
-        lambda o: problems.manufactured((o._size(7), o._size(7)), 2 if o.true_rank is None else o.true_rank),
-        ("size", "true_rank"),
-    ),
-    "lyapunov": Entry("X' = A X + X A^T + C with the heat operator", _lyapunov, ("size", "dtype")),
-    "lyapunov-nonsymmetric": Entry(
-        "the same with convection: A is not symmetric", lambda o: _lyapunov(o, symmetric=False), ("size", "dtype")
-    ),
-    "lyapunov-stiff": Entry(
-        "the same on the unit interval: explicit steps must be tiny",
-        lambda o: _lyapunov(o, stiff=True),
-        ("size", "dtype"),
-    ),
-    "schroedinger": Entry(
-        "discrete Schroedinger equation, complex, norm and energy are conserved", _schroedinger, ("size", "dtype")
-    ),
+
+def lyapunov(*, size=100, dtype="float64"):
+    """X' = A X + X A^T + C with the heat operator."""
+    return problems.lyapunov(size, _rng(), dtype=_dtype(dtype))
+
+
+def lyapunov_nonsymmetric(*, size=100, dtype="float64"):
+    """X' = A X + X A^T + C with heat and convection: A is not symmetric."""
+    return problems.lyapunov(size, _rng(), symmetric=False, dtype=_dtype(dtype))
+
+
+def lyapunov_stiff(*, size=100, dtype="float64"):
+    """X' = A X + X A^T + C with the heat operator on the unit interval: explicit steps must be tiny."""
+    return problems.lyapunov(size, _rng(), stiff=True, dtype=_dtype(dtype))
+
+
+def schroedinger(*, size=100, dtype="float64"):
+    """Discrete Schroedinger equation, complex, norm and energy are conserved."""
+    return problems.schroedinger(_rng(), size, np.result_type(_dtype(dtype), np.complex64))
+
+
+PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        matrix_regression,
+        matrix_completion,
+        linear_least_squares,
+        rotating,
+        given_solution,
+        manufactured,
+        lyapunov,
+        lyapunov_nonsymmetric,
+        lyapunov_stiff,
+        schroedinger,
+    )
 }
+"""Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn
+with a fixed seed."""
 
 
 def lookup(kind, name, table):
@@ -296,42 +222,51 @@ def lookup(kind, name, table):
     raise ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(table) or 'none'}")
 
 
-def build_integrator(name, options):
-    """The integrator of this name.
-
-    Parameters
-    ----------
-    name : str
-        A name in `INTEGRATORS`.
-    options : MethodOptions
-        What does not concern the method is ignored: options are shared by all methods of a comparison.
-
-    Raises
-    ------
-    ValueError
-        Unknown names, or bad values of options.
-    """
-    return lookup("integrator", name, INTEGRATORS).build(options)
+def uses(problem):
+    """Names of the options that a function in `PROBLEMS` takes."""
+    return tuple(inspect.signature(problem).parameters)
 
 
-def build_problem(name, options):
+def build_problem(name: str, options: Mapping[str, Any] = {}):
     """The problem of this name.
 
     Parameters
     ----------
     name : str
         A name in `PROBLEMS`.
-    options : ProblemOptions
+    options : mapping
+        Keyword options of the function of that name; those that are None count as not given.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        Unknown names, a missing target, bad values, or options set that do not concern the problem.
+        Unknown names, a missing target, bad values, or options that the problem does not take.
     """
-    entry = lookup("problem", name, PROBLEMS)
-    for option in fields(options):
-        value = getattr(options, option.name)
-        if option.name not in entry.uses and value != option.default:
-            takes = ", ".join(entry.uses)
-            raise ValueError(f"{option.name} {value!r} does not concern {name}, which takes {takes}")
-    return entry.build(options)
+    build = lookup("problem", name, PROBLEMS)
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in uses(build):
+            raise ValueError(f"{name} takes no {option}, got {value!r}; it takes {', '.join(uses(build))}")
+    return build(**given)
+
+
+def _rng():
+    return np.random.default_rng(0)
+
+
+def _dtype(name):
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, got {name!r}")
+    return np.dtype(name)
+
+
+def _target(target, size, true_rank, dtype):
+    """The target named, or singular values falling linearly from 20 (not one is small, so none may be lost)."""
+    if target != "synthetic":
+        if size is not None or true_rank is not None:
+            raise ValueError(f"size and true_rank are for synthetic targets, got target {target!r}")
+        return problems.load_target(target, dtype=_dtype(dtype))
+    n, r = 100 if size is None else size, 5 if true_rank is None else true_rank
+    if not 1 <= r <= n:
+        raise ValueError(f"true_rank must lie between 1 and the size {n}, got {r}")
+    return problems.synthetic((n, n), [20 * (1 - i / r) for i in range(r)], _rng(), _dtype(dtype))

@@ -36,9 +36,8 @@ import json
 import math
 from pathlib import Path
 
-from .runs.identity import describe
-from .runs.store import core_versions as versions
-from .runs.store import write_atomically
+from .runs import describe, write_json
+from .trajectory import core_versions
 
 RESULTS_VERSION = 1
 
@@ -62,11 +61,10 @@ def write_results(out, results, settings):
         "schema_version": RESULTS_VERSION,
         "settings": describe(settings),
         "seeds": sorted({result.case.seed for result in results}),
-        "versions": versions(),
+        "versions": core_versions(),
         "cases": [_case(result) for result in results],
     }
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    return write_atomically(Path(out) / "results.json", lambda file: file.write(text.encode()))
+    return write_json(Path(out) / "results.json", content)
 
 
 def read_results(out):

@@ -13,9 +13,8 @@ from array_api_compat import is_torch_array as is_torch
 from integrators.checks import check_integer, check_positive
 from integrators.linalg import to_numpy
 
-from .runs.identity import describe
-from .runs.store import core_versions as versions
-from .trajectory import Record, Trajectory, without_state
+from .runs import describe
+from .trajectory import Record, Trajectory, core_versions, without_state
 
 logger = logging.getLogger(__name__)
 _FAILURES = (FloatingPointError, OverflowError, np.linalg.LinAlgError)
@@ -93,7 +92,7 @@ def solve(
         run = _Run.going_on(start, integrator, problem, rank, seed, coefficients)
     else:
         run = _Run.new(start, integrator, problem, rank, seed, coefficients)
-    run.meta |= {"step_size": describe(step_size), "every": every, "versions": versions()}
+    run.meta |= {"step_size": describe(step_size), "every": every, "versions": core_versions()}
     return run.go(step_size, steps, every, callback)
 
 

@@ -1,8 +1,7 @@
-"""Many runs at once: parallel through joblib, each saved when it is done, none computed twice."""
+"""Many runs of integrators on problems: parallel, each saved as soon as it is done, none computed twice."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
@@ -13,9 +12,10 @@ from typing import Any, NamedTuple
 
 from integrators.checks import check_integer, check_jobs
 
-from .runs.identity import describe
+from .runs import Folder, describe, run
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
+from .version import __version__
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,8 +49,6 @@ class Case:
     """Name of the trajectory file: label, seed and a digest of all settings and of the version of this package."""
 
     def __post_init__(self):
-        from . import __version__
-
         check_integer("seed", self.seed, 0)
         if not self.label:
             object.__setattr__(self, "label", type(self.integrator).__name__)
@@ -120,44 +118,20 @@ def sweep(cases, *, out, jobs=None, progress=None):
             raise TypeError(f"cases must be dlrt.Case objects, got {case!r}")
     if jobs is not None:
         check_jobs(jobs)
-    out = Path(out)
+    known = {case.file: case for case in cases}
     done: dict[str, Result] = {}
-    missing: dict[str, Case] = {}
 
-    def note(case, trajectory, found):
-        done[case.file] = Result(case, trajectory, found)
+    def note(file, trajectory, found):
+        done[file] = Result(known[file], trajectory, found)
         if progress is not None:
-            progress(done[case.file])
+            progress(done[file])
 
-    for case in {case.file: case for case in cases}.values():
-        try:
-            note(case, Trajectory.load(out / case.file), True)
-        except (FileNotFoundError, ValueError):
-            missing[case.file] = case
-    with contextlib.closing(_runs(list(missing.values()), jobs)) as runs:
-        for file, trajectory in runs:
-            if trajectory.status == "stopped":  # Ctrl-C reached the worker: half a case is not to be found next time
-                raise KeyboardInterrupt
-            trajectory.save(out / file)
-            note(missing[file], trajectory, False)
+    calls = {file: case.solve for file, case in known.items()}
+    run(calls, Folder(Path(out), Trajectory.load, _save), jobs=jobs, progress=note)
     return [Result(case, *done[case.file][1:]) for case in cases]
 
 
-def _runs(cases, jobs):
-    """Yield (file, trajectory) of each case as it is done."""
-    from joblib import Parallel, delayed, effective_n_jobs
-    from joblib.parallel import get_active_backend
-
-    if getattr(get_active_backend()[0], "supports_return_generator", False):
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_run)(case) for case in cases)
-        return
-    n = effective_n_jobs(jobs)  # backends made of process pools (ray) return lists only: do with short ones
-    for first in range(0, len(cases), n):
-        yield from Parallel(n_jobs=jobs)(delayed(_run)(case) for case in cases[first : first + n])
-
-
-def _run(case):
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1):
-        return case.file, case.solve()
+def _save(trajectory, path):
+    if trajectory.status == "stopped":  # Ctrl-C reached the worker: half a case is not to be found next time
+        raise KeyboardInterrupt
+    trajectory.save(path)

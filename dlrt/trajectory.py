@@ -15,7 +15,7 @@ import numpy as np
 
 from integrators.linalg import to_numpy
 
-from .runs.store import write_atomically
+from .runs import versions, write_atomically
 
 SCHEMA_VERSION = 1
 _RECORDED: tuple[str, ...] = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
@@ -293,6 +293,12 @@ class Trajectory:
         state = State(LowRank(*(arrays[f"state.{name}"] for name in "USV")), memory)
         recorded: dict[str, Any] = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
         return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)
+
+
+def core_versions():
+    """Versions of what the numbers of a run depend on."""
+    found = versions()
+    return {name: found[name] for name in ("python", "dlrt", "numpy", "scipy")}
 
 
 def without_state(record):

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrt import LowRankOptimizer
 from dlrt.nn import LowRankLinear
+from dlrt.nn.optimizer import LowRankOptimizer
 from dlrt.theorems import HOLDS, NOT_APPLICABLE, THEOREMS
 from integrators import (
     BUG,

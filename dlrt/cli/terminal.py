@@ -56,6 +56,7 @@ def refuse(error: object) -> NoReturn:
 
 def interrupted(out: Path, done: str = "what is done") -> NoReturn:
     """End after Ctrl-C with a line on where the finished part is, and exit code 130."""
-    hint = f"Interrupted; {done} is in {out}, the same command goes on from there."
-    errors.print(hint, markup=False, highlight=False)
+    errors.print(
+        f"Interrupted; {done} is in {out}, the same command goes on from there.", markup=False, highlight=False
+    )
     raise typer.Exit(130)

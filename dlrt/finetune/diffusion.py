@@ -22,8 +22,8 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save
 from torch import nn
 
-from dlrt import LowRankOptimizer, adapt
-from dlrt.nn import load_low_rank, low_rank_layers, merge, parameter_report, ranks, save_low_rank
+from dlrt.nn import adapt, load_low_rank, low_rank_layers, merge, parameter_report, ranks, save_low_rank
+from dlrt.nn.optimizer import LowRankOptimizer
 from dlrt.runs.store import write_atomically
 from dlrt.runs.tune import late
 from integrators import Adam, GeoLoRA, Tolerance

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrt import LowRankOptimizer, adapt
-from dlrt.nn import low_rank_layers
+from dlrt.nn import adapt, low_rank_layers
+from dlrt.nn.optimizer import LowRankOptimizer
 from integrators import (
     AdaLoRA,
     Adam,

@@ -1,1 +1,27 @@
-"""Many runs, none lost: what a run is, where it is kept, how many are run and tuned."""
+"""Many runs, none lost: what a run is, where it is kept, and how many runs are made and tuned.
+
+`run_tasks` calls functions in parallel and keeps their results in a journal; `run` is the loop beneath it, for any
+store. `tune` tries learning rates; `describe` and `versions` say what a result was made by.
+"""
+
+from .identity import describe
+from .runner import Task, run, run_tasks
+from .store import Folder, Journal, versions, write_atomically, write_json
+from .tune import best, late, late_loss, rate, tune
+
+__all__ = [
+    "Folder",
+    "Journal",
+    "Task",
+    "best",
+    "describe",
+    "late",
+    "late_loss",
+    "rate",
+    "run",
+    "run_tasks",
+    "tune",
+    "versions",
+    "write_atomically",
+    "write_json",
+]

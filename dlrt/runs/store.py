@@ -1,83 +1,29 @@
-"""Many runs with a journal: parallel, each saved as soon as it is done, none computed twice."""
+"""Files that are never half written, and the two stores of finished runs: a folder with a file for each run, for
+large results, and a journal with a line for each run, for small ones.
+
+A store has two methods: ``find(keys)`` yields (key, result) for each of the keys whose result is there and whole, and
+``add(key, result)`` keeps a result at once.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import inspect
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
-from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
-
-Task = tuple[Callable[..., dict], dict]
-
-
-def run_tasks(tasks: Iterable[Task], *, journal: Path, jobs: int = 1, progress: Callable | None = None) -> list[dict]:
-    """Call ``function(**arguments)`` for each task and return the results in order.
-
-    Each result is appended to the `journal` (one JSON object a line) as soon as it is there, so that an interrupted
-    call goes on where it stopped. A journal of other source code of the functions, or of other versions, is not used.
-
-    Parameters
-    ----------
-    tasks : iterable of (function, arguments)
-        Functions of a module; arguments and results are JSON values.
-    journal : Path
-        File, made when missing.
-    jobs : int
-        Tasks at a time, as in joblib; each has one thread for linear algebra.
-    progress : callable, optional
-        Called as ``progress(done, total)`` after each task that was run.
-    """
-    tasks = list(tasks)
-    keys = [_key(*task) for task in tasks]
-    header = json.dumps({"made_by": _digest(frozenset(task[0] for task in tasks))})
-    results = _read(journal, header)
-    if not results:
-        write_atomically(journal, lambda file: file.write(f"{header}\n".encode()))
-    missing = {key: task for key, task in zip(keys, tasks, strict=True) if key not in results}
-    with (
-        journal.open("a") as file,
-        contextlib.closing(
-            Parallel(n_jobs=jobs, return_as="generator_unordered")(
-                delayed(_run)(key, *task) for key, task in missing.items()
-            )
-        ) as finished,
-    ):
-        for done, (key, result) in enumerate(finished, 1):
-            results[key] = result
-            file.write(json.dumps([key, result], allow_nan=False) + "\n")
-            file.flush()
-            if progress is not None:
-                progress(done, len(missing))
-    return [results[key] for key in keys]
-
-
-def write_json(path: Path, data: dict) -> Path:
-    """Write strict JSON (no NaN) atomically."""
-    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
-    return write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return core_versions() | {"joblib": metadata.version("joblib"), "matplotlib": metadata.version("matplotlib")}
+from ..version import __version__
 
 
 def write_atomically(path, write):
     """Call ``write(file)`` on a temporary binary file beside `path`, then move it there in one step.
 
-    A reader sees the old file or the whole new one, whenever the writer is stopped. The folder is made when
-    missing.
+    A reader sees the old file or the whole new one, whenever the writer is stopped. The folder is made when missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,43 +41,95 @@ def write_atomically(path, write):
     return path
 
 
+def write_json(path: Path, data: dict) -> Path:
+    """Write strict JSON (no NaN) atomically."""
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of what numbers and pictures depend on: always Python, dlrt, numpy, scipy, joblib and matplotlib, and
+    of the `packages` named.
+    """
+    names = ("numpy", "scipy", "joblib", "matplotlib", *packages)
+    return {"python": platform.python_version(), "dlrt": __version__} | {name: _version(name) for name in names}
+
+
+class Store(Protocol):
+    """What a runner needs of a place for results."""
+
+    def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """(key, result) for each of the keys whose result is there and whole."""
+
+    def add(self, key: str, result: Any) -> None:
+        """Keep the result of a finished run."""
+
+
+class Folder:
+    """A folder with a file for each run, named by its key.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing.
+    load : callable
+        ``load(path)`` reads a result; FileNotFoundError or ValueError where there is none, or a damaged one.
+    save : callable
+        ``save(result, path)`` writes it, atomically.
+    """
+
+    def __init__(self, folder: Path, load: Callable[[Path], Any], save: Callable[[Any, Path], Any]):
+        self.folder, self.load, self.save = folder, load, save
+
+    def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """Load the files one by one; a damaged one counts as missing."""
+        for key in keys:
+            try:
+                yield key, self.load(self.folder / key)
+            except (FileNotFoundError, ValueError):
+                continue
+
+    def add(self, key: str, result: Any) -> None:
+        """Save the file."""
+        self.save(result, self.folder / key)
+
+
+class Journal:
+    """A file with one JSON object a line: first what the results were made by, then ``[key, result]`` for each run.
+
+    A journal made by something else is not used, and begun anew.
+
+    Parameters
+    ----------
+    path : Path
+        Made when missing.
+    made_by : str
+        Digest of the code that makes the results.
+    """
+
+    def __init__(self, path: Path, made_by: str):
+        self.path, self.header = path, json.dumps({"made_by": made_by})
+
+    def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """Read the file, without a line that was half written when the program was stopped, and mend it."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
+        whole = [line for line in lines[1:] if line.endswith("\n")] if lines[:1] == [f"{self.header}\n"] else []
+        if not whole or len(whole) < len(lines) - 1:
+            write_atomically(self.path, lambda file: file.write("".join([f"{self.header}\n", *whole]).encode()))
+        results = dict(json.loads(line) for line in whole)
+        yield from ((key, results[key]) for key in keys if key in results)
+
+    def add(self, key: str, result: Any) -> None:
+        """Append a line."""
+        line = json.dumps([key, result], allow_nan=False)
+        with self.path.open("a") as file:
+            file.write(f"{line}\n")
+
+
+_version = functools.cache(metadata.version)  # a search through all packages, milliseconds each
+
+
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def core_versions():
-    """Versions of what the numbers depend on, as a dict of strings."""
-    from .. import __version__
-
-    found = {"python": platform.python_version(), "dlrt": __version__, "numpy": np.__version__}
-    return found | {"scipy": metadata.version("scipy")}
-
-
-def _run(key, function, arguments):
-    with threadpool_limits(limits=1):
-        return key, function(**arguments)
-
-
-def _key(function, arguments):
-    return f"{function.__name__} {json.dumps(arguments, sort_keys=True)}"
-
-
-@functools.cache  # of the code that runs, also where its file is edited meanwhile
-def _digest(functions):
-    sources = sorted({inspect.getsource(inspect.getmodule(function)) for function in functions})  # type: ignore[arg-type]
-    return hashlib.blake2b(json.dumps([*sources, versions()]).encode(), digest_size=8).hexdigest()
-
-
-def _read(journal, header):
-    """Results in the journal; none where it was made by something else. A half-written last line is left out."""
-    if not journal.is_file():
-        return {}
-    lines = journal.read_text().splitlines(keepends=True)
-    if not lines or lines[0].rstrip("\n") != header:
-        return {}
-    whole = [line for line in lines[1:] if line.endswith("\n")]
-    if len(whole) < len(lines) - 1:
-        write_atomically(journal, lambda file: file.write("".join([lines[0], *whole]).encode()))
-    return dict(json.loads(line) for line in whole)
