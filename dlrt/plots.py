@@ -18,7 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .registry import INTEGRATORS
+from integrators import INTEGRATORS, FullRank
+
 from .runs import write_atomically
 
 WIDTH = 3.3
@@ -211,8 +212,6 @@ def _bottom(group, values, first):
 
 
 def _is_full(result):
-    from integrators import FullRank
-
     return isinstance(result.case.integrator, FullRank)
 
 

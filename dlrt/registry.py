@@ -18,20 +18,20 @@ import numpy as np
 
 import integrators as methods
 import problems
+from integrators import INTEGRATORS
 
-INTEGRATORS: dict[str, methods.Integrator] = {
-    "full-rank": methods.FullRank(),
-    "lora": methods.LoRA(),
-    "svd-lora": methods.SVDLoRA(),
-    "adalora": methods.AdaLoRA(),
-    "projector-splitting": methods.ProjectorSplitting(),
-    "projector-splitting-strang": methods.ProjectorSplitting(order=2, substep=methods.Heun()),
-    "bug": methods.BUG(),
-    "augmented-bug": methods.AugmentedBUG(),
-    "parallel-bug": methods.ParallelBUG(),
-    "parallel-bug-rejection": methods.ParallelBUG(rejection=10.0),
-    "geolora": methods.GeoLoRA(),
-}
+__all__ = [
+    "INTEGRATORS",
+    "OPTIMIZERS",
+    "PROBLEMS",
+    "SUBSTEPS",
+    "build_problem",
+    "description",
+    "lookup",
+    "uses",
+    "with_options",
+]
+
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "sgd": methods.SGD,
     "momentum": methods.Momentum,
@@ -43,12 +43,6 @@ SUBSTEPS: dict[str, Callable[[], Any]] = {
     "rk4": methods.RK4,
     "exact": methods.Exact,
 }
-
-
-def options(integrator):
-    """Those of the options of `with_options` that the method has: a list of their names."""
-    names = [field.name for field in fields(integrator) if field.name in ("substep", "optimizer")]
-    return ["truncation", *names] if isinstance(integrator.truncation, methods.Tolerance) else names
 
 
 def with_options(integrator, *, truncation=None, substep=None, optimizer=None):
@@ -68,25 +62,10 @@ def with_options(integrator, *, truncation=None, substep=None, optimizer=None):
     BUG(optimizer=SGD(), substep=Heun())
     """
     given = {"truncation": truncation, "substep": substep, "optimizer": optimizer}
-    return replace(integrator, **{name: given[name] for name in options(integrator) if given[name] is not None})
-
-
-def for_run(integrator, steps, rank):
-    """The method for a run of this number of steps from this rank: AdaLoRA without a budget gets one, others stay.
-
-    The budget falls from `rank` to two thirds of it, rounded up, after a tenth of the steps and before the last third.
-    """
-    if not isinstance(integrator, methods.AdaLoRA) or integrator.truncation is not None:
-        return integrator
-    budget = methods.ImportanceBudget(
-        initial=rank,
-        final=-(-2 * rank // 3),
-        total_steps=steps,
-        warmup=steps // 10,
-        cooldown=steps // 3,
-        interval=max(1, steps // 100),
-    )
-    return replace(integrator, truncation=budget)
+    has = {field.name for field in fields(integrator)}
+    if not isinstance(integrator.truncation, methods.Tolerance):
+        has.discard("truncation")
+    return replace(integrator, **{name: value for name, value in given.items() if value is not None and name in has})
 
 
 def description(thing):

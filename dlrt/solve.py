@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 from array_api_compat import is_torch_array as is_torch
 
-from integrators.checks import check_integer, check_positive
+from integrators import LowRank
+from integrators.checks import check_integer, check_positive, check_rank
 from integrators.linalg import to_numpy
 
 from .runs import describe
@@ -60,8 +61,8 @@ def solve(
         Randomness of the start and the mini-batches, 0 by default; refused when a trajectory is continued,
         since that goes on with the generator it carries.
     every : int
-        Record the start, every so many steps, and the last one. Recording evaluates the loss and the error,
-        which can cost more than a step.
+        Record the start, each step whose number is a multiple of this, and the last one. Recording evaluates the loss
+        and the error, which can cost more than a step.
     coefficients : bool
         Record the entries of S too.
     callback : callable, optional
@@ -85,8 +86,8 @@ def solve(
             raise TypeError(f"problem must have a method {name}, as problems.Problem does, got {problem!r}")
     if not callable(step_size):
         step_size = check_positive("step_size", step_size)
-    steps = check_integer("steps", steps, 0)
-    every = check_integer("every", every, 1)
+    steps = check_integer("steps", steps, least=0)
+    every = check_integer("every", every)
 
     if isinstance(start, Trajectory):
         run = _Run.going_on(start, integrator, problem, rank, seed, coefficients)
@@ -111,8 +112,6 @@ class _Run:
 
     @classmethod
     def new(cls, start, integrator, problem, rank, seed, coefficients):
-        from integrators import LowRank
-
         rng = _generator(seed)
         meta = {
             "integrator": describe(integrator),
@@ -124,10 +123,7 @@ class _Run:
         if start is None:
             if rank is None:
                 raise ValueError("rank (or start) must be given for a new run")
-            rank = check_integer("rank", rank, 1)
-            if rank > min(problem.shape):
-                raise ValueError(f"rank {rank} exceeds min(m, n) = {min(problem.shape)}")
-            start = LowRank(*problem.initial(rank, rng))
+            start = LowRank(*problem.initial(check_rank(rank, problem.shape), rng))
         elif rank is not None:
             raise ValueError(f"rank must not be given with start, which has one, got rank={rank}")
         elif not isinstance(start, LowRank):
@@ -200,7 +196,6 @@ class _Run:
                         step = self.integrator.step(batch.field, t, state, h)
                         seconds = clock.perf_counter() - tic
                         after = _contiguous(step.state)
-                        _check_finite(after.Y)
                         self.step_sizes[k:] = [h]
                         self.truncation_errors[k:] = [float(step.truncation_error)]
                         later = _add(t, compensation, h)
@@ -241,39 +236,19 @@ def _elapsed(step_sizes):
     return t, compensation
 
 
-def _check_finite(Y):
-    for name in "USV":
-        if not np.all(np.isfinite(to_numpy(getattr(Y, name)))):
-            raise FloatingPointError(f"{name} is not finite")
-
-
 def _contiguous(state):
     """The state with arrays in row-major order, the order in which a loaded one has them.
 
-    BLAS may round differently for other orders; runs continued from a file must not differ from unbroken
-    ones.
+    BLAS may round differently for other orders; runs continued from a file must not differ from unbroken ones.
     """
-
-    def order(array):
-        if is_torch(array):
-            return array.contiguous()
-        return np.ascontiguousarray(array) if np.ndim(array) else array
-
-    memory = {name: order(value) for name, value in state.memory.items()}
-    return type(state)(type(state.Y)(*(order(getattr(state.Y, name)) for name in "USV")), memory)
+    return state.map(lambda X: X.contiguous() if is_torch(X) else np.ascontiguousarray(X))
 
 
 def _to_torch(record, device):
     """The last record of a loaded torch run with tensors: from the file its arrays come as numpy arrays."""
     import torch
 
-    def tensor(array):
-        return torch.from_numpy(np.array(array)).to(device) if np.ndim(array) else array
-
-    state = record.state
-    memory = {name: tensor(value) for name, value in state.memory.items()}
-    Y = type(state.Y)(*(tensor(getattr(state.Y, name)) for name in "USV"))
-    return replace(record, state=type(state)(Y, memory))
+    return replace(record, state=record.state.map(lambda X: torch.from_numpy(np.array(X)).to(device)))
 
 
 def _generator(seed):

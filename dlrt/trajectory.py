@@ -1,5 +1,4 @@
-"""What a run leaves behind: recorded numbers, the final state, and how they came about, in one `.npz`
-file."""
+"""What a run leaves behind: recorded numbers, the final state, and how they came about, in one `.npz` file."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from integrators import State
 from integrators.linalg import to_numpy
 
 from .runs import versions, write_atomically
@@ -71,15 +71,14 @@ class Record:
 class Trajectory:
     """A run of an integrator on a problem: `R` recorded moments over `N` steps, of ranks up to `r`.
 
-    Made by `solve`; saved by `save`, read by `load`, continued by handing it to `solve` as ``start``.
+    Made by `solve`; saved by `save`, read by `load`, continued by passing it to `solve` as ``start``.
 
     Attributes
     ----------
     steps : ndarray of int (R,)
         Steps taken at each record: 0, every, 2 every, ..., and the last one.
     times : ndarray (R,)
-        Time at each record, from 0, in the problem's unit. For losses the time is the sum of the learning
-        rates.
+        Time at each record, from 0, in the problem's unit. For losses the time is the sum of the learning rates.
     losses : ndarray (R,) or None
         Loss of the full problem (not of a mini-batch); None for problems without a loss.
     errors : ndarray (R,) or None
@@ -193,12 +192,12 @@ class Trajectory:
 
     @property
     def measure(self):
-        """``"loss"`` where the problem has a loss, else ``"error"``: the name of `values`."""
-        return "loss" if self.losses is not None else "error"
+        """Name of `values`: ``"loss"`` where the problem has a loss, else ``"error"``; None where neither is known."""
+        return "loss" if self.losses is not None else "error" if self.errors is not None else None
 
     @property
     def values(self):
-        """ndarray (R,): losses where the problem has a loss, else errors."""
+        """ndarray (R,) or None: losses where the problem has a loss, else errors."""
         return self.losses if self.losses is not None else self.errors
 
     @property
@@ -240,8 +239,7 @@ class Trajectory:
         """
         path = _npz(path)
         arrays = {name: getattr(self, name) for name in _RECORDED + _PER_STEP if getattr(self, name) is not None}
-        arrays |= {f"state.{name}": to_numpy(getattr(self.state.Y, name)) for name in "USV"}
-        arrays |= {f"memory.{name}": to_numpy(value) for name, value in self.state.memory.items()}
+        arrays |= {_in_file(name): to_numpy(X) for name, X in self.state.arrays().items()}
         meta = {"schema_version": SCHEMA_VERSION, "status": self.status} | self.meta
         text = json.dumps(meta, allow_nan=False)
         return write_atomically(path, lambda file: np.savez(file, meta=np.array(text), **arrays))
@@ -261,8 +259,6 @@ class Trajectory:
         ValueError
             The file is damaged, is no trajectory, or has another schema version.
         """
-        from integrators import LowRank, State
-
         path = _npz(path)
         if not path.is_file():
             raise FileNotFoundError(f"no trajectory file {path}")
@@ -289,8 +285,7 @@ class Trajectory:
         missing = [name for name in needed if name not in arrays]
         if missing or "status" not in meta:
             raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing")
-        memory = {name.removeprefix("memory."): value for name, value in arrays.items() if name.startswith("memory.")}
-        state = State(LowRank(*(arrays[f"state.{name}"] for name in "USV")), memory)
+        state = State.of({name.removeprefix("state."): X for name, X in arrays.items()})
         recorded: dict[str, Any] = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
         return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)
 
@@ -304,6 +299,11 @@ def core_versions():
 def without_state(record):
     """The record with its state dropped, so that a long run keeps one state and not thousands."""
     return dataclasses.replace(record, state=None, random_state=None)
+
+
+def _in_file(name):
+    """Name in the file of an entry of ``State.arrays()``: U, S and V get a prefix."""
+    return name if name.startswith("memory.") else f"state.{name}"
 
 
 def _npz(path):

@@ -54,9 +54,8 @@ def refuse(error: object) -> NoReturn:
     raise typer.Exit(2)
 
 
-def interrupted(out: Path, done: str = "what is done") -> NoReturn:
+def interrupted(out: Path, done: str = "what is done is") -> NoReturn:
     """End after Ctrl-C with a line on where the finished part is, and exit code 130."""
-    errors.print(
-        f"Interrupted; {done} is in {out}, the same command goes on from there.", markup=False, highlight=False
-    )
+    line = f"Interrupted: {done} saved in {out}; the same command goes on from there."
+    errors.print(line, markup=False, highlight=False)
     raise typer.Exit(130)

@@ -69,9 +69,17 @@ def verify(
 
 def methods() -> dict[str, Any]:
     """The integrators of the registry with the options that the small cases expect."""
-    from ..registry import INTEGRATORS, MethodOptions
+    from ..registry import INTEGRATORS
 
-    return {name: entry.build(MethodOptions(rank=4, steps=20)) for name, entry in INTEGRATORS.items()}
+    return {name: _configured(method, 4, 20) for name, method in INTEGRATORS.items()}
+
+
+def _configured(method, rank, steps):
+    from integrators import Tolerance
+
+    from ..registry import with_options
+
+    return with_options(method, truncation=Tolerance(relative=0.1, spare=1)).for_run(steps, rank)
 
 
 def certificates(theorem: Any, integrator: Any, full: bool = False) -> list:
@@ -83,7 +91,7 @@ def certificates(theorem: Any, integrator: Any, full: bool = False) -> list:
 
 
 def _one(theorem, integrator, problem, out, console, *, rank, size, steps, step_size) -> bool:
-    from ..registry import PROBLEMS, MethodOptions, ProblemOptions, build_integrator, build_problem, lookup
+    from ..registry import INTEGRATORS, PROBLEMS, build_problem, lookup
     from ..theorems import THEOREMS
 
     if theorem is None or integrator is None:
@@ -95,13 +103,13 @@ def _one(theorem, integrator, problem, out, console, *, rank, size, steps, step_
         raise ValueError(f"{theorem} makes its own problems: leave out --problem")
     if rank is not None and hasattr(claim, "rank"):
         claim = dataclasses.replace(claim, rank=rank)
-    method = claim.configured(build_integrator(integrator, MethodOptions(rank=rank or 4, steps=steps or 20)))
+    method = claim.configured(_configured(lookup("integrator", integrator, INTEGRATORS), rank or 4, steps or 20))
     settings = {"rank": rank, "steps": steps, "step_size": step_size}
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
         if name not in known:
             raise ValueError(f"--{name.replace('_', '-')} does not concern {theorem}, which takes {', '.join(known)}")
-    certificate = claim.check(method, build_problem(problem, ProblemOptions(size=size)), **given)
+    certificate = claim.check(method, build_problem(problem, {"size": size}), **given)
     console.print(certificate)
     _save([certificate], out, console)
     return certificate.failed

@@ -479,7 +479,10 @@ def digits(
     """
     from rich.table import Table
 
-    from ..cli import _bar, _console, _refuse, errors
+    from ..cli.terminal import bar as _bar
+    from ..cli.terminal import console as _console
+    from ..cli.terminal import errors
+    from ..cli.terminal import refuse as _refuse
 
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     settings: dict[str, Any] = {"network": network, "epochs": epochs, "rank": rank, "lr": lr, "seeds": seeds}

@@ -1,0 +1,88 @@
+"""The commands ``dlrt figure`` and ``dlrt table``: the figures and tables of the GeoLoRA paper anew."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import bar, console, interrupted, refuse, rows_table, say
+
+_OUT = typer.Option(help="Folder for pictures and numbers. Default: dlrt-figures/NAME or dlrt-tables/NAME.")
+_QUICK = typer.Option("--quick", help="A smaller version, to see that it works.")
+_JOBS = typer.Option(help="Runs at the same time; -1: one per processor.")
+_MODEL = typer.Option(
+    help="Your own pretrained network: a folder or a name for from_pretrained of transformers. "
+    "Figures 2 to 4, Tables 2 and 3."
+)
+_DATA = typer.Option(
+    help="Your own data. Pictures: a folder with the files of MNIST or of CIFAR's binary version, or with train/CLASS/ "
+    "and test/CLASS/ (Figures 2 to 4, Table 3). Sentences: a folder with train.tsv and dev.tsv of GLUE (Table 2)."
+)
+
+
+def figure(
+    name: Annotated[str, typer.Argument(help="Name of a figure, see [bold]dlrt list[/bold].")],
+    out: Annotated[Path | None, _OUT] = None,
+    quick: Annotated[bool, _QUICK] = False,
+    jobs: Annotated[int, _JOBS] = 1,
+    model: Annotated[str | None, _MODEL] = None,
+    data: Annotated[str | None, _DATA] = None,
+) -> None:
+    """Redo a figure of the GeoLoRA paper (arXiv:2410.18720)."""
+    _redo("figure", name, out, quick, jobs, {"model": model, "data": data})
+
+
+def table(
+    name: Annotated[str, typer.Argument(help="Name of a table, see [bold]dlrt list[/bold].")],
+    out: Annotated[Path | None, _OUT] = None,
+    quick: Annotated[bool, _QUICK] = False,
+    jobs: Annotated[int, _JOBS] = 1,
+    model: Annotated[str | None, _MODEL] = None,
+    data: Annotated[str | None, _DATA] = None,
+) -> None:
+    """Redo a table of the GeoLoRA paper (arXiv:2410.18720), and show it."""
+    result = _redo("table", name, out, quick, jobs, {"model": model, "data": data})
+    console().print(rows_table(result["rows"], result.get("title", f"Table {name}")))
+
+
+def known(kind: str) -> dict[str, tuple[str, str]]:
+    """FIGURES or TABLES of the package `paper_figures`, which this package must not need: (module, description)."""
+    try:
+        return dict(getattr(importlib.import_module("paper_figures"), kind))
+    except (ImportError, AttributeError):
+        return {}
+
+
+def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, options: dict) -> dict:
+    """Run the script of a figure or table; what it returns. A second call goes on where the first one stopped."""
+    from ..registry import lookup  # slow to import
+
+    out = Path(f"dlrt-{kind}s", name) if out is None else out
+    began = time.perf_counter()
+    try:
+        module, description = lookup(kind, name, known(f"{kind.upper()}S"))
+        run = importlib.import_module(module).run
+        given = {option: value for option, value in options.items() if value is not None}
+        for option in given:
+            if option not in inspect.signature(run).parameters:
+                raise ValueError(f"{kind} {name} takes no --{option}")
+        with bar() as shown:
+            task = shown.add_task(name, total=None)
+
+            def progress(done, total):
+                shown.update(task, completed=done, total=total)
+
+            result = run(out, quick=quick, jobs=jobs, progress=progress, **given)
+    except ModuleNotFoundError as error:
+        refuse(f"{error}: pip install -c constraints.txt '.[finetuning]'")
+    except (ValueError, OSError) as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        interrupted(out)
+    say(f"Wrote {description} to {out} ({time.perf_counter() - began:.1f} s)")
+    return result
