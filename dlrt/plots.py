@@ -1,14 +1,15 @@
 """Pictures of a sweep: loss or error, rank, and work against accuracy, for columns of 3.3 inches.
 
-Colours are those of Okabe and Ito (with grey for their yellow, too pale for lines), told apart by every kind of colour
-vision; line style and marker differ too, so that the pictures survive grey print. Nothing here touches pyplot or its
-global state.
+A method looks the same in every picture, see `style`. Colours are those of Okabe and Ito (with grey for their yellow,
+too pale for lines) and some of the muted ones of Tol, told apart by every kind of colour vision; markers differ too, so
+that the pictures survive grey print. Nothing here touches pyplot or its global state.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def values_figure(results):
     -------
     matplotlib.figure.Figure
     """
-    measure = _measure(results)
+    measure = _known_measure(results)
     first = 0 if measure == "loss" else 1
     return _panels(results, _position(results), lambda run: run.values, measure, log=True, first=first)
 
@@ -127,13 +128,14 @@ def work_figure(results):
     For losses it shows the way of every run, one panel for each step size; for differential equations the error at the
     end, one point for each step size.
     """
-    if _measure(results) == "loss":
+    if _known_measure(results) == "loss":
         return _panels(
             results, ("field evaluations", lambda run: run.evaluations), lambda run: run.values, "loss", True
         )
     with rc_context(STYLE):
         figure, (axes,) = column_figure(1)
-        for i, (label, group) in enumerate(_grouped(results, lambda result: result.case.label).items()):
+        styles = _styles(results)
+        for label, group in _grouped(results, lambda result: result.case.label).items():
             points = []
             for _, same in sorted(
                 _grouped(group, lambda result: _size(result.case)).items(), key=lambda item: str(item[0])
@@ -144,8 +146,7 @@ def work_figure(results):
                     points.append((work, *np.quantile([run.values[-1] for run in runs], [0.5, 0, 1])))
             if points:
                 work, middle, low, high = np.array(sorted(points)).T
-                style = LineStyle(i).keywords()
-                axes.errorbar(work, middle, [middle - low, high - middle], label=label, capsize=2, **style)
+                axes.errorbar(work, middle, [middle - low, high - middle], label=label, capsize=2, **styles[label])
         axes.set(xscale="log", yscale="log", xlabel="field evaluations", ylabel="error at the end")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -168,15 +169,20 @@ def save_figure(figure, stem):
 
 
 def save_figures(results, out):
-    """Write ``loss`` (or ``error``), ``rank`` and ``work`` of a sweep to the folder `out`; returns the paths."""
-    out = Path(out)
-    pictures = {_measure(results): values_figure, "rank": ranks_figure, "work": work_figure}
+    """Write ``loss`` (or ``error``), ``rank`` and ``work`` of a sweep to the folder `out`; returns the paths.
+
+    Of a problem with neither a loss nor a reference only ``rank``.
+    """
+    out, measure = Path(out), _measure(results)
+    pictures = {"rank": ranks_figure}
+    if measure is not None:
+        pictures |= {measure: values_figure, "work": work_figure}
     return [path for name, draw in pictures.items() for path in save_figure(draw(results), out / name)]
 
 
 def _panels(results, position, values, label, log, first=0):
     name, x = position
-    labels = list(dict.fromkeys(result.case.label for result in results))
+    styles = _styles(results)
     if not log:  # ranks
         results = [result for result in results if not _is_full(result)] or results
     sizes = _grouped(results, lambda result: _size(result.case))
@@ -190,8 +196,7 @@ def _panels(results, position, values, label, log, first=0):
         for axes, (size, group) in zip(panels, sizes.items(), strict=True):
             for i, (method, same) in enumerate(_grouped(group, lambda result: result.case.label).items()):
                 runs = [result.trajectory for result in same]
-                style = LineStyle(labels.index(method)).keywords()
-                _curve(axes, runs, x, values, method, style, i / len(labels), top, first)
+                _curve(axes, runs, x, values, method, styles[method], i / len(styles), top, first)
             if len(sizes) > 1:
                 axes.set_title(f"step size {size}")
             if log:
@@ -263,15 +268,34 @@ def _measure(results):
     if not results:
         raise ValueError("results must hold at least one result of a sweep, got none")
     measures = {result.trajectory.measure for result in results}
-    if len(measures) > 1 or results[0].trajectory.values is None:
+    if len(measures) > 1:
         raise ValueError("results must all have a loss, or all an error: draw one problem at a time")
     return measures.pop()
+
+
+def _known_measure(results):
+    measure = _measure(results)
+    if measure is None:
+        raise ValueError("results must have a loss or an error: this problem has no reference solution")
+    return measure
 
 
 def _position(results):
     if _measure(results) == "loss":
         return "iteration", lambda run: run.steps
     return "time", lambda run: run.times
+
+
+def _styles(results):
+    """The style of each label; labels of the same class are variants of it, in order."""
+    styles: dict[str, dict] = {}
+    count: Counter[str] = Counter()
+    for case in [result.case for result in results]:
+        if case.label not in styles:
+            name = type(case.integrator).__name__
+            styles[case.label] = style(name, count[name])
+            count[name] += 1
+    return styles
 
 
 def _size(case):

@@ -1,13 +1,14 @@
-"""Pictures: what is drawn, that files are equal for equal runs, and that no global state is touched."""
+"""Pictures: what is drawn, one look per method, equal files for equal runs, and no global state is touched."""
 
 import sys
 
 import numpy as np
 import pytest
+from matplotlib import rc_context, rcParams
 
 import problems
 from dlrt import Case, plots, sweep
-from integrators import BUG, FullRank, LoRA, SVDLoRA
+from integrators import BUG, INTEGRATORS, FullRank, GeoLoRA, Integrator, LoRA, SVDLoRA
 
 TARGET = problems.synthetic((10, 8), [4.0, 3.0, 2.0], np.random.default_rng(0))
 
@@ -92,3 +93,62 @@ def test_mixed_problems_are_refused(losses, equations):
         plots.values_figure(losses + equations)
     with pytest.raises(ValueError, match="at least one result"):
         plots.ranks_figure([])
+
+
+class Outsider(Integrator):
+    """A method that is entered nowhere."""
+
+
+def test_every_method_has_its_own_look():
+    looks = {type(method).__name__: plots.style(method) for method in INTEGRATORS.values()}
+    for key in ("color", "marker"):
+        assert len({look[key] for look in looks.values()}) == len(looks)
+    outside = plots.style(Outsider())
+    assert outside == plots.style("Outsider")
+    for key in ("color", "marker"):
+        assert outside[key] not in {look[key] for look in looks.values()}
+
+
+def test_names_labels_and_classes_mean_the_same_look():
+    for name, method in INTEGRATORS.items():
+        assert plots.style(name) == plots.style(method) == plots.style(type(method).__name__)
+    for label, name in {
+        "geolora-budget": "geolora",
+        "lora-adam": "lora",
+        "SVD-LoRA, rank 4": "svd-lora",
+        "Parallel BUG": "parallel-bug",
+        "parallel-bug-rejection": "parallel-bug",
+    }.items():
+        assert plots.style(label) == plots.style(name)
+    assert plots.style("bugbear") not in [plots.style(name) for name in INTEGRATORS]
+
+
+def test_variants_share_colour_and_marker():
+    looks = [plots.style("geolora", variant) for variant in range(4)]
+    assert len({(look["color"], look["marker"]) for look in looks}) == 1
+    assert len({look["linestyle"] for look in looks}) == 4
+    assert [look.get("markerfacecolor") for look in looks] == [None, "white", None, "white"]
+
+
+def test_the_style_sheet_can_be_used_and_extended():
+    assert plots.STYLE["font.size"] == 8 and type(plots.STYLE) is dict
+    with rc_context(plots.STYLE | {"lines.markersize": 3}):
+        assert rcParams["lines.markersize"] == 3 and rcParams["axes.grid"]
+
+
+class Unknown(problems.Rotating):
+    """An equation whose solution nobody knows."""
+
+    def reference(self, t):
+        return None
+
+
+def test_a_problem_without_loss_and_reference(tmp_path):
+    known = problems.rotating(np.random.default_rng(0), (10, 8), 2)
+    everything = results(tmp_path, Unknown(**vars(known)), [0.05, 0.1], {"bug": BUG(), "geolora": GeoLoRA()})
+    assert everything[0].trajectory.measure is None and everything[0].trajectory.values is None
+    paths = plots.save_figures(everything, tmp_path)
+    assert sorted(path.name for path in paths) == ["rank.pdf", "rank.png"]
+    for draw in (plots.values_figure, plots.work_figure):
+        with pytest.raises(ValueError, match="this problem has no reference solution"):
+            draw(everything)

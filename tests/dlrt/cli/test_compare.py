@@ -1,24 +1,25 @@
-"""The command line: tables and files, going on, figures, and one clear line for every mistake."""
-
-import os
-import subprocess
-import sys
-import types
+"""``dlrt compare``: a table and files, going on, and one clear line for every mistake."""
 
 import numpy as np
 import pytest
+import scipy.sparse
 from typer.testing import CliRunner
 
 import dlrt
-from dlrt import Trajectory, cli, read_results
-from dlrt.registry import INTEGRATORS, PROBLEMS, MethodOptions, ProblemOptions, build_integrator, build_problem
+import problems
+from dlrt import Trajectory, read_results
+from dlrt.cli import app
+from dlrt.cli.compare import FOR_EQUATIONS, FOR_LOSSES, cases
+from dlrt.registry import INTEGRATORS, PROBLEMS, build_problem, uses, with_options
+from integrators import Tolerance
+
+SMALL = ["--size", "12", "--true-rank", "2", "--rank", "3", "--steps", "8"]
 
 runner = CliRunner()
-SMALL = ["--size", "12", "--true-rank", "2", "--rank", "3", "--steps", "8"]
 
 
 def run(*arguments):
-    return runner.invoke(cli.app, [str(argument) for argument in arguments])
+    return runner.invoke(app, [str(argument) for argument in arguments])
 
 
 def test_compare_writes_everything(tmp_path):
@@ -63,32 +64,14 @@ def test_compare_of_an_equation_ends_at_the_horizon(tmp_path):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_defaults_of_every_problem(problem):
     """All default methods take some steps on every problem; the horizon and full number of steps would take longer."""
-    entry = PROBLEMS[problem]
-    options = ProblemOptions(size=12) if "size" in entry.uses else ProblemOptions()
-    built = build_problem(problem, options)
-    method = {"rank": 3, "tau": None, "spare": 1, "substep": None, "optimizer": "sgd"}
-    sizes = None if hasattr(built, "loss") else [built.t_end / 3]
-    cases = cli._cases(built, integrators=None, step_sizes=sizes, steps=2, seeds=1, method=method)
-    for case in cases:
+    built = build_problem(problem, {"size": 12} if "size" in uses(PROBLEMS[problem]) else {})
+    is_loss = hasattr(built, "loss")
+    names = (FOR_LOSSES if is_loss else FOR_EQUATIONS).split(",")
+    sizes = None if is_loss else [built.t_end / 3]
+    methods = {name: with_options(INTEGRATORS[name], truncation=Tolerance(relative=0.1, spare=1)) for name in names}
+    for case in cases(built, methods, step_sizes=sizes, steps=2, seeds=1, rank=3):
         run = case.solve()
         assert run.steps[-1] == 2 and np.isfinite(run.values[-1])
-
-
-@pytest.mark.parametrize("name", INTEGRATORS)
-def test_every_integrator_is_built_from_its_options(name):
-    options = {"rank": 3, "steps": 7, "tau": 0.25, "spare": 2, "substep": "rk4", "optimizer": "adam"}
-    built = repr(build_integrator(name, MethodOptions(**options)))
-    shown = {"tau": "relative=0.25", "spare": "spare=2", "substep": "RK4()", "optimizer": "Adam("}
-    for option, text in shown.items():
-        assert (text in built) == (option in INTEGRATORS[name].uses), option
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 10, 1000])
-@pytest.mark.parametrize("rank", [1, 2, 12])
-def test_the_budget_of_adalora_fits_every_run(rank, steps):
-    budget = build_integrator("adalora", MethodOptions(rank=rank, steps=steps)).truncation
-    assert budget.initial == rank and budget.final == -(-2 * rank // 3)
-    assert budget.budget(steps) == budget.final and budget.masks(steps)
 
 
 def test_targets_come_from_files(tmp_path, monkeypatch):
@@ -96,8 +79,6 @@ def test_targets_come_from_files(tmp_path, monkeypatch):
     target = np.arange(12.0).reshape(4, 3)
     file = tmp_path / "target.npy"
     np.save(file, target)
-    built = build_problem("matrix-regression", ProblemOptions(target=str(file), dtype="float32"))
-    assert np.array_equal(built.target, target) and built.target.dtype == np.float32
     result = run("compare", "matrix-regression", "--target", file, "--rank", 2, "--steps", 2, "--out", tmp_path)
     assert result.exit_code == 0, result.output
 
@@ -119,32 +100,24 @@ def test_targets_come_from_files(tmp_path, monkeypatch):
         (["compare", "rotating", "--spare", "-1"], "spare must be at least 0, got -1"),
         (["compare", "rotating", "--dtype", "int8"], "dtype must be float32 or float64, got 'int8'"),
         (["compare", "rotating", "--jobs", "0"], "jobs must be a positive or negative integer, got 0"),
-        (["compare", "rotating", "--batch-size", "3"], "batch_size 3 does not concern rotating"),
+        (["compare", "rotating", "--batch-size", "3"], "rotating takes no batch_size, got 3"),
         (["compare", "matrix-regression", "--target", "nowhere.npy"], "'nowhere.npy': no such file"),
         (["compare", "matrix-regression", "--target", "elevatoin"], "did you mean 'elevation'?"),
         (["compare", "matrix-regression", "--true-rank", "101"], "true_rank must lie between 1 and the size 100"),
-        (["compare", "lyapunov", "--target", "elevation"], "target 'elevation' does not concern lyapunov"),
+        (["compare", "lyapunov", "--target", "elevation"], "lyapunov takes no target, got 'elevation'"),
         (
             ["compare", "matrix-completion", "--substep", "exact", "--integrators", "bug", "--size", "10"],
             "no exact sub-flows",
         ),
-        (["figure", "55"], "unknown figure '55', did you mean '5'?"),
     ],
 )
-def test_mistakes_are_answered_with_one_line(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_known", lambda kind: {"5": ("nowhere", "Figure 5")})
+def test_mistakes_are_answered_with_one_line(arguments, message, tmp_path):
     out = tmp_path / "out"
     result = run(*arguments, "--out", out)
     assert result.exit_code == 2
     [line] = result.stderr.strip().splitlines()
     assert line.startswith("dlrt: error: ") and message in line
     assert not list(tmp_path.glob("out/*"))
-
-
-def test_usage_errors_have_the_same_exit_code():
-    for arguments in (["compare"], ["compare", "rotating", "--rank", "many"], ["compair"], ["compare", "--nonsense"]):
-        result = run(*arguments)
-        assert result.exit_code == 2 and "Traceback" not in result.output
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch):
@@ -164,77 +137,59 @@ def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch):
     assert "2 of 8 runs were there already." in run(*arguments).output
 
 
-def test_list_names_everything(monkeypatch):
-    monkeypatch.setattr(cli, "_known", lambda kind: {kind.lower(): ("nowhere", "loss and entries of S")})
-    result = run("list")
-    lines = [line.split() for line in result.output.splitlines()]
-    assert result.exit_code == 0
-    for name in (*INTEGRATORS, *PROBLEMS, "figures", "tables"):
-        assert sum(line[0] == name for line in lines) == 1
-
-
-def test_figure_calls_its_module(tmp_path, monkeypatch):
-    calls = []
-    module = types.ModuleType("some_figure")
-
-    def draw(out, quick=False, jobs=1, progress=None):
-        progress(1, 2)
-        calls.append((out, quick, jobs))
-        return {"loss": 1.0}
-
-    module.run = draw
-    monkeypatch.setitem(sys.modules, "some_figure", module)
-    monkeypatch.setattr("paper_figures.FIGURES", {"5": ("some_figure", "Figure 5")}, raising=False)
-    result = run("figure", "5", "--out", tmp_path, "--quick", "--jobs", 2)
-    assert result.exit_code == 0, result.output
-    assert calls == [(tmp_path, True, 2)]
-    assert "Figure 5" in result.output and str(tmp_path) in result.output.replace("\n", "")
-
-
-def test_table_shows_its_rows_and_passes_what_is_given(tmp_path, monkeypatch):
-    calls = []
-    module = types.ModuleType("some_table")
-
-    def make(out, quick=False, jobs=1, progress=None, model=None):
-        calls.append((out, quick, jobs, model))
-        return {"title": "network on data", "rows": [{"method": "GeoLoRA", "accuracy": "0.800"}]}
-
-    module.run = make
-    monkeypatch.setitem(sys.modules, "some_table", module)
-    monkeypatch.setattr("paper_figures.TABLES", {"3": ("some_table", "Table 3")})
-    result = run("table", "3", "--out", tmp_path, "--model", "folder")
-    assert result.exit_code == 0, result.output
-    assert calls == [(tmp_path, False, 1, "folder")]
-    assert all(word in result.output for word in ("network on data", "method", "GeoLoRA", "0.800"))
-    result = run("table", "3", "--out", tmp_path, "--data", "folder")
-    assert result.exit_code == 2 and "table 3 takes no --data" in result.output
-    assert len(calls) == 1
-
-
-def test_help_everywhere():
-    for arguments in ([], ["list"], ["compare"], ["figure"], ["table"]):
-        result = runner.invoke(cli.app, [*arguments, "--help"], env={"COLUMNS": "200"})
-        assert result.exit_code == 0 and "Usage" in result.output
-    assert run("--version").output.strip() == f"dlrt {dlrt.__version__}"
-
-
-def test_help_says_what_an_option_concerns():
+def test_help_says_what_an_option_applies_to():
     """The lists of names in the help of `compare` are those of the registry."""
-    text = " ".join(runner.invoke(cli.app, ["compare", "--help"], env={"COLUMNS": "400"}).output.split())
-    for option, table in {"tau": INTEGRATORS, "spare": INTEGRATORS, "target": PROBLEMS, "batch_size": PROBLEMS}.items():
-        assert ", ".join(name for name in table if option in table[name].uses) in text
-    without = [name for name in INTEGRATORS if "substep" not in INTEGRATORS[name].uses]
-    assert f"Not for {', '.join(without)}" in text
+    text = " ".join(runner.invoke(app, ["compare", "--help"], env={"COLUMNS": "400"}).output.split())
+    for option in ("target", "batch_size"):
+        assert ", ".join(name for name in PROBLEMS if option in uses(PROBLEMS[name])) in text
+    assert "tolerance: augmented-bug, parallel-bug, parallel-bug-rejection, geolora." in text
+    assert "Not for lora, svd-lora, adalora, geolora." in text
 
 
-def test_help_is_quick_and_the_module_runs(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+class Network(problems.Problem):
+    """A sparse linear equation, ``Y' = A Y + Y A^T``, whose solution nobody has computed."""
 
-    def python(*arguments):
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    name, t_end = "network", 0.5
 
-    slow = "'torch', 'matplotlib', 'joblib', 'integrators', 'problems'"
-    assert python("-c", f"import sys, dlrt.cli; print(*(name for name in ({slow},) if name in sys.modules))") == ""
-    assert "geolora" in python("-m", "dlrt", "list")
+    def __init__(self, size):
+        self.A = scipy.sparse.diags_array([1.0, -2.0, 1.0], offsets=[-1, 0, 1], shape=(size, size)).tocsr()
+        self.shape, self.like = (size, size), np.zeros(1)
+
+    shape = like = None
+
+    def initial(self, rank, rng):
+        U, S, _ = np.linalg.svd(rng.standard_normal((self.shape[0], rank)), full_matrices=False)
+        return U, np.diag(S), U
+
+    def field(self, t, Y):
+        U, S, V = Y
+
+        def product(X):
+            return self.A @ (U @ (S @ (V.T @ X))) + U @ (S @ ((self.A @ V).T @ X))
+
+        def product_H(X):
+            return self.A @ (V @ (S.T @ (U.T @ X))) + V @ (S.T @ ((self.A @ U).T @ X))
+
+        return problems.OperatorField(Y, product, product_H)
+
+
+def network(*, size=20):
+    """A sparse equation without a reference solution."""
+    return Network(size)
+
+
+def test_a_problem_without_loss_and_reference(tmp_path, monkeypatch):
+    """The table says what is known: rank, evaluations, time."""
+    monkeypatch.setitem(PROBLEMS, "network", network)
+    arguments = ["--integrators", "bug,augmented-bug", "--rank", 3, "--steps", 4, "--tau", 1e-3, "--out", tmp_path]
+    result = run("compare", "network", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "the problem has neither a loss nor a reference solution" in " ".join(result.output.split())
+    assert "evaluations" in result.output and "error" not in result.output.replace("error:", "")
+    content = read_results(tmp_path)
+    assert len(content["cases"]) == 2 * 3
+    for case in content["cases"]:
+        assert case["loss"] is case["error"] is None and case["status"] == "finished"
+        assert case["rank"] >= 3 and case["evaluations"] == 8
+    assert {path.name for path in tmp_path.iterdir() if path.suffix in (".png", ".pdf")} == {"rank.png", "rank.pdf"}
+    assert "6 of 6 runs were there already." in run("compare", "network", *arguments).output

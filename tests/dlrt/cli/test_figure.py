@@ -1,0 +1,72 @@
+"""``dlrt figure`` and ``dlrt table``: they call the module of the name with what was given."""
+
+import sys
+import types
+
+from typer.testing import CliRunner
+
+from dlrt.cli import app
+
+runner = CliRunner()
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def test_figure_calls_its_module(tmp_path, monkeypatch):
+    calls = []
+    module = types.ModuleType("some_figure")
+
+    def draw(out, quick=False, jobs=1, progress=None):
+        progress(1, 2)
+        calls.append((out, quick, jobs))
+        return {"loss": 1.0}
+
+    module.run = draw
+    monkeypatch.setitem(sys.modules, "some_figure", module)
+    monkeypatch.setattr("paper_figures.FIGURES", {"5": ("some_figure", "Figure 5")}, raising=False)
+    result = run("figure", "5", "--out", tmp_path, "--quick", "--jobs", 2)
+    assert result.exit_code == 0, result.output
+    assert calls == [(tmp_path, True, 2)]
+    assert "Figure 5" in result.output and str(tmp_path) in result.output.replace("\n", "")
+
+
+def test_table_shows_its_rows_and_passes_what_is_given(tmp_path, monkeypatch):
+    calls = []
+    module = types.ModuleType("some_table")
+
+    def make(out, quick=False, jobs=1, progress=None, model=None):
+        calls.append((out, quick, jobs, model))
+        return {"title": "network on data", "rows": [{"method": "GeoLoRA", "accuracy": "0.800"}]}
+
+    module.run = make
+    monkeypatch.setitem(sys.modules, "some_table", module)
+    monkeypatch.setattr("paper_figures.TABLES", {"3": ("some_table", "Table 3")})
+    result = run("table", "3", "--out", tmp_path, "--model", "folder")
+    assert result.exit_code == 0, result.output
+    assert calls == [(tmp_path, False, 1, "folder")]
+    assert all(word in result.output for word in ("network on data", "method", "GeoLoRA", "0.800"))
+    result = run("table", "3", "--out", tmp_path, "--data", "folder")
+    assert result.exit_code == 2 and "table 3 takes no --data" in result.output
+    assert len(calls) == 1
+
+
+def test_unknown_names_and_missing_packages_are_answered_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("dlrt.cli.figure.known", lambda kind: {"5": ("nowhere", "Figure 5")})
+    for name, message in (("55", "unknown figure '55', did you mean '5'?"), ("5", "pip install -c constraints.txt")):
+        result = run("figure", name, "--out", tmp_path)
+        assert result.exit_code == 2
+        [line] = result.stderr.strip().splitlines()
+        assert line.startswith("dlrt: error: ") and message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_figure_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(out, quick=False, jobs=1, progress=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "some_figure", types.SimpleNamespace(run=interrupted))
+    monkeypatch.setattr("paper_figures.FIGURES", {"5": ("some_figure", "Figure 5")}, raising=False)
+    result = run("figure", "5", "--out", tmp_path)
+    assert result.exit_code == 130 and "the same command goes on from there" in result.stderr

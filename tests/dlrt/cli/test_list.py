@@ -1,0 +1,21 @@
+"""``dlrt list``: every name once, with what it is."""
+
+from typer.testing import CliRunner
+
+from dlrt.cli import app
+from dlrt.registry import INTEGRATORS, PROBLEMS
+
+runner = CliRunner()
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def test_list_names_everything(monkeypatch):
+    monkeypatch.setattr("dlrt.cli.list.known", lambda kind: {kind.lower(): ("nowhere", "loss and entries of S")})
+    result = run("list")
+    lines = [line.split() for line in result.output.splitlines()]
+    assert result.exit_code == 0
+    for name in (*INTEGRATORS, *PROBLEMS, "figures", "tables"):
+        assert sum(line[0] == name for line in lines) == 1
