@@ -29,8 +29,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from dlrt import LowRankOptimizer, adapt, load_low_rank, merge, parameter_report, plots, ranks, save_low_rank, to_lora
+from dlrt import plots
 from dlrt.finetune.assets import minilm, movie_reviews
+from dlrt.nn import LowRankOptimizer, adapt, load_low_rank, merge, parameter_report, ranks, save_low_rank, to_lora
 from integrators import Adam, AugmentedBUG, GeoLoRA, LoRA, Tolerance
 
 logging.set_verbosity_error()
