@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,11 @@ def run_tasks(tasks: Iterable[Task], *, journal: Path, jobs: int = 1, progress: 
 
 @functools.cache  # of the code that runs, also where its file is edited meanwhile
 def _digest(functions):
-    sources = sorted({inspect.getsource(inspect.getmodule(function)) for function in functions})
+    sources = sorted({inspect.getsource(inspect.getmodule(function)) for function in functions})  # type: ignore[arg-type]
     return hashlib.blake2b(json.dumps([*sources, versions()]).encode(), digest_size=8).hexdigest()
 
 
-def _finished(calls, jobs) -> Iterator[tuple[str, Any]]:
+def _finished(calls, jobs) -> Generator[tuple[str, Any], None, None]:
     """(key, result) of each call as it is done."""
     from joblib import Parallel, delayed, effective_n_jobs  # slow to import, and `import dlrt` comes by here
     from joblib.parallel import get_active_backend
