@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dlrt.runs.store import Task, run_tasks, versions, write_json
+from dlrt.runs import Task, run_tasks, versions, write_json
 
 __all__ = ["Task", "markdown", "markdown_table", "run_tasks", "statement", "versions", "write_json"]
 

@@ -121,9 +121,9 @@ def compare(
         for name, least in LEAST.items():
             if settings[name] is not None:
                 check_integer(name.replace("_", "-"), settings[name], least)
-        given = {"size": size, "true_rank": true_rank, "batch_size": batch_size}
-        given |= {"target": None if target == "synthetic" else target, "dtype": None if dtype == "float64" else dtype}
-        built = build_problem(problem, given)
+        given = {name: settings[name] for name in ("size", "true_rank", "batch_size", "target", "dtype")}
+        usual = {"target": "synthetic", "dtype": "float64"}  # of every problem, also of one without the option
+        built = build_problem(problem, {name: value for name, value in given.items() if value != usual.get(name)})
         is_loss = hasattr(built, "loss")
         names = (FOR_LOSSES if is_loss else FOR_EQUATIONS) if integrators is None else integrators
         methods = {

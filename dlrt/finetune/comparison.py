@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from dlrt.runs.store import run_tasks
-from dlrt.runs.tune import best, late_loss, rate, tune
+from dlrt.runs import best, late_loss, rate, run_tasks, tune
 
 from .data import Setting
 from .loop import fine_tune, time_steps

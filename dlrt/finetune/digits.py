@@ -15,7 +15,7 @@ import typer
 
 from integrators.checks import check_integer, check_jobs, check_positive
 
-from ..runs.tune import best, late_loss, rate, tune
+from ..runs import best, late_loss, rate, tune
 
 __all__ = ["METHODS", "NETWORKS", "Run", "compare_digits", "train_digits"]
 
@@ -307,7 +307,7 @@ def compare_digits(
     tried : dict
         For each method, ``[rate, mean validation accuracy or None, mean late training loss or None]`` of each rate.
     """
-    from ..runs.store import run_tasks
+    from ..runs import run_tasks
 
     methods = list(methods)
     shared = {"network": network, "epochs": epochs, "rank": rank}
@@ -383,7 +383,7 @@ def summary(runs: Iterable[Run]) -> list[dict[str, Any]]:
 def write(runs: Sequence[Run], tried: dict[str, list], settings: dict, out: str | Path) -> None:
     """Write ``summary.json``, all records as ``runs.json``, and the pictures ``loss``, ``accuracy``, ``ranks``."""
     from ..plots import save_figure
-    from ..runs.store import versions, write_json
+    from ..runs import versions, write_json
 
     out = Path(out)
     rows = [row | {"tried": tried.get(row["method"], [])} for row in summary(runs)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dlrt.runs.tune import best, late_loss, rate, tune
+from dlrt.runs import best, late_loss, rate, tune
 
 
 def record(validation, loss=1.0, status="finished"):
