@@ -47,7 +47,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         Makes the torch optimiser of all other parameters that require a gradient, with its own learning rate:
         ``torch.optim.AdamW`` by default, ``functools.partial(torch.optim.AdamW, lr=3e-4)``; None leaves them.
     groups : mapping of str to dict, optional
-        Other ``lr`` and ``weight_decay`` for layers by pattern of their names (as in :func:`dlrt.adapt`), the first
+        Other ``lr`` and ``weight_decay`` for layers by pattern of their names (as in :func:`dlrt.nn.adapt`), the first
         that fits: ``{"*.attention.*": {"lr": 0.02}}``. Each makes a parameter group.
     coefficient_steps : int
         So many steps on S alone, in fixed bases, after each step of the integrator. They skip two thirds of the
@@ -121,7 +121,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self.coefficients = Coefficients(optimizer=Adam() if coefficient_optimizer is None else coefficient_optimizer)
         self.layers = {name: layer for name, layer in low_rank_layers(model).items() if _is_trained(layer)}
         if not self.layers:
-            raise ValueError("model has no trained low-rank layer: make them with dlrt.adapt(model, targets, rank)")
+            raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
         others = [p for p in model.parameters() if p.requires_grad and not isinstance(p, Factor)]
 
         check_positive("lr", lr)
