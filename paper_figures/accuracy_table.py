@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrt.finetune.comparison import compare, draw_against_size, times
+from dlrt.finetune.comparison import ENDS, FIRST, compare, draw_against_size, times
 from dlrt.finetune.data import Setting
-from dlrt.finetune.loop import HEAD_LR, METHODS, fine_tune
+from dlrt.finetune.loop import fine_tune
+from dlrt.finetune.methods import HEAD_LR, METHODS
 
 from .tasks import markdown_table, statement, versions, write_json
 
@@ -34,9 +35,17 @@ def make(
     if quick:
         small = {"images": 28, "sentences": 16}[setting.task]
         setting = replace(setting, train=32, validation=20, test=20, size=small, batch=8, steps=4)
-    grid, seeds, rounds = ((-6,), 1, 1) if quick else (None, SEEDS, ROUNDS)
+    seeds, rounds = (1, 1) if quick else (SEEDS, ROUNDS)
     found = compare(
-        setting, METHODS, seeds=seeds, journal=out / "journal.jsonl", jobs=jobs, progress=progress, grid=grid
+        fine_tune,
+        METHODS,
+        {"setting": setting.json()},
+        seeds=seeds,
+        journal=out / "journal.jsonl",
+        first=FIRST[1:2] if quick else FIRST,
+        ends=(FIRST[1], FIRST[1]) if quick else ENDS,
+        jobs=jobs,
+        progress=progress,
     )
     seconds = times(setting, found, rounds=rounds, journal=out / "times.jsonl")
     default = inspect.signature(fine_tune).parameters

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from dlrt.finetune.data import Setting, load
-from dlrt.finetune.loop import BLOCKS, HEAD_LR, fine_tune
+from dlrt.finetune.loop import fine_tune
+from dlrt.finetune.methods import BLOCKS, HEAD_LR
 from dlrt.runs.tune import late_loss
 
 from .tasks import Task, markdown, run_tasks, statement, versions, write_json

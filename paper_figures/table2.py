@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrt.finetune.loop import SENTENCES
+from dlrt.finetune.data import SENTENCES
 
 from .accuracy_table import make
 

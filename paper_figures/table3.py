@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrt.finetune.loop import IMAGES
+from dlrt.finetune.data import IMAGES
 
 from .accuracy_table import make
 

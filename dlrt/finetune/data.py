@@ -1,4 +1,4 @@
-"""Real data and pretrained transformers to fine-tune: those that public packages carry, or the user's own."""
+"""Data and pretrained transformers to train on: those that public packages carry, or the user's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from integrators.checks import check_integer
 
 from . import assets
 
@@ -61,12 +63,15 @@ class Setting:
         if self.task not in ("images", "sentences"):
             raise ValueError(f"task must be images or sentences, got {self.task!r}")
         for name in ("train", "validation", "test", "size", "batch", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_integer(name, getattr(self, name))
 
     def json(self) -> dict:
         """As an argument of a task."""
         return asdict(self)
+
+
+IMAGES = Setting("images")
+SENTENCES = Setting("sentences", train=4000, validation=1000, test=1500, size=40)
 
 
 @dataclass
@@ -245,6 +250,22 @@ def read_sentences(folder: Path) -> dict[str, tuple[list[tuple[str, ...]], np.nd
         labels = np.array([names[row[label]] for row in rows], dtype=np.int64)
         found[part] = [tuple(row[name] for name in texts) for row in rows], labels
     return found
+
+
+@functools.cache
+def digits() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Images (N, 1, 8, 8) in [0, 1] and labels of scikit-learn's handwritten digits.
+
+    1,097 are for ``train``, 250 for ``validation``, and 450 for ``test``.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    images = torch.tensor(data.images[order] / 16, dtype=torch.float32)[:, None]
+    labels = torch.tensor(data.target[order])
+    parts = {"train": slice(1097), "validation": slice(1097, 1347), "test": slice(1347, None)}
+    return {name: (images[part], labels[part]) for name, part in parts.items()}
 
 
 def _quietly(kind, folder: str, classes: int) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""A diffusion model in small and its fine-tuning to a subject by all methods: Table 4 is made of such runs.
+"""A small diffusion model and its fine-tuning to a subject by all methods: Table 4 is made of such runs.
 
 diffusers' U-Net with cross attention, that of Stable Diffusion but small, starts at random weights and is pretrained
 for minutes on pictures of nine classes of Fashion-MNIST; the tenth class is the subject. The loss is that of noise
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +23,23 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save
 from torch import nn
 
-from dlrt.nn import adapt, load_low_rank, low_rank_layers, merge, parameter_report, ranks, save_low_rank
-from dlrt.nn.optimizer import LowRankOptimizer
-from dlrt.runs.store import write_atomically
-from dlrt.runs.tune import late
-from integrators import Adam, GeoLoRA, Tolerance
+from integrators import GeoLoRA, Tolerance
 
-from . import loop as finetuning
+from ..nn import adapt, load_low_rank, low_rank_layers, merge, ranks, save_low_rank
+from ..nn.optimizer import LowRankOptimizer
+from ..runs.store import write_atomically
+from ..runs.tune import late
+from . import methods
 from .assets import fashion_mnist
-from .loop import Method, Plan, one_thread, unmasked, warm_up_and_decay
+from .loop import blank, one_thread, steps, warm_up_and_decay
+from .methods import WITH_ADAM, Method, Plan, Prepared, trained
 
 CLASSES = (
     "T-shirts", "trousers", "pullovers", "dresses", "coats", "sandals", "shirts", "sneakers", "bags", "ankle boots",
 )  # fmt: skip
 SCHEDULE = DDPMScheduler()
 TOKENS, WIDTH = 4, 32
-"""Length of the sequence that stands for a label, and its features."""
+"""Length of the sequence that encodes a label, and its features."""
 COARSE = 0.3
 """A second tolerance of GeoLoRA, that of Tables 2 and 3."""
 
@@ -74,17 +76,17 @@ QUICK = Setting(
 )
 
 
-def geolora(tau: float, rank: int) -> GeoLoRA:
-    """With local tolerance and at most twice the rank at the start, as in the paper's run."""
-    return GeoLoRA(optimizer=Adam(), truncation=Tolerance(relative=tau, max_rank=2 * rank, spare=1))
+def tolerance(tau: float, rank: int) -> Tolerance:
+    """A local tolerance, and at most twice the rank at the start, as in the paper's run."""
+    return Tolerance(relative=tau, max_rank=2 * rank, spare=1)
 
 
 METHODS = {
     "full": Method("full fine-tuning"),
-    **{name: finetuning.METHODS[name] for name in ("lora", "svd-lora", "adalora")},
-    "lora-half": Method("LoRA, rank 4", finetuning.METHODS["lora"].integrator, lambda p: p.rank // 2),
-    "geolora": Method(f"GeoLoRA, τ = {FULL.tau:g}", lambda p: geolora(p.tau, p.rank)),
-    "geolora-coarse": Method(f"GeoLoRA, τ = {COARSE:g}", lambda p: geolora(COARSE, p.rank)),
+    **{name: methods.METHODS[name] for name in ("lora", "svd-lora", "adalora")},
+    "lora-half": Method("LoRA, rank 4", WITH_ADAM["lora"], rank=lambda p: p.rank // 2),
+    "geolora": Method(f"GeoLoRA, τ = {FULL.tau:g}", WITH_ADAM["geolora"], lambda p: tolerance(p.tau, p.rank)),
+    "geolora-coarse": Method(f"GeoLoRA, τ = {COARSE:g}", WITH_ADAM["geolora"], lambda p: tolerance(COARSE, p.rank)),
     "peft-lora": Method("LoRA (PEFT)"),
 }
 
@@ -93,7 +95,7 @@ METHODS = {
 
 
 class Network(nn.Module):
-    """Noise prediction: a U-Net with cross attention to a sequence that a text encoder in small makes of a label."""
+    """Noise prediction: a U-Net with cross attention to a sequence that a small encoder makes of a label."""
 
     def __init__(self, channels):
         super().__init__()
@@ -193,10 +195,14 @@ def pretrain(*, setting: dict, file: str) -> dict:
         network = Network(wanted.channels)
         data = pictures("train", lambda labels: np.flatnonzero(labels != wanted.subject))
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-        losses = list(train(network, optimizer, data, wanted.pretraining, wanted.pretraining_batch, seed=0))
+        record = blank()
+        train(network, optimizer, data, wanted.pretraining, wanted.pretraining_batch, 0, record)
+        if record["status"] != "finished":
+            raise FloatingPointError(f"pretraining {record['status']}")
         _, held_out = subject(wanted)
         found = {name: held_out_loss(network, examples) for name, examples in held_out.items()}
     write_atomically(Path(file), lambda out: out.write(save(network.state_dict())))
+    losses = record["losses"]
     return {"first": losses[0], "last": late(losses), **found}
 
 
@@ -226,25 +232,24 @@ def fine_tune(*, setting: dict, file: str, method: str, lr: float, seed: int) ->
     Returns
     -------
     dict
-        ``status``, ``training`` (loss over the last tenth), ``validation`` and ``test`` loss at the end,
-        ``parameters`` trained, and ``ranks`` by layer.
+        ``status``, ``losses`` by step, ``training`` (loss over the last tenth), ``validation`` and ``test`` loss at the
+        end, ``parameters`` trained, and ``ranks`` by layer.
     """
     wanted = Setting(**setting)
-    record: dict = {"method": method, "lr": lr, "seed": seed, "status": "finished", "training": None}
+    record = blank(method=method, lr=lr, seed=seed) | {"training": None}
     with one_thread(), torch.random.fork_rng(devices=[]):
         data, held_out = subject(wanted)
         network = pretrained(wanted, file)
         torch.manual_seed(seed)
-        optimizer = prepare(network, method, lr, wanted, seed)
-        losses: list[float] = []
-        try:
-            losses.extend(train(network, optimizer, data, wanted.steps, wanted.batch, seed))
-        except FloatingPointError as error:
-            return record | {"status": f"diverged: {error}"}
+        prepared = prepare(network, method, lr, wanted, seed)
+        train(network, prepared.optimizer, data, wanted.steps, wanted.batch, seed, record)
+        if record["status"] != "finished":
+            return record
         found = {name: held_out_loss(network, examples) for name, examples in held_out.items()}
     if not all(map(math.isfinite, found.values())):
         return record | {"status": "diverged: the loss at the end is not finite"}
-    return record | found | {"training": late(losses), "parameters": size(network, method), "ranks": ranks(network)}
+    counts = {"parameters": prepared.parameters(), "ranks": prepared.ranks()}
+    return record | found | {"training": late(record["losses"])} | counts
 
 
 def adaptable(network, rank: int) -> tuple[dict[str, nn.Linear | nn.Conv2d], dict[str, str]]:
@@ -269,54 +274,42 @@ def inject(network, names: dict[str, nn.Linear | nn.Conv2d], rank: int, seed: in
     adapt(network, list(wanted), wanted, generator=torch.Generator().manual_seed(seed))
 
 
-def prepare(network, method: str, lr: float, setting: Setting, seed: int) -> torch.optim.Optimizer:
+def plan(setting: Setting, layers: Collection) -> Plan:
+    """The hyper-parameters of adapters on these layers."""
+    return Plan(setting.rank, setting.tau, None, len(layers), setting.steps)
+
+
+def prepare(network, method: str, lr: float, setting: Setting, seed: int) -> Prepared:
     """Put the adapters of a method into the network, in place, and make its optimiser."""
     names, _ = adaptable(network, setting.rank)
     chosen = METHODS[method]
     if chosen.integrator is not None:
-        plan = Plan(setting.rank, setting.tau, None, len(names), setting.steps)
-        inject(network, names, chosen.rank(plan), seed)
-        return LowRankOptimizer(network, chosen.integrator(plan), lr)
+        planned = plan(setting, names)
+        inject(network, names, chosen.rank(planned), seed)
+        integrator = chosen.planned(planned)
+        counts = functools.partial(trained, network, integrator), functools.partial(ranks, network)
+        return Prepared(network, LowRankOptimizer(network, integrator, lr), *counts)
     if method == "peft-lora":
         from peft import LoraConfig, inject_adapter_in_model
 
         config = LoraConfig(r=setting.rank, lora_alpha=setting.rank, lora_dropout=0.0, target_modules=list(names))
         inject_adapter_in_model(config, network)
-    return torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=lr)
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=lr)
+    return Prepared(network, optimizer, functools.partial(trained, network))
 
 
-def train(network, optimizer, data, steps: int, batch: int, seed: int) -> Iterator[float]:
-    """Train, and yield the loss of each step; FloatingPointError where it ceases to be finite."""
-    schedule = warm_up_and_decay(optimizer, steps)
+def train(network, optimizer, data, number: int, batch: int, seed: int, record: dict) -> None:
+    """Train for a number of steps on random pictures with fresh noise; what happens goes into the record."""
     generator = torch.Generator().manual_seed(seed)
     x, y = data
-    for step in range(1, steps + 1):
-        chosen = torch.randint(len(x), (batch,), generator=generator)
-        examples = Examples.draw(x[chosen], y[chosen], generator)
-        loss = float(optimizer.step(closure(network, optimizer, examples)))
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is not finite at step {step}")
-        schedule.step()
-        yield loss
 
+    def losses():
+        for _ in range(number):
+            chosen = torch.randint(len(x), (batch,), generator=generator)
+            yield functools.partial(Examples.draw(x[chosen], y[chosen], generator).loss, network)
 
-def closure(network, optimizer, examples: Examples) -> Callable[[], torch.Tensor]:
-    """The loss on the examples, and its gradients."""
-
-    def evaluate():
-        optimizer.zero_grad()
-        loss = examples.loss(network)
-        loss.backward()
-        return loss.detach()
-
-    return evaluate
-
-
-def size(network, method: str) -> int:
-    """Trained parameters; of AdaLoRA's triplets those that are not masked."""
-    if method != "adalora":
-        return parameter_report(network).trained
-    return sum(r * (sum(network.get_submodule(name).shape) + 1) for name, r in unmasked(network).items())
+    for _ in steps(optimizer, losses(), record, warm_up_and_decay(optimizer, number)):
+        pass
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -372,9 +365,8 @@ def _checked(setting: Setting, file: str, dtype) -> dict:
     found["step"] = _descent(adapted(setting.rank, 0), examples)
 
     network = adapted(setting.rank, 0)
-    optimizer = LowRankOptimizer(network, geolora(COARSE, setting.rank), 1e-3)
-    for _ in range(3):
-        optimizer.step(closure(network, optimizer, examples))
+    integrator = METHODS["geolora-coarse"].planned(plan(setting, taken))
+    list(steps(LowRankOptimizer(network, integrator, 1e-3), [lambda: examples.loss(network)] * 3, blank()))
     trained, found["ranks"] = output(network), sorted(set(ranks(network).values()))
     found["moved"] = difference(trained, output(fresh()))
     with tempfile.TemporaryDirectory() as folder:
@@ -405,5 +397,5 @@ def _descent(network, examples: Examples) -> float:
     before = held_out_loss(network, examples)
     lr = 1e-3 * before / square
     optimizer = LowRankOptimizer(network, GeoLoRA(truncation=Tolerance(absolute=0.0)), lr)
-    optimizer.step(closure(network, optimizer, examples))
+    list(steps(optimizer, [lambda: examples.loss(network)], blank()))
     return (before - held_out_loss(network, examples)) / (lr * square)

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dlrt.finetune.data import Setting
-from dlrt.finetune.loop import prepare, size
+from dlrt.finetune.methods import prepare, size
 from paper_figures import figure2, figure3, figure4
 
 FIGURE = "figure2"

@@ -1,6 +1,6 @@
 """Table 3: the reference, the README, and a small run of all methods."""
 
-from dlrt.finetune.loop import METHODS
+from dlrt.finetune.methods import METHODS
 from paper_figures.accuracy_table import lines, statements
 
 FIGURE = "table3"

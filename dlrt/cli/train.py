@@ -1,0 +1,84 @@
+"""``dlrt train digits``: networks trained by the methods and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .terminal import bar, console, interrupted, refuse, rows_table, say
+
+app = typer.Typer(help="Train networks by the methods and compare them.", no_args_is_help=True)
+
+
+@app.callback()
+def train() -> None:
+    """Train networks by the methods and compare them."""
+
+
+@app.command()
+def digits(
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas between: those of [bold]dlrt list[/bold], and full-rank-adam, lora-adam, "
+            "geolora-published, geolora-momentum, geolora-adam. Default: all but projector-splitting-strang, "
+            "parallel-bug-rejection, geolora-published."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for runs, summary and pictures.")] = Path("dlrt-train/digits"),
+    network: Annotated[str, typer.Option(help="dense or conv.")] = "dense",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
+    rank: Annotated[int, typer.Option(help="Rank at the start.")] = 12,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of all. Default: tuned for each on validation images.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time; -1: one per processor.")] = 1,
+) -> None:
+    """Train a network on scikit-learn's handwritten digits by several methods: accuracy, parameters, time, tapes.
+
+    All methods share network, start, batches, steps and the optimiser of the biases and the last layer. The learning
+    rate of each is chosen on 250 validation images, the accuracy is that on 450 others. A tape is one backward pass.
+    The parameters are those at the end. Runs found in the output folder are not repeated.
+    """
+    from ..finetune.digits import STANDARD, compare_digits, summary, write  # torch takes seconds
+
+    named = ",".join(STANDARD) if methods is None else methods
+    names = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
+    settings: dict[str, Any] = {"network": network, "epochs": epochs, "rank": rank, "lr": lr, "seeds": seeds}
+    try:
+        with bar() as shown:
+            task = shown.add_task("training", total=None)
+            found = compare_digits(
+                names,
+                **settings,
+                journal=out / "journal.jsonl",
+                jobs=jobs,
+                progress=lambda done, total: shown.update(task, completed=done, total=total),
+            )
+        write(found, settings, out)
+    except (ValueError, OSError) as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        interrupted(out)
+    title = f"digits, {network} network, {epochs} epochs, seeds: {seeds}"
+    console().print(rows_table([_row(row, seeds) for row in summary(found)], title))
+    say(f"Wrote summary.json, runs.json and pictures to {out}")
+
+
+def _row(row: dict[str, Any], seeds: int) -> dict[str, str]:
+    """A row of the summary as it is shown; empty cells where all runs diverged."""
+    shown = {"method": row["method"], "lr": f"{row['lr']:g}"}
+    if "accuracy" in row:
+        spread = f" ± {row['std']:.4f}" if seeds > 1 else ""
+        shown |= {
+            "test accuracy": f"{row['accuracy']:.4f}{spread}",
+            "parameters": f"{row['parameters']:,.0f}",
+            "seconds": f"{row['seconds']:.1f}",
+            "tapes": f"{row['tapes']:,.0f}",
+        }
+    else:
+        shown |= dict.fromkeys(("test accuracy", "parameters", "seconds", "tapes"), "")
+    return shown | {"diverged": str(row["diverged"])}

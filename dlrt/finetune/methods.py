@@ -1,0 +1,223 @@
+"""Methods of fine-tuning as data, and how a network is prepared for one: adapters, optimiser, and how to count."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from integrators import (
+    INTEGRATORS,
+    AdaLoRA,
+    Adam,
+    GlobalBudget,
+    ImportanceBudget,
+    Integrator,
+    Tolerance,
+    Truncation,
+)
+
+from ..nn import adapt, low_rank_layers, parameter_report, ranks
+from ..nn.optimizer import LowRankOptimizer
+
+__all__ = ["BLOCKS", "HEAD_LR", "METHODS", "WITH_ADAM", "Method", "Plan", "Prepared", "prepare", "size"]
+
+BLOCKS = re.compile(r".*\.\d+\..*")
+"""Layers in repeated blocks, whatever the network calls them: a number is part of their name."""
+HEAD_LR = 1e-3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hyper-parameters of the adapters: rank at the start, tolerance, and columns of all layers together."""
+
+    rank: int
+    tau: float
+    budget: int | None
+    layers: int
+    steps: int
+
+    @property
+    def total(self) -> int:
+        """The budget, by default as much as the rank of all layers."""
+        return self.layers * self.rank if self.budget is None else self.budget
+
+    @property
+    def start(self) -> int:
+        """Rank at the start of a method that is cut down to a budget: half as much again."""
+        return max(1, math.ceil(1.5 * self.total / self.layers))
+
+    def ramp(self) -> tuple[int, int, int]:
+        """Warm-up, final phase and interval of AdaLoRA's budget."""
+        return self.steps // 10, self.steps // 3, max(1, self.steps // 40)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method by its label: an integrator, and what a plan makes of its truncation and of its rank at the start.
+
+    Without an integrator the network has none of this project's adapters.
+    """
+
+    label: str
+    integrator: Integrator | None = None
+    truncation: Callable[[Plan], Truncation] | None = None
+    rank: Callable[[Plan], int] = lambda plan: plan.rank
+
+    def planned(self, plan: Plan) -> Integrator:
+        """The integrator for a plan."""
+        assert self.integrator is not None, f"{self.label} has no integrator"
+        changes: dict[str, Any] = {} if self.truncation is None else {"truncation": self.truncation(plan)}
+        return replace(self.integrator, **changes)
+
+
+WITH_ADAM = {name: replace(integrator, optimizer=Adam()) for name, integrator in INTEGRATORS.items()}
+METHODS = {
+    "full": Method("full fine-tuning"),
+    "probe": Method("linear probe"),
+    "lora": Method("LoRA", WITH_ADAM["lora"]),
+    "svd-lora": Method("SVD-LoRA", WITH_ADAM["svd-lora"]),
+    "adalora": Method(
+        "AdaLoRA",
+        WITH_ADAM["adalora"],
+        lambda p: ImportanceBudget(p.layers * p.start, p.total, p.steps, *p.ramp()),
+        lambda p: p.start,
+    ),
+    "geolora": Method("GeoLoRA, local tolerance", WITH_ADAM["geolora"], lambda p: Tolerance(relative=p.tau, spare=1)),
+    "geolora-budget": Method(
+        "GeoLoRA, global budget",
+        WITH_ADAM["geolora"],
+        lambda p: GlobalBudget(p.total - p.layers, spare=1),
+        lambda p: max(1, p.total // p.layers),
+    ),
+    "peft-lora": Method("LoRA (PEFT)"),
+    "peft-adalora": Method("AdaLoRA (PEFT)"),
+}
+
+
+@dataclass
+class Prepared:
+    """A network and its optimiser, how many parameters are trained, which ranks they have, what follows a step."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    parameters: Callable[[], int]
+    ranks: Callable[[], dict[str, int]] = dict
+    after: Callable[[int], object] = lambda step: None
+    head: int = 0
+    """Trained parameters beside the adapters."""
+
+
+def prepare(
+    model, method: str, lr: float, *, rank: int, tau: float, budget: int | None, steps: int, seed: int
+) -> Prepared:
+    """Put the adapters of a method into a network of transformers, in place, and make its optimiser.
+
+    Adapters go to all linear layers in repeated blocks; what is not of the pretrained body is trained beside them.
+    """
+    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)]
+    if not names:
+        raise ValueError("model has no linear layers in repeated blocks")
+    plan = Plan(rank, tau, budget, len(names), steps)
+    heads = [n for n, _ in model.named_children() if n != model.base_model_prefix] + ["pooler"]
+    head = [p for n, p in model.named_parameters() if any(part in heads for part in n.split("."))]
+    number = sum(map(torch.numel, head))
+    chosen = METHODS[method]
+    if chosen.integrator is not None:
+        adapt(model, BLOCKS, chosen.rank(plan), trainable=heads, generator=torch.Generator().manual_seed(seed))
+        integrator = chosen.planned(plan)
+        rest = functools.partial(torch.optim.AdamW, lr=HEAD_LR, weight_decay=0.0)
+        columns = unmasked if isinstance(integrator, AdaLoRA) else ranks
+        return Prepared(
+            model,
+            LowRankOptimizer(model, integrator, lr, rest=rest),
+            functools.partial(trained, model, integrator),
+            functools.partial(columns, model),
+            head=number,
+        )
+    if method == "probe":
+        model.requires_grad_(False)
+        _open(head)
+        return Prepared(model, _adamw(head, lr), functools.partial(trained, model), head=number)
+    if method == "full":
+        mine = set(map(id, head))
+        body = [p for p in model.parameters() if id(p) not in mine]
+        return Prepared(model, _adamw(body, lr, head), functools.partial(trained, model))
+    return _peft(model, method, names, head, lr, plan)
+
+
+def _peft(model, method, names, head, lr, plan) -> Prepared:
+    """LoRA and AdaLoRA of PEFT, with torch's AdamW."""
+    from peft import AdaLoraConfig, LoraConfig, get_peft_model
+
+    shared: dict[str, Any] = {"lora_dropout": 0.0, "target_modules": names}
+    if method == "peft-lora":
+        config: Any = LoraConfig(r=plan.rank, lora_alpha=plan.rank, **shared)
+    else:
+        first, last, interval = plan.ramp()
+        config = AdaLoraConfig(
+            init_r=plan.start, target_r=max(1, round(plan.total / plan.layers)), lora_alpha=plan.start,
+            orth_reg_weight=0.1, tinit=first, tfinal=last, deltaT=interval, total_step=plan.steps, **shared,
+        )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # the dropout after it is that of the other methods
+        model = get_peft_model(model, config)
+    adapters = [p for p in model.parameters() if p.requires_grad]
+    _open(head)
+    number = sum(map(torch.numel, head))
+    prepared = Prepared(model, _adamw(adapters, lr, head), functools.partial(trained, model), head=number)
+    if method == "peft-lora":
+        prepared.ranks = lambda: dict.fromkeys(names, plan.rank)
+        return prepared
+    layers = {name: model.get_submodule(f"base_model.model.{name}") for name in names}
+
+    def kept() -> dict[str, int]:
+        return {name: int(layer.lora_E["default"].count_nonzero()) for name, layer in layers.items()}
+
+    def parameters() -> int:
+        shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+        return number + sum(r * _triplet(shapes[name]) for name, r in kept().items())
+
+    prepared.ranks, prepared.parameters, prepared.after = kept, parameters, model.base_model.update_and_allocate
+    return prepared
+
+
+def _open(parameters) -> None:
+    for p in parameters:
+        p.requires_grad_(True)
+
+
+def _adamw(parameters, lr, head=()) -> torch.optim.Optimizer:
+    groups: list[dict] = [{"params": parameters, "lr": lr}]
+    return torch.optim.AdamW(groups + [{"params": head, "lr": HEAD_LR}] * bool(head), weight_decay=0.0)
+
+
+# -- how to count ------------------------------------------------------------------------------------------------------
+
+
+def size(prepared: Prepared) -> dict:
+    """Trained parameters, those of the head among them, and ranks by layer; masked triplets of AdaLoRA do not count."""
+    return {"parameters": prepared.parameters(), "head": prepared.head, "ranks": prepared.ranks()}
+
+
+def trained(model, integrator: Integrator | None = None) -> int:
+    """Trained parameters of a network; of AdaLoRA's triplets those that are not masked."""
+    report = parameter_report(model)
+    if not isinstance(integrator, AdaLoRA):
+        return report.trained
+    kept = unmasked(model)
+    return report.trained + sum(kept[row.name] * _triplet(row.shape) - row.trained for row in report.layers)
+
+
+def unmasked(model) -> dict[str, int]:
+    """Triplets of each layer that AdaLoRA has not masked: none where it has masked all."""
+    return {name: int(torch.diagonal(layer.S).count_nonzero()) for name, layer in low_rank_layers(model).items()}
+
+
+def _triplet(shape: tuple[int, int]) -> int:
+    """Parameters of a triplet: two vectors and a number."""
+    return sum(shape) + 1
