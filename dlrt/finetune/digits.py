@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from itertools import islice
@@ -129,7 +129,8 @@ def train_digits(
     ValueError
         Unknown method or network.
     """
-    _check(methods=method, network=network, epochs=epochs, rank=rank)
+    _check_name("method", method, METHODS)
+    _check_setting(network, epochs=epochs, rank=rank)
     integrator, usual = METHODS[method]
     lr = usual if lr is None else lr
     digits = data.digits()
@@ -214,10 +215,11 @@ def compare_digits(
         Bad arguments.
     """
     methods = list(methods)
-    for method in methods:
-        _check(methods=method, network=network, seeds=seeds, epochs=epochs, rank=rank)
     if not methods:
         raise ValueError("methods must name at least one")
+    for method in methods:
+        _check_name("methods", method, METHODS)
+    _check_setting(network, seeds=seeds, epochs=epochs, rank=rank)
     if lr is not None:
         check_positive("lr", lr)
     return compare(
@@ -235,10 +237,13 @@ def compare_digits(
     )
 
 
-def _check(*, methods: str, network: str, **counts: int) -> None:
-    for argument, value, known in (("methods", methods, METHODS), ("network", network, NETWORKS)):
-        if value not in known:
-            raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}")
+def _check_name(argument: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _check_setting(network: str, **counts: int) -> None:
+    _check_name("network", network, NETWORKS)
     for argument, count in counts.items():
         check_integer(argument, count)
 
