@@ -90,15 +90,9 @@ def compare(
             **scored,
         )
         chosen = {m: rate(best(tried[m], **scored)) for m in methods}
-    return [
-        {
-            "method": m,
-            "lr": chosen[m],
-            "tried": [_row(k, record) for k, record in sorted(tried[m].items())],
-            "runs": group,
-        }
-        for m, group in zip(methods, runs(chosen.items(), seeds), strict=True)
-    ]
+    rows = {m: [_row(k, record) for k, record in sorted(tried[m].items())] for m in methods}
+    found = zip(methods, runs(chosen.items(), seeds), strict=True)
+    return [{"method": m, "lr": chosen[m], "tried": rows[m], "runs": group} for m, group in found]
 
 
 def _mean(records: Sequence[dict]) -> dict:

@@ -25,8 +25,7 @@ from torch import nn
 
 from integrators import GeoLoRA, Tolerance
 
-from ..nn import adapt, load_low_rank, low_rank_layers, merge, ranks, save_low_rank
-from ..nn.optimizer import LowRankOptimizer
+from ..nn import LowRankOptimizer, adapt, load_low_rank, low_rank_layers, merge, ranks, save_low_rank
 from ..runs.store import write_atomically
 from ..runs.tune import late
 from . import methods

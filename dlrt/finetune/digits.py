@@ -18,8 +18,7 @@ from torch import nn
 from integrators import INTEGRATORS, Adam, Euler, ImportanceBudget, Integrator, Momentum, Tolerance
 from integrators.checks import check_integer, check_jobs, check_positive
 
-from ..nn import LowRankConv2d, LowRankLayer, LowRankLinear, parameter_report, ranks
-from ..nn.optimizer import LowRankOptimizer
+from ..nn import LowRankConv2d, LowRankLayer, LowRankLinear, LowRankOptimizer, parameter_report, ranks
 from ..plots import STYLE, LineStyle, column_figure, save_figure, shared_legend
 from ..runs.store import versions, write_json
 from . import data

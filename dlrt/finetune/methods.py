@@ -11,19 +11,9 @@ from typing import Any
 
 import torch
 
-from integrators import (
-    INTEGRATORS,
-    AdaLoRA,
-    Adam,
-    GlobalBudget,
-    ImportanceBudget,
-    Integrator,
-    Tolerance,
-    Truncation,
-)
+from integrators import INTEGRATORS, AdaLoRA, Adam, GlobalBudget, ImportanceBudget, Integrator, Tolerance, Truncation
 
-from ..nn import adapt, low_rank_layers, parameter_report, ranks
-from ..nn.optimizer import LowRankOptimizer
+from ..nn import LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
 
 __all__ = ["BLOCKS", "HEAD_LR", "METHODS", "WITH_ADAM", "Method", "Plan", "Prepared", "prepare", "size"]
 
