@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from ..finetune.digits import app as train
 from ..version import __version__
 from .compare import compare
 from .figure import figure, table
 from .list import list_
+from .train import app as train
 from .verify import verify
 
 app = typer.Typer(

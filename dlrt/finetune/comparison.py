@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runs.store import run_tasks
-from ..runs.tune import best, late_loss, rate, tune
+from ..runs import best, late_loss, rate, run_tasks, tune
 from .data import Setting
 from .loop import time_steps
 

@@ -26,8 +26,7 @@ from torch import nn
 from integrators import GeoLoRA, Tolerance
 
 from ..nn import LowRankOptimizer, adapt, load_low_rank, low_rank_layers, merge, ranks, save_low_rank
-from ..runs.store import write_atomically
-from ..runs.tune import late
+from ..runs import late, write_atomically
 from . import methods
 from .assets import fashion_mnist
 from .loop import blank, one_thread, steps, warm_up_and_decay

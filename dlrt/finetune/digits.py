@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from integrators import INTEGRATORS, Adam, Euler, ImportanceBudget, Integrator, 
 from integrators.checks import check_integer, check_jobs, check_positive
 
 from ..nn import LowRankConv2d, LowRankLayer, LowRankLinear, LowRankOptimizer, parameter_report, ranks
-from ..plots import STYLE, LineStyle, column_figure, save_figure, shared_legend
-from ..runs.store import versions, write_json
+from ..plots import STYLE, column_figure, save_figure, shared_legend, style
+from ..runs import versions, write_json
 from . import data
 from .comparison import compare
 from .loop import accuracy, blank, random_batches, steps
@@ -273,7 +272,7 @@ def summary(found: Iterable[dict]) -> list[dict[str, Any]]:
 def write(found: Sequence[dict], settings: dict, out: str | Path) -> None:
     """Write ``summary.json``, all records as ``runs.json``, and the pictures ``loss``, ``accuracy``, ``ranks``."""
     out = Path(out)
-    about = {"settings": settings, "versions": versions() | {"torch": metadata.version("torch")}}
+    about = {"settings": settings, "versions": versions("torch")}
     write_json(out / "summary.json", about | {"methods": summary(found)})
     write_json(out / "runs.json", about | {"runs": [run for method in found for run in method["runs"]]})
     for name, figure in _figures(found).items():
@@ -286,6 +285,8 @@ def _figures(found: Sequence[dict]):
     Bands from the least to the largest value are drawn where the curves are few enough to tell them apart.
     """
 
+    kinds = [type(METHODS[method["method"]][0]).__name__ for method in found]
+
     def curves(axes, values, wanted=lambda method: True, start=1):
         """``values(run)`` has an entry for each epoch; the first one belongs to epoch ``start``."""
         for i, method in enumerate(found):
@@ -294,10 +295,10 @@ def _figures(found: Sequence[dict]):
                 continue
             epochs = np.arange(start, start + table.shape[1])
             every = max(1, table.shape[1] // 6)
-            style = LineStyle(i).keywords() | {"markevery": (i % every, every), "label": method["method"]}
-            axes.plot(epochs, table.mean(0), **style)
+            look = style(kinds[i], kinds[:i].count(kinds[i]))
+            axes.plot(epochs, table.mean(0), markevery=(i % every, every), label=method["method"], **look)
             if len(table) > 1 and len(found) <= 5:
-                axes.fill_between(epochs, table.min(0), table.max(0), color=style["color"], alpha=0.15, linewidth=0)
+                axes.fill_between(epochs, table.min(0), table.max(0), color=look["color"], alpha=0.15, linewidth=0)
 
     def loss(run):  # the mean over an epoch
         return np.reshape(run["losses"], (len(run["accuracies"]), -1)).mean(1)
