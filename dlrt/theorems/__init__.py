@@ -1,16 +1,17 @@
 r"""What the theory of low-rank integrators promises, checked with explicit constants on any problem and integrator.
 
-Each theorem is an object with its statement, hypotheses, proof and source in the docstring, and a method
-``check(integrator, problem) -> Certificate``: both sides of every inequality, slack for rounding, ratio, the
+Each theorem is an object with its statement, hypotheses, proof and source in the docstring, its settings as fields, and
+a method ``check(integrator, problem) -> Certificate``: both sides of every inequality, slack for rounding, ratio, the
 constants and where they come from, and a verdict: ``holds``, ``violated`` or ``not applicable``. A violation is a
-failure where theory promises the statement for the method, and a finding where it does not. `symbolic` proves the
-identities behind them by computer algebra.
+failure where theory promises the statement for the method, and a finding where it does not. `verify` checks all of
+them for one method; `factor_methods` compares LoRA and SVD-LoRA with what theory predicts for them, and `prove` proves
+the identities behind the theorems by computer algebra.
 
 >>> from integrators import GeoLoRA
 >>> from problems import MatrixRegression, synthetic
 >>> import numpy as np
 >>> problem = MatrixRegression(synthetic((8, 6), [2.0, 1.0, 0.5], np.random.default_rng(0)))
->>> Descent().check(GeoLoRA(), problem, step_size=0.5, rank=2).verdict
+>>> Descent(step_size=0.5, rank=2).check(GeoLoRA(), problem).verdict
 'holds'
 """
 
@@ -19,39 +20,21 @@ from .conservation import Conservation
 from .convergence import Convergence, Polynomial
 from .decay import Decay
 from .descent import Descent
-from .error_bound import ErrorBound
+from .error_bound import ErrorBound, Scaling
 from .exactness import Exactness
-from .factor_methods import FactorMethods
+from .predictions import factor_methods
 from .riemannian_step import RiemannianStep
 from .spare import Spare
 from .stationary import Stationary, resting_point
 from .stiffness import Stiffness, predicted_rate
 from .structure import LinearNetwork, Structure
-from .symbolic import Proof, Symbolic
-from .theorem import Theorem
-
-THEOREMS: dict[str, Theorem] = {
-    theorem.name: theorem
-    for theorem in (
-        RiemannianStep(),
-        Descent(),
-        Convergence(),
-        ErrorBound(),
-        Structure(),
-        Stationary(),
-        Stiffness(),
-        FactorMethods(),
-        Spare(),
-        Exactness(),
-        Conservation(),
-        Decay(),
-        Symbolic(),
-    )
-}
+from .symbolic import Proof, prove
+from .table import THEOREMS, verify
+from .theorem import Measured, Theorem
 
 __all__ = [
     "HOLDS", "NOT_APPLICABLE", "THEOREMS", "VIOLATED", "Certificate", "Conservation", "Constant", "Convergence",
-    "Decay", "Descent", "ErrorBound", "Exactness", "FactorMethods", "Hypothesis", "LinearNetwork", "Polynomial",
-    "Proof", "RiemannianStep", "Series", "Spare", "Stationary", "Stiffness", "Structure", "Symbolic", "Theorem",
-    "predicted_rate", "resting_point", "worst_of",
+    "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured", "Polynomial", "Proof",
+    "RiemannianStep", "Scaling", "Series", "Spare", "Stationary", "Stiffness", "Structure", "Theorem",
+    "factor_methods", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
 ]  # fmt: skip

@@ -6,25 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, Exact, FixedRank, FullRank, ProjectorSplitting
+from integrators import BUG, AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG, ProjectorSplitting
 from problems import Schroedinger, schroedinger
 
-from .certificate import Certificate, Constant, Hypothesis
-from .theorem import (
-    FAILURES,
-    Theorem,
-    basis,
-    dense,
-    eps_of,
-    field_at,
-    norm,
-    plain_descent,
-    series,
-    start_of,
-    substep_name,
-    with_substep,
-    with_truncation,
-)
+from .certificate import Constant, Hypothesis, Series
+from .hypotheses import exact_sub_flows, plain_descent
+from .measure import basis, dense, eps_of, failed, field_at, norm, run, start_of
+from .theorem import Measured, Theorem, with_substep, with_truncation
 
 
 @dataclass(frozen=True)
@@ -67,15 +55,12 @@ class Conservation(Theorem):
     statement = "norm and energy of the Schroedinger equation are kept up to the truncation error"
     source = "Ceruti, Kusch, Lubich (2022), Theorems 3 and 4"
 
-    def promises(self, integrator):
-        """Augmented BUG and projector splitting."""
-        if isinstance(integrator, AugmentedBUG):
-            return True, "the start is in the Galerkin space"
-        if isinstance(integrator, ProjectorSplitting):
-            return True, "each sub-flow is a projected Hamiltonian flow"
-        if isinstance(integrator, FullRank):
-            return True, "the exact flow itself"
-        return False, "a step is no composition of projected Hamiltonian flows"
+    promised = {
+        AugmentedBUG: "the start is in the Galerkin space",
+        ProjectorSplitting: "each sub-flow is a projected Hamiltonian flow",
+        FullRank: "the exact flow itself",
+    }
+    doubts = dict.fromkeys((BUG, ParallelBUG), "a step is no composition of projected Hamiltonian flows")
 
     def configured(self, integrator):
         """Exact sub-flows; truncation back to the rank of the start, so that something is cut."""
@@ -88,54 +73,45 @@ class Conservation(Theorem):
             "schroedinger, n = 100": schroedinger(np.random.default_rng(6), 100),
         }
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem, *, steps=None, step_size=None, rank=None) -> Certificate:
+    def hypotheses(self, integrator, problem):
+        """A Schroedinger equation, exact sub-flows, no memory."""
+        fits = isinstance(problem, Schroedinger)
+        yield Hypothesis("a Schroedinger equation", fits, getattr(problem, "name", ""))
+        yield from (exact_sub_flows(integrator), plain_descent(integrator))
+
+    def measure(self, integrator, problem):
         """Steps from the problem's start."""
-        hypotheses = [
-            Hypothesis("a Schroedinger equation", isinstance(problem, Schroedinger), getattr(problem, "name", "")),
-            Hypothesis(
-                "exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"
-            ),
-            plain_descent(integrator),
-        ]
-        if not all(x.met for x in hypotheses):
-            return self.certificate(integrator, problem, hypotheses)
-        h, L = float(step_size or self.step_size), problem.lipschitz
-        state = integrator.init(start_of(problem, rank or self.rank, np.random.default_rng(self.seed)))
-        rows: dict[str, list] = {"norm": [], "energy": [], "cut norm": [], "cut energy": []}
-        for k in range(steps or self.steps):
-            try:
-                step = integrator.step(problem.field, k * h, state, h)
-            except FAILURES:
-                rows["norm"].append((k + 1, np.inf, 0.0, 0.0))
+        L = problem.lipschitz
+        first = integrator.init(start_of(problem, self.rank, np.random.default_rng(self.seed)))
+        kept, energy, cut, cut_energy = [], [], [], []
+        for k, state, step in run(integrator, problem.field, first, self.step_size, self.steps):
+            if step is None:
+                kept.append(failed(k))
                 break
             Y0, Y1, after = state.Y, step.augmented, step.state.Y
-            size = norm(dense(Y0))
-            slack = 2000 * eps_of(Y0)
-            rows["norm"].append((k + 1, abs(problem.norm(Y1) - problem.norm(Y0)) / size, 0.0, slack))
+            size, slack = norm(dense(Y0)), 2000 * eps_of(Y0)
+            kept.append((k, abs(problem.norm(Y1) - problem.norm(Y0)) / size, 0.0, slack))
             change = abs(problem.energy(Y1) - problem.energy(Y0)) / (L * size**2)
-            rows["energy"].append((k + 1, change, 0.0, slack))
+            energy.append((k, change, 0.0, slack))
             if integrator.truncation is not None:
                 theta = norm(dense(Y1) - dense(after))
                 deviation = abs(problem.norm(Y1) ** 2 - problem.norm(after) ** 2 - theta**2) / size**2
-                rows["cut norm"].append((k + 1, deviation, 0.0, slack))
+                cut.append((k, deviation, 0.0, slack))
                 U2, V2 = (basis(X) for X in _cut(dense(Y1) - dense(after)))
                 seen = U2.conj().T @ field_at(problem, 0.0, after) @ V2
                 bound = (2 * theta * norm(seen) + L * theta**2) / (L * size**2)
                 change = abs(problem.energy(after) - problem.energy(Y1)) / (L * size**2)
-                rows["cut energy"].append((k + 1, change, bound, slack))
-            state = step.state
+                cut_energy.append((k, change, bound, slack))
         found = [
-            series("norm before truncation", "step", rows["norm"], "change of ||Y|| / ||Y||", "0"),
-            series("energy before truncation", "step", rows["energy"], "change of E / (||H|| ||Y||^2)", "0"),
+            Series.of("norm before truncation", "step", kept, "change of ||Y|| / ||Y||", "0"),
+            Series.of("energy before truncation", "step", energy, "change of E / (||H|| ||Y||^2)", "0"),
         ]
-        if rows["cut norm"]:
+        if cut:
             label = "| ||Y^||^2 - ||Y1||^2 - theta^2 | / ||Y||^2"
-            found.append(series("norm, truncation", "step", rows["cut norm"], label, "0"))
+            found.append(Series.of("norm, truncation", "step", cut, label, "0"))
             label = "(2 theta ||U2^H H[Y1] V2|| + ||H|| theta^2) / (||H|| ||Y||^2)"
-            found.append(series("energy, truncation", "step", rows["cut energy"], "change / (||H|| ||Y||^2)", label))
-        constants = {"||H||": Constant(L, "4 + max potential^2, Lipschitz constant of the problem")}
-        return self.certificate(integrator, problem, hypotheses, found, constants)
+            found.append(Series.of("energy, truncation", "step", cut_energy, "change / (||H|| ||Y||^2)", label))
+        return Measured(found, {"||H||": Constant(L, "4 + max potential^2, Lipschitz constant of the problem")})
 
 
 def _cut(Z):

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from integrators import FullRank, GeoLoRA, ParallelBUG
-from problems import FiniteSum, LinearLeastSquares, MatrixRegression, synthetic
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    FullRank,
+    GeoLoRA,
+    ParallelBUG,
+    ProjectorSplitting,
+)
+from problems import LinearLeastSquares, MatrixRegression, synthetic
 
-from .certificate import Certificate, Constant, Hypothesis
-from .descent import Z_999, fixed_projection
-from .theorem import (
-    FAILURES,
-    Theorem,
+from .certificate import Constant, Hypothesis, Series
+from .descent import fixed_projection, stochastic, upper_end
+from .hypotheses import euler_steps, lipschitz_gradient, loss_lipschitz, plain_descent
+from .measure import (
+    attempt,
     bases,
     dense,
     eps_of,
-    field_at,
-    gradient_bound,
+    failed,
+    gradient_at,
     lipschitz,
     norm,
-    plain_descent,
-    series,
     start_of,
-    substep_name,
     tangent_part,
+    truncated,
 )
+from .theorem import FACTORS, Measured, Theorem
 
 
 @dataclass(frozen=True)
@@ -90,22 +97,20 @@ class Convergence(Theorem):
     seed: int = 0
     runs: int = 24
     max_nodes: int = 1500
-    schedule: Callable[[int], float] | None = field(default=None)
+    schedule: Callable[[int], float] | None = None
 
     name = "convergence"
     statement = "sum lam (1 - L lam / 2) E||P G||^2 <= f(W0) - f_inf + sum E[B theta] + L/2 sum lam^2 Var"
     source = "GeoLoRA (arXiv:2410.18720), Theorem 2; constants derived"
 
-    def promises(self, integrator):
-        """Methods with descent in expectation."""
-        fixed, why = fixed_projection(integrator)
-        if not fixed:
-            return False, why
-        if isinstance(integrator, (GeoLoRA, ParallelBUG)):
-            return True, "descent in expectation"
-        if isinstance(integrator, FullRank):
-            return True, "stochastic gradient descent, P = I"
-        return False, "no descent in expectation with these constants"
+    few = 2
+    promised = dict.fromkeys((GeoLoRA, ParallelBUG), "descent in expectation") | {
+        FullRank: "stochastic gradient descent, P = I"
+    }
+    unless = {ParallelBUG: lambda method: fixed_projection(method)[1]}
+    doubts = {AugmentedBUG: "U^ and V^ depend on the gradient"} | dict.fromkeys(
+        (*FACTORS, BUG, ProjectorSplitting), "no descent in expectation with these constants"
+    )
 
     def problems(self):
         """Deterministic regression; least squares with few pairs (all sequences) and with many (sampled runs)."""
@@ -120,65 +125,54 @@ class Convergence(Theorem):
             "sampled mini-batches": LinearLeastSquares(X2, Y2, batch_size=8),
         }
 
-    def cases(self, integrator, full=False):
-        """Deterministic and enumerated; with ``full`` the sampled runs too."""
-        for problem in list(self.problems().values())[: 3 if full else 2]:
-            yield self.check(self.configured(integrator), problem)
+    def lam(self, problem) -> Callable[[int], float]:
+        """The step sizes."""
+        L = loss_lipschitz(problem)
+        return self.schedule or Polynomial(0.5 / L if L > 0 else math.nan)
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem, *, schedule=None, rank=None, steps=None, start=None) -> Certificate:
+    def hypotheses(self, integrator, problem):
+        """A loss with known L, plain descent by Euler steps, steps that fall at the right rate from below 2 / L."""
+        L, lam = loss_lipschitz(problem), self.lam(problem)
+        yield from (lipschitz_gradient(problem), plain_descent(integrator), euler_steps(integrator))
+        rule = getattr(lam, "robbins_monro", (False, "not known for this schedule: use Polynomial"))
+        yield Hypothesis("Robbins-Monro steps", *rule)
+        largest = max(lam(k) for k in range(self.steps))
+        limit = 2 / L if L else math.inf
+        yield Hypothesis("lam_t < 2 / L", largest * L < 2, f"largest {largest:.4g}, 2 / L = {limit:.4g}")
+
+    def measure(self, integrator, problem):
         """All terms along a run, a tree of runs, or several runs."""
-        L = lipschitz(problem) if hasattr(problem, "loss") else math.nan
-        schedule = schedule or self.schedule or Polynomial(0.5 / L if L > 0 else math.nan)
-        rule = getattr(schedule, "robbins_monro", (False, "not known for this schedule: use Polynomial"))
-        steps = steps or self.steps
-        hypotheses = [
-            Hypothesis("a loss with Lipschitz gradient", math.isfinite(L) and L > 0, f"L = {L:.4g}"),
-            plain_descent(integrator),
-            Hypothesis("explicit Euler steps", substep_name(integrator) == "Euler", substep_name(integrator)),
-            Hypothesis("Robbins-Monro steps", *rule),
-        ]
-        if not all(h.met for h in hypotheses):
-            return self.certificate(integrator, problem, hypotheses)
-        largest = max(schedule(k) for k in range(steps))
-        hypotheses.append(Hypothesis("lam_t < 2 / L", largest * L < 2, f"largest {largest:.4g}, 2 / L = {2 / L:.4g}"))
-        if not hypotheses[-1].met:
-            return self.certificate(integrator, problem, hypotheses)
-
+        L, lam = lipschitz(problem), self.lam(problem)
         rng = np.random.default_rng(self.seed)
-        rank = min(rank or self.rank, *problem.shape)
-        first = integrator.init(start if start is not None else start_of(problem, rank, rng, norm=1.0))
-        run = _Expectation(integrator, problem, L, first)
-        notes = []
-        if not (isinstance(problem, FiniteSum) and problem.stochastic):
-            rows = run.along(schedule, steps, lambda: [problem])
-            differences = None
-        else:
-            count = math.comb(problem.samples, int(problem.batch_size or 0))
-            depth = int(math.log(self.max_nodes) / math.log(count)) if count > 1 else steps
+        first = integrator.init(start_of(problem, self.rank, rng, norm=1.0))
+        notes, samples, depth = [], 1, self.steps
+        batches: Callable = lambda: [problem]  # noqa: E731
+        if stochastic(problem):
+            count = math.comb(problem.samples, problem.batch_size)
+            depth = min(self.steps, int(math.log(self.max_nodes) / math.log(count))) if count > 1 else self.steps
             if depth >= 4:
-                rows = run.along(schedule, min(steps, depth), lambda: list(problem.enumerate_minibatches()))
-                notes.append(f"expectation over all {count}^{min(steps, depth)} sequences of mini-batches")
-                differences = None
+                batches = lambda: list(problem.enumerate_minibatches())  # noqa: E731
+                notes.append(f"expectation over all {count}^{depth} sequences of mini-batches")
             else:
-                samples = [run.along(schedule, steps, lambda: [problem.minibatch(rng)]) for _ in range(self.runs)]
-                T = min(len(s) for s in samples)
-                rows = [tuple(np.mean([s[t] for s in samples], axis=0)) for t in range(T)]
-                differences = np.array([[s[t][2] - s[t][1] for t in range(T)] for s in samples])
-                notes.append(f"expectation over {self.runs} runs: right sides are upper 99.9 % confidence limits")
-        sums, minima, weight, least = [], [], 0.0, math.inf
+                batches = lambda: [problem.minibatch(rng)]  # noqa: E731
+                samples, depth = self.runs, self.steps
+                notes.append(f"expectation over {samples} runs: right sides are upper 99.9 % confidence limits")
+        runs = [_terms(integrator, problem, first, lam, depth, batches) for _ in range(samples)]
+        whole = min(map(len, runs))
+        rows = np.mean([run[:whole] for run in runs], axis=0)
+        gaps = np.array([[right - left for _, left, right, *_ in run[:whole]] for run in runs])
+        sums: list[tuple] = []
+        minima, weight, least = [], 0.0, math.inf
         for t, (square, left, right, *_) in enumerate(rows):
-            weight += schedule(t) * (1 - 0.5 * L * schedule(t))
+            weight += lam(t) * (1 - 0.5 * L * lam(t))
             least = min(least, square)
-            if differences is not None:
-                right += Z_999 * float(np.std(differences[:, t], ddof=1)) / math.sqrt(self.runs)
+            right += upper_end(gaps[:, t]) if samples > 1 else 0.0
             slack = 1000 * eps_of(first.Y) * abs(right)
             sums.append((t + 1, left, right, slack))
             minima.append((t + 1, least, right / weight, slack / weight))
-        if run.failed:
-            sums.append((len(rows) + 1, math.inf, 0.0, 0.0))
-        f_inf = problem.minimum()
-        theta = np.array([r[3] for r in rows])
+        if whole < depth:
+            sums.append(failed(whole + 1))
+        theta = np.array([row[3] for row in rows])
         half = len(theta) // 2
         early, late = float(theta[:half].sum()), float(theta[half:].sum())
         summable = late <= early or late <= 1e-12 * (1 + norm(dense(first.Y)))
@@ -186,60 +180,44 @@ class Convergence(Theorem):
             f"sum of E theta over the first half {early:.3g}, over the second {late:.3g}: "
             + ("summable as far as a finite run shows" if summable else "no sign of summability, no limit is claimed")
         )
+        cut, noise = rows[-1][4:] if whole else (math.nan, math.nan)
         constants = {
             "L": Constant(L, f"{type(problem).__name__}.lipschitz"),
             "f(W0)": Constant(problem.loss(first.Y), "loss at the start"),
-            "f_inf": Constant(f_inf, f"{type(problem).__name__}.minimum()"),
-            "sum E[B theta]": Constant(rows[-1][4] if rows else math.nan, "measured; B as in the descent theorem"),
-            "L/2 sum lam^2 Var": Constant(rows[-1][5] if rows else math.nan, "exact variance of the problem"),
+            "f_inf": Constant(problem.minimum(), f"{type(problem).__name__}.minimum()"),
+            "sum E[B theta]": Constant(cut, "measured; B as in the descent theorem"),
+            "L/2 sum lam^2 Var": Constant(noise, "exact variance of the problem"),
             "sum lam (1 - L lam/2)": Constant(weight, "the schedule"),
         }
         found = [
-            series("summed squared gradients", "T", sums, "sum lam (1 - L lam/2) E||P G||^2", "R_T"),
-            series("running minimum", "T", minima, "min E||P G||^2", "R_T / sum lam (1 - L lam/2)"),
+            Series.of("summed squared gradients", "T", sums, "sum lam (1 - L lam/2) E||P G||^2", "R_T"),
+            Series.of("running minimum", "T", minima, "min E||P G||^2", "R_T / sum lam (1 - L lam/2)"),
         ]
-        return self.certificate(integrator, problem, hypotheses, found, constants, notes)
+        return Measured(found, constants, notes)
 
 
-class _Expectation:
-    """Terms of the sum, averaged over equally probable states."""
+def _terms(integrator, problem, first, lam, steps, batches) -> list[tuple[float, ...]]:
+    """Rows (E||P G_t||^2, left, right, E theta, sum E[B theta], L/2 sum lam^2 Var) for T = 1, 2, ..., steps.
 
-    def __init__(self, integrator, problem, L, first):
-        self.integrator, self.problem, self.L, self.first = integrator, problem, L, first
-        self.failed = False
-
-    def along(self, schedule, steps, batches):
-        """Rows (E||P G_t||^2, left, right, E theta, sum E[B theta], L/2 sum lam^2 Var) for T = 1, 2, ..."""
-        problem, L = self.problem, self.L
-        left, cut, noise = 0.0, 0.0, 0.0
-        start = problem.loss(self.first.Y) - problem.minimum()
-        states: list = [self.first]
-        rows: list = []
-        for k in range(steps):
-            lam = schedule(k)
-            squares, variances, cuts, thetas, after = [], [], [], [], []
-            for state in states:
-                G = -field_at(problem, 0.0, state.Y)
-                squares.append(norm(tangent_part(G, *bases(state.Y))) ** 2)
-                variances.append(problem.variance(state.Y))
-                for batch in batches():
-                    try:
-                        step = self.integrator.step(batch.field, 0.0, state, lam)
-                    except FAILURES:
-                        self.failed = True
-                        return rows
-                    A, B = dense(step.augmented), dense(step.state.Y)
-                    theta = norm(A - B)
-                    bound = 0.0
-                    if theta:
-                        GA = -field_at(problem, 0.0, step.augmented)
-                        bound = gradient_bound(problem, GA, theta, max(norm(A), norm(B)), L)
-                    cuts.append(bound * theta)
-                    thetas.append(theta)
-                    after.append(step.state)
-            left += lam * (1 - 0.5 * L * lam) * float(np.mean(squares))
-            cut += float(np.mean(cuts))
-            noise += 0.5 * L * lam**2 * float(np.mean(variances))
-            rows.append((float(np.mean(squares)), left, start + cut + noise, float(np.mean(thetas)), cut, noise))
-            states = after
-        return rows
+    From equally probable states, each moved by all ``batches()``; the rows end early where a step fails.
+    """
+    L = lipschitz(problem)
+    left, cut, noise = 0.0, 0.0, 0.0
+    start = problem.loss(first.Y) - problem.minimum()
+    states = [first]
+    rows: list[tuple[float, ...]] = []
+    for k in range(steps):
+        h = lam(k)
+        squares = [norm(tangent_part(gradient_at(problem, s.Y), *bases(s.Y))) ** 2 for s in states]
+        variances = [problem.variance(s.Y) for s in states]
+        made: list[Any] = [attempt(integrator, batch.field, s, h) for s in states for batch in batches()]
+        if None in made:
+            break
+        cuts = [truncated(problem, step, L) for step in made]
+        left += h * (1 - 0.5 * L * h) * float(np.mean(squares))
+        cut += float(np.mean([B * theta for theta, B in cuts]))
+        noise += 0.5 * L * h**2 * float(np.mean(variances))
+        theta = float(np.mean([theta for theta, _ in cuts]))
+        rows.append((float(np.mean(squares)), left, start + cut + noise, theta, cut, noise))
+        states = [step.state for step in made]
+    return rows

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import AugmentedBUG, Exact, FixedRank, FullRank
-from problems import LossProblem, MatrixRegression, synthetic
+from integrators import BUG, AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG, ProjectorSplitting
+from problems import MatrixRegression, synthetic
 
-from .certificate import Certificate, Constant, Hypothesis
-from .theorem import (
-    FAILURES,
-    Theorem,
-    bases,
-    dense,
-    eps_of,
-    field_at,
-    gradient_bound,
-    lipschitz,
-    norm,
-    plain_descent,
-    rounding,
-    series,
-    start_of,
-    substep_name,
-    with_substep,
-    with_truncation,
-)
+from .certificate import Constant, Series
+from .hypotheses import convex_loss, exact_sub_flows, plain_descent
+from .measure import bases, dense, eps_of, failed, gradient_at, lipschitz, norm, rounding, run, start_of, truncated
+from .theorem import Measured, Theorem, with_substep, with_truncation
 
 
 @dataclass(frozen=True)
@@ -52,6 +37,7 @@ class Decay(Theorem):
     Source: Ceruti, Kusch, Lubich (2022), doi:10.1007/s10543-021-00907-7, Theorem 5, with the constant derived above.
     """
 
+    step_size: float = 0.1
     steps: int = 8
     rank: int = 3
     seed: int = 0
@@ -60,13 +46,10 @@ class Decay(Theorem):
     statement = "f(Y^) <= f(Y0) - h ||U^^H G V^||^2 for every h, exact sub-flows"
     source = "Ceruti, Kusch, Lubich (2022), Theorem 5; constant derived"
 
-    def promises(self, integrator):
-        """Augmented BUG."""
-        if isinstance(integrator, AugmentedBUG):
-            return True, "the start is in the Galerkin space"
-        if isinstance(integrator, FullRank):
-            return True, "the gradient flow itself"
-        return False, "a step is no gradient flow in a space that contains the start"
+    promised = {AugmentedBUG: "the start is in the Galerkin space", FullRank: "the gradient flow itself"}
+    doubts = dict.fromkeys(
+        (BUG, ParallelBUG, ProjectorSplitting), "a step is no gradient flow in a space that contains the start"
+    )
 
     def configured(self, integrator):
         """Exact sub-flows; truncation back to the rank of the start."""
@@ -77,47 +60,34 @@ class Decay(Theorem):
         rng = np.random.default_rng(7)
         return {"matrix-regression": MatrixRegression(synthetic((16, 12), [2.0**-j for j in range(8)], rng))}
 
-    def cases(self, integrator, full=False):
+    def settings(self, full):
         """Step sizes far beyond 2 / L too."""
         for h in (0.01, 0.1, 1.0, 10.0) if full else (0.05, 5.0):
-            yield self.check(self.configured(integrator), self.problems()["matrix-regression"], step_size=h)
+            yield replace(self, step_size=h), self.problems()["matrix-regression"]
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem, *, step_size=0.1, steps=None, rank=None) -> Certificate:
+    def hypotheses(self, integrator, problem):
+        """A convex loss, exact sub-flows, no memory."""
+        return convex_loss(problem), exact_sub_flows(integrator), plain_descent(integrator)
+
+    def measure(self, integrator, problem):
         """Along a run from the problem's start."""
-        convex = isinstance(problem, LossProblem) and bool(problem.convex)
-        hypotheses = [
-            Hypothesis("a convex loss", convex, getattr(problem, "name", "")),
-            Hypothesis(
-                "exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"
-            ),
-            plain_descent(integrator),
-        ]
-        if not all(x.met for x in hypotheses):
-            return self.certificate(integrator, problem, hypotheses)
-        h, L = float(step_size), lipschitz(problem)
-        state = integrator.init(start_of(problem, rank or self.rank, np.random.default_rng(self.seed), norm=1.0))
+        h, L = float(self.step_size), lipschitz(problem)
+        first = integrator.init(start_of(problem, self.rank, np.random.default_rng(self.seed), norm=1.0))
         before, after = [], []
-        for k in range(steps or self.steps):
-            try:
-                step = integrator.step(problem.field, k * h, state, h)
-            except FAILURES:
-                before.append((k + 1, np.inf, 0.0, 0.0))
+        for k, state, step in run(integrator, problem.field, first, h, self.steps):
+            if step is None:
+                before.append(failed(k))
                 break
-            f0, Y0 = problem.loss(state.Y), dense(state.Y)
+            f0, Y0, Y1 = problem.loss(state.Y), dense(state.Y), dense(step.augmented)
             U, V = bases(step.augmented)
-            G = -field_at(problem, 0.0, step.augmented)
+            G = gradient_at(problem, step.augmented)
             promised = h * norm(U.conj().T @ G @ V) ** 2
-            Y1, Y2 = dense(step.augmented), dense(step.state.Y)
-            theta = norm(Y1 - Y2)
-            B = gradient_bound(problem, G, theta, max(norm(Y1), norm(Y2)), L)
+            theta, B = truncated(problem, step, L)
             slack = rounding(state.Y, norm(Y0), norm(Y1)) * (norm(G) + L * norm(Y1 - Y0)) + 100 * eps_of(state.Y) * f0
-            before.append((k + 1, promised, f0 - problem.loss(step.augmented), slack))
-            after.append((k + 1, promised, f0 - problem.loss(step.state.Y) + B * theta, slack))
-            state = step.state
+            before.append((k, promised, f0 - problem.loss(step.augmented), slack))
+            after.append((k, promised, f0 - problem.loss(step.state.Y) + B * theta, slack))
         found = [
-            series("decrease before truncation", "step", before, "h alpha^2", "measured decrease"),
-            series("decrease after truncation", "step", after, "h alpha^2", "measured decrease + B theta"),
+            Series.of("decrease before truncation", "step", before, "h alpha^2", "measured decrease"),
+            Series.of("decrease after truncation", "step", after, "h alpha^2", "measured decrease + B theta"),
         ]
-        constants = {"h": Constant(h, "step size of the check"), "L": Constant(L, "enters B only")}
-        return self.certificate(integrator, problem, hypotheses, found, constants)
+        return Measured(found, {"h": Constant(h, "step size of the check"), "L": Constant(L, "enters B only")})

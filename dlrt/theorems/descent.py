@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from integrators import AugmentedBUG, FullRank, GeoLoRA, ParallelBUG
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    ParallelBUG,
+    ProjectorSplitting,
+    Tolerance,
+)
 from problems import FiniteSum, LinearLeastSquares, MatrixRegression, completion, synthetic
 
-from .certificate import Certificate, Constant, Hypothesis
-from .theorem import (
-    FAILURES,
-    Theorem,
+from .certificate import Constant, Hypothesis, Series
+from .hypotheses import euler_steps, lipschitz_gradient, loss_lipschitz, plain_descent, stable_step
+from .measure import (
+    attempt,
     bases,
     dense,
     eps_of,
-    field_at,
-    gradient_bound,
+    failed,
+    gradient_at,
     lipschitz,
     norm,
-    plain_descent,
     rounding,
-    series,
     start_of,
-    substep_name,
     tangent_part,
-    tolerance_of,
+    truncated,
 )
+from .theorem import FACTORS, Measured, Theorem
 
+SAMPLES = 200
+"""Mini-batches in a sampled expectation."""
 Z_999 = 3.0902323061678132
 """One-sided 99.9 % quantile of the normal distribution, for expectations that are sampled."""
 
@@ -74,20 +84,20 @@ class Descent(Theorem):
     steps: int = 25
     seed: int = 0
     max_batches: int = 300
+    step_size: float | None = None
+    start: LowRank | None = None
 
     name = "descent"
     statement = "f(W^) <= f(W) - lam (1 - L lam / 2) ||P G||^2 and f(W1) <= f(W^) + B theta"
     source = "GeoLoRA (arXiv:2410.18720), Theorem 1; constants derived"
 
-    def promises(self, integrator):
-        """GeoLoRA, parallel and augmented BUG with Euler steps, full-rank descent."""
-        if isinstance(integrator, (GeoLoRA, ParallelBUG, AugmentedBUG)):
-            return True, "W^ - W is -lam times an orthogonal projection of G that contains P G"
-        if isinstance(integrator, FullRank):
-            return True, "gradient descent, P = I"
-        if integrator.manifold:
-            return False, "the start is not in the space of the last sub-step"
-        return False, "simultaneous descent follows P^ G, and P^ is no orthogonal projector"
+    few = 2
+    promised = dict.fromkeys(
+        (GeoLoRA, ParallelBUG, AugmentedBUG), "W^ - W is -lam times an orthogonal projection of G that contains P G"
+    ) | {FullRank: "gradient descent, P = I"}
+    doubts = dict.fromkeys(
+        (BUG, ProjectorSplitting), "the start is not in the space of the last sub-step"
+    ) | dict.fromkeys(FACTORS, "simultaneous descent follows P^ G, and P^ is no orthogonal projector")
 
     def problems(self):
         """Regression (equality: L = 1 is attained everywhere), least squares, completion; with and without batches."""
@@ -103,49 +113,108 @@ class Descent(Theorem):
             "completion, mini-batches": completion(rng, A, 0.5, batch_size=24),
         }
 
-    def cases(self, integrator, full=False):
+    def settings(self, full):
         """A deterministic and a stochastic problem; with ``full`` all of them and larger steps."""
-        problems = list(self.problems().values())
-        for problem in problems if full else problems[:2]:
+        for _, problem in super().settings(full):
             for fraction in (0.1, 0.5, 1.0, 1.9) if full else (0.5,):
-                if getattr(problem, "stochastic", False):
+                if stochastic(problem):
                     fraction /= 5
-                yield self.check(self.configured(integrator), problem, step_size=fraction / lipschitz(problem))
+                yield replace(self, step_size=fraction / lipschitz(problem)), problem
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem, *, step_size=None, rank=None, steps=None, start=None) -> Certificate:
+    def lam(self, problem) -> float:
+        """The step size."""
+        L = loss_lipschitz(problem)
+        return float(self.step_size) if self.step_size is not None else 0.5 / L if L > 0 else math.nan
+
+    def hypotheses(self, integrator, problem):
+        """A loss with known L, plain descent by Euler steps of stable size, a projection free of the mini-batch."""
+        yield from (lipschitz_gradient(problem), plain_descent(integrator), euler_steps(integrator))
+        yield stable_step(self.lam(problem), loss_lipschitz(problem))
+        if stochastic(problem):
+            yield Hypothesis("the projection does not depend on the mini-batch", *fixed_projection(integrator))
+
+    def measure(self, integrator, problem):
         """Along a run from the problem's start (or ``start``) with constant step size, 1 / (2 L) by default."""
-        L = lipschitz(problem) if hasattr(problem, "loss") else math.nan
-        lam = float(step_size) if step_size is not None else 0.5 / L if L > 0 else math.nan
-        hypotheses = [
-            Hypothesis("a loss with Lipschitz gradient", math.isfinite(L) and L > 0, f"L = {L:.4g}"),
-            plain_descent(integrator),
-            Hypothesis("explicit Euler steps", substep_name(integrator) == "Euler", substep_name(integrator)),
-            Hypothesis("0 < lam < 2 / L", 0 < lam * L < 2, f"lam = {lam:.4g}, 2 / L = {2 / L if L else math.inf:.4g}"),
-        ]
-        if not all(h.met for h in hypotheses):
-            return self.certificate(integrator, problem, hypotheses)
-        stochastic = isinstance(problem, FiniteSum) and problem.stochastic
-        if stochastic:
-            hypotheses.append(
-                Hypothesis("the projection does not depend on the mini-batch", *fixed_projection(integrator))
-            )
-            if not hypotheses[-1].met:
-                return self.certificate(integrator, problem, hypotheses)
+        L, lam = lipschitz(problem), self.lam(problem)
         rng = np.random.default_rng(self.seed)
-        rank = min(rank or self.rank, *problem.shape)
-        state = integrator.init(start if start is not None else start_of(problem, rank, rng, norm=1.0))
-        run = _Run(self, integrator, problem, lam, L, stochastic)
-        for k in range(steps or (self.steps if not stochastic else max(3, self.steps // 5))):
-            state = run.step(k, state, rng)
-            if state is None:
+        state = integrator.init(start_of(problem, self.rank, rng, norm=1.0) if self.start is None else self.start)
+        notes: list[str] = []
+        tables: tuple[list, ...] = ([], [], [], [], [])
+        before, after, tail, reported, within = tables
+        largest_B = 0.0
+        for k in range(1, 1 + (max(3, self.steps // 5) if stochastic(problem) else self.steps)):
+            Y = state.Y
+            U, V = bases(Y)
+            W, G, f0 = dense(Y), gradient_at(problem, Y), problem.loss(Y)
+            batches, complete = self.batches(problem, rng)
+            squares = [norm(tangent_part(gradient_at(batch, Y), U, V)) ** 2 for batch in batches]
+            steps: list[Any] = [attempt(integrator, batch.field, state, lam) for batch in batches]
+            if None in steps:
+                before.append(failed(k))
+                notes.append(f"diverged at step {k}")
                 break
+            gains, gains_after = [], []
+            for batch, step in zip(batches, steps, strict=True):
+                theta, B = truncated(problem, step, L)
+                largest_B = max(largest_B, B)
+                gains.append(f0 - problem.loss(step.augmented))
+                gains_after.append(f0 - problem.loss(step.state.Y) + B * theta)
+                if integrator.truncation is None or not integrator.manifold:
+                    continue
+                A, rank = dense(step.augmented), step.state.Y.rank
+                slack = rounding(Y, norm(A), lam * norm(gradient_at(batch, Y)))
+                d = np.linalg.svd(A, compute_uv=False)
+                tail.append((k, abs(theta - norm(d[rank:])), 0.0, slack))
+                reported.append((k, abs(theta - step.truncation_error), 0.0, slack))
+                rule = integrator.truncation
+                if isinstance(rule, Tolerance) and rank < rule.limit:
+                    within.append((k, theta, rule.threshold(norm(d)), slack))
+            along = lam * norm(tangent_part(G, U, V)) ** 2
+            promised = along - 0.5 * L * lam**2 * float(np.mean(squares))
+            slack = rounding(Y, norm(W), lam * norm(G)) * (norm(G) + L * lam * norm(G)) + 100 * eps_of(Y) * abs(f0)
+            # a sampled expectation: the paired differences have less variance than each side
+            for rows, gain in ((before, gains), (after, gains_after)):
+                z = np.array(gain) - (along - 0.5 * L * lam**2 * np.array(squares))
+                rows.append((k, promised, float(np.mean(gain)) + (0.0 if complete else upper_end(z)), slack))
+            if not complete:
+                limits = "right sides are upper 99.9 % confidence limits"
+                notes = [f"expectation over {SAMPLES} sampled mini-batches: {limits}"]
+            elif stochastic(problem):
+                notes = [f"expectation over all {len(batches)} mini-batches"]
+            state = steps[int(rng.integers(len(steps)))].state
+        kind = "in expectation " if stochastic(problem) else ""
+        names = ("promised decrease", "measured decrease")
+        found = [
+            Series.of(f"descent {kind}before truncation", "step", before, *names),
+            Series.of(f"descent {kind}after truncation", "step", after, names[0], "measured decrease + B theta"),
+            Series.of("truncation error is the tail", "step", tail, "| ||W1 - W^|| - tail |", "0"),
+            Series.of("reported truncation error", "step", reported, "| ||W1 - W^|| - reported |", "0"),
+            Series.of("truncation within its tolerance", "step", within, "||W1 - W^||", "tolerance"),
+        ]
         constants = {
             "L": Constant(L, f"{type(problem).__name__}.lipschitz"),
             "lam": Constant(lam, "step size of the check"),
-            "B": Constant(run.largest_B, "largest min(gradient_bound(radius), ||G(W^)|| + L theta) of the steps"),
+            "B": Constant(largest_B, "largest min(gradient_bound(radius), ||G(W^)|| + L theta) of the steps"),
         }
-        return self.certificate(integrator, problem, hypotheses, run.series(), constants, run.notes)
+        return Measured([*found[:2], *(s for s in found[2:] if s.values)], constants, notes)
+
+    def batches(self, problem, rng) -> tuple[list, bool]:
+        """The mini-batches of one step, and whether they are all of them."""
+        if not stochastic(problem):
+            return [problem], True
+        if math.comb(problem.samples, problem.batch_size) <= self.max_batches:
+            return list(problem.enumerate_minibatches()), True
+        return [problem.minibatch(rng) for _ in range(SAMPLES)], False
+
+
+def stochastic(problem) -> bool:
+    """Whether the problem has mini-batches."""
+    return isinstance(problem, FiniteSum) and problem.stochastic
+
+
+def upper_end(values: np.ndarray) -> float:
+    """What to add to the mean of a sample for the upper end of its one-sided 99.9 % confidence interval."""
+    return Z_999 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def fixed_projection(integrator) -> tuple[bool, str]:
@@ -155,93 +224,3 @@ def fixed_projection(integrator) -> tuple[bool, str]:
     if getattr(integrator, "rejection", None) is not None:
         return False, "a rejected step is repeated in bases that depend on the gradient"
     return True, ""
-
-
-class _Run:
-    """The rows of a descent certificate."""
-
-    def __init__(self, theorem, integrator, problem, lam, L, stochastic):
-        self.theorem, self.integrator, self.problem, self.lam, self.L = theorem, integrator, problem, lam, L
-        self.stochastic = stochastic
-        self.before: list = []
-        self.after: list = []
-        self.tail: list = []
-        self.reported: list = []
-        self.within: list = []
-        self.largest_B = 0.0
-        self.notes: list[str] = []
-
-    def batches(self, rng):
-        """The mini-batches of one step, and whether they are all of them."""
-        if not self.stochastic:
-            return [self.problem], True
-        if math.comb(self.problem.samples, self.problem.batch_size) <= self.theorem.max_batches:
-            return list(self.problem.enumerate_minibatches()), True
-        return [self.problem.minibatch(rng) for _ in range(200)], False
-
-    def step(self, k, state, rng):
-        lam, L, problem = self.lam, self.L, self.problem
-        Y = state.Y
-        U, V = bases(Y)
-        W, G, f0 = dense(Y), -field_at(problem, 0.0, Y), problem.loss(Y)
-        PG = tangent_part(G, U, V)
-        batches, complete = self.batches(rng)
-        gains, gains_after, squares, states = [], [], [], []
-        for batch in batches:
-            g = -field_at(batch, 0.0, Y)
-            try:
-                step = self.integrator.step(batch.field, 0.0, state, lam)
-            except FAILURES:
-                self.before.append((k + 1, math.inf, 0.0, 0.0))
-                self.notes.append(f"diverged at step {k + 1}")
-                return None
-            A, B = dense(step.augmented), dense(step.state.Y)
-            theta = norm(A - B)
-            GA = -field_at(problem, 0.0, step.augmented)
-            bound = gradient_bound(problem, GA, theta, max(norm(A), norm(B)), L)
-            self.largest_B = max(self.largest_B, bound)
-            gains.append(f0 - problem.loss(step.augmented))
-            gains_after.append(f0 - problem.loss(step.state.Y) + bound * theta)
-            squares.append(norm(tangent_part(g, U, V)) ** 2)
-            states.append(step.state)
-            self.truncation(k, step, A, theta, rounding(Y, norm(A), lam * norm(g)))
-        mean_square = float(np.mean(squares))
-        promised = lam * norm(PG) ** 2 - 0.5 * L * lam**2 * mean_square
-        slack = rounding(Y, norm(W), lam * norm(G)) * (norm(G) + L * lam * norm(G)) + 100 * eps_of(Y) * abs(f0)
-        # a sampled expectation: the paired differences have less variance than each side
-        for rows, gain in ((self.before, gains), (self.after, gains_after)):
-            z = np.array(gain) - (lam * norm(PG) ** 2 - 0.5 * L * lam**2 * np.array(squares))
-            spread = 0.0 if complete else Z_999 * float(np.std(z, ddof=1)) / math.sqrt(len(z))
-            rows.append((k + 1, promised, float(np.mean(gain)) + spread, slack))
-        if not complete:
-            self.notes = ["expectation over 200 sampled mini-batches: right sides are upper 99.9 % confidence limits"]
-        elif self.stochastic:
-            self.notes = [f"expectation over all {len(batches)} mini-batches"]
-        return states[int(rng.integers(len(states)))]
-
-    def truncation(self, k, step, A, theta, slack):
-        """(I3): what was cut is the tail, it is what the step reports, and no more than the rule allows."""
-        integrator = self.integrator
-        if integrator.truncation is None or not integrator.manifold:
-            return
-        d = np.linalg.svd(A, compute_uv=False)
-        tail = norm(d[step.state.Y.rank :])
-        self.tail.append((k + 1, abs(theta - tail), 0.0, slack))
-        self.reported.append((k + 1, abs(theta - step.truncation_error), 0.0, slack))
-        rule = tolerance_of(integrator)
-        if rule is not None and step.state.Y.rank < rule.limit:
-            self.within.append((k + 1, theta, rule.threshold(norm(d)), slack))
-
-    def series(self):
-        kind = "in expectation " if self.stochastic else ""
-        names = ("promised decrease", "measured decrease")
-        found = [series(f"descent {kind}before truncation", "step", self.before, *names)]
-        found.append(
-            series(f"descent {kind}after truncation", "step", self.after, names[0], "measured decrease + B theta")
-        )
-        if self.tail:
-            found.append(series("truncation error is the tail", "step", self.tail, "| ||W1 - W^|| - tail |", "0"))
-            found.append(series("reported truncation error", "step", self.reported, "| ||W1 - W^|| - reported |", "0"))
-        if self.within:
-            found.append(series("truncation within its tolerance", "step", self.within, "||W1 - W^||", "tolerance"))
-        return found

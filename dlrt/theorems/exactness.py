@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import BUG, AugmentedBUG, Exact, FixedRank, FullRank, LowRank, ParallelBUG, ProjectorSplitting
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    Exact,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    ParallelBUG,
+    ProjectorSplitting,
+)
 from problems import Rotating, rotating
 
-from .certificate import Certificate, Constant, Hypothesis
-from .theorem import (
-    FAILURES,
-    Theorem,
-    dense,
-    eps_of,
-    norm,
-    plain_descent,
-    series,
-    start_of,
-    substep_name,
-    with_substep,
-    with_truncation,
-)
+from .certificate import Constant, Hypothesis, Series
+from .hypotheses import exact_sub_flows, plain_descent
+from .measure import dense, eps_of, failed, norm, run, start_of
+from .theorem import FACTORS, Measured, Theorem, with_substep, with_truncation
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,20 @@ class Exactness(Theorem):
     """
 
     steps: int = 10
+    t_end: float | None = None
     seed: int = 0
 
     name = "exactness"
     statement = "Y_k = A(t_k) for F = A'(t), A(t) of rank r, exact sub-flows"
     source = "Lubich, Oseledets (2014), Theorem 4.1; Ceruti, Lubich (2022), Theorem 3"
 
-    def promises(self, integrator):
-        """Projector splitting, BUG and augmented BUG."""
-        if isinstance(integrator, (ProjectorSplitting, BUG, AugmentedBUG)):
-            return True, "the new bases span the ranges of A(t1)"
-        if isinstance(integrator, FullRank):
-            return True, "the exact flow itself"
-        if isinstance(integrator, ParallelBUG):
-            return False, "parallel BUG leaves out the block Ut^H D Vt"
-        return False, "the method has no exact sub-flows"
+    few = 3
+    promised = dict.fromkeys((ProjectorSplitting, BUG, AugmentedBUG), "the new bases span the ranges of A(t1)") | {
+        FullRank: "the exact flow itself"
+    }
+    doubts = {ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt"} | dict.fromkeys(
+        (GeoLoRA, *FACTORS), "the method has no exact sub-flows"
+    )
 
     def configured(self, integrator):
         """Exact sub-flows, rank fixed at that of the small case."""
@@ -76,52 +75,35 @@ class Exactness(Theorem):
             "rotating, complex": rotating(np.random.default_rng(5), (20, 16), rank=4, dtype=np.complex128),
         }
 
-    def cases(self, integrator, full=False):
-        """All three are cheap."""
-        for problem in self.problems().values():
-            yield self.check(self.configured(integrator), problem)
+    def hypotheses(self, integrator, problem):
+        """F = A'(t), exact sub-flows, no memory, the rank of A."""
+        yield Hypothesis("F = A'(t), independent of Y", isinstance(problem, Rotating), getattr(problem, "name", ""))
+        yield from (exact_sub_flows(integrator), plain_descent(integrator))
+        rank = len(getattr(problem, "singular_values", ()))
+        fixed = integrator.truncation is None or (rank > 0 and integrator.truncation == FixedRank(rank))
+        yield Hypothesis("rank fixed at that of A", fixed, f"rank {rank}, truncation {integrator.truncation}")
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem, *, steps=None, t_end=None) -> Certificate:
+    def measure(self, integrator, problem):
         """Steps of equal size up to the end time."""
-        steps = steps or self.steps
-        h = float(t_end or problem.t_end) / steps
-        fits = isinstance(problem, Rotating)
-        hypotheses = [
-            Hypothesis("F = A'(t), independent of Y", fits, getattr(problem, "name", "")),
-            Hypothesis(
-                "exact sub-flows", substep_name(integrator) == "Exact", f"sub-steps: {substep_name(integrator)}"
-            ),
-            plain_descent(integrator),
-        ]
-        if not all(x.met for x in hypotheses):
-            return self.certificate(integrator, problem, hypotheses)
-        rank = len(problem.singular_values)
-        fixed = integrator.truncation is None or integrator.truncation == FixedRank(rank)
-        hypotheses.append(
-            Hypothesis("rank fixed at that of A", fixed, f"rank {rank}, truncation {integrator.truncation}")
-        )
+        h = float(self.t_end or problem.t_end) / self.steps
         rng = np.random.default_rng(self.seed)
-        state = integrator.init(_turned(start_of(problem, rank, rng), rng))
-        rows, kappa, t = [], 1.0, 0.0
-        for k in range(steps):
-            pairs = zip(problem.factors(t), problem.factors(t + h), strict=True)
+        first = integrator.init(_turned(start_of(problem, len(problem.singular_values), rng), rng))
+        rows, kappa = [], 1.0
+        for k, _, step in run(integrator, problem.field, first, h, self.steps):
+            pairs = zip(problem.factors((k - 1) * h), problem.factors((k - 1) * h + h), strict=True)
             kappa = max(kappa, *(float(np.linalg.cond(X1.conj().T @ X0)) for X0, X1 in pairs))
-            try:
-                state = integrator.step(problem.field, t, state, h).state
-            except FAILURES:
-                rows.append((k + 1, np.inf, 0.0, 0.0))
+            if step is None:
+                rows.append(failed(k))
                 break
-            t = (k + 1) * h
-            A = problem.reference(t)
-            rows.append((k + 1, norm(dense(state.Y) - A) / norm(A), 0.0, 1000 * eps_of(state.Y) * kappa * (k + 1)))
-        hypotheses.append(Hypothesis("ranges turn by less than a right angle", kappa < 1e6, f"kappa = {kappa:.4g}"))
+            A, Y = problem.reference(k * h), step.state.Y
+            rows.append((k, norm(dense(Y) - A) / norm(A), 0.0, 1000 * eps_of(Y) * kappa * k))
         constants = {
             "kappa": Constant(kappa, "largest condition number of U(t1)^H U(t0), V(t1)^H V(t0)"),
             "sigma_r": Constant(float(min(problem.singular_values)), "smallest singular value of A(0)"),
         }
-        main = series("all steps", "step", rows, "||Y - A|| / ||A||", "0")
-        return self.certificate(integrator, problem, hypotheses, [main], constants)
+        turn = Hypothesis("ranges turn by less than a right angle", kappa < 1e6, f"kappa = {kappa:.4g}")
+        main = Series.of("all steps", "step", rows, "||Y - A|| / ||A||", "0")
+        return Measured([main], constants, hypotheses=[turn])
 
 
 def _turned(Y: LowRank, rng) -> LowRank:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    ParallelBUG,
+    ProjectorSplitting,
+)
 from problems import MatrixRegression
 
-from .certificate import Hypothesis
-from .theorem import (
-    FAILURES,
-    Theorem,
-    bases,
-    dense,
-    field_at,
-    norm,
-    plain_descent,
-    rounding,
-    series,
-    substep_name,
-    tangent_part,
-)
-
-SINGULAR_VALUES = (1.0, 1e-2, 1e-4, 1e-8, 1e-12, 1e-16, 0.0)
+from .certificate import Series
+from .hypotheses import euler_steps, no_rejection, plain_descent
+from .measure import attempt, bases, dense, gradient_at, norm, rounding, tangent_part
+from .theorem import FACTORS, Measured, Theorem
 
 
 @dataclass(frozen=True)
@@ -49,20 +46,19 @@ class RiemannianStep(Theorem):
     rank: int = 4
     step_size: float = 0.5
     seed: int = 0
+    singular_values: tuple[float, ...] = (1.0, 1e-2, 1e-4, 1e-8, 1e-12, 1e-16, 0.0)
 
     name = "riemannian-step"
     statement = "W^ = W - lam P(W) G for every S"
     source = "derived; GeoLoRA (arXiv:2410.18720), algorithm 1"
 
-    def promises(self, integrator):
-        """GeoLoRA, parallel BUG with Euler, and the full matrix (P = I)."""
-        if isinstance(integrator, (GeoLoRA, ParallelBUG)):
-            return True, "K, L and S move along the same gradient from orthonormal bases"
-        if isinstance(integrator, FullRank):
-            return True, "P is the identity for the full matrix"
-        if isinstance(integrator, AugmentedBUG):
-            return False, "it moves by the larger projection U^ U^^H G V^ V^^H"
-        return False, "it does not move by the projected gradient"
+    few = 3
+    promised = dict.fromkeys(
+        (GeoLoRA, ParallelBUG), "K, L and S move along the same gradient from orthonormal bases"
+    ) | {FullRank: "P is the identity for the full matrix"}
+    doubts = {AugmentedBUG: "it moves by the larger projection U^ U^^H G V^ V^^H"} | dict.fromkeys(
+        (*FACTORS, BUG, ProjectorSplitting), "it does not move by the projected gradient"
+    )
 
     def problems(self):
         """Regression, real and complex."""
@@ -74,36 +70,22 @@ class RiemannianStep(Theorem):
             "float32": MatrixRegression(A.astype(np.float32)),
         }
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem, *, rank=None, step_size=None, singular_values=SINGULAR_VALUES):
-        """One step from each of a list of smallest singular values."""
-        rank, lam = rank or self.rank, float(step_size or self.step_size)
-        hypotheses = [
-            plain_descent(integrator),
-            Hypothesis("explicit Euler steps", substep_name(integrator) == "Euler", f"{substep_name(integrator)}"),
-            Hypothesis("no step rejection", getattr(integrator, "rejection", None) is None),
-        ]
-        if not all(h.met for h in hypotheses):
-            return self.certificate(integrator, problem, hypotheses)
-        rows = []
-        for smallest in singular_values:
-            rng = np.random.default_rng(self.seed)
-            values = np.geomspace(1.0, max(smallest, 1e-300), rank)
-            values[-1] = smallest
-            like = problem.like if hasattr(problem, "like") else np.zeros(())
-            state = integrator.init(LowRank.random(problem.shape, rank, rng, like, values))
-            W, G = dense(state.Y), -field_at(problem, 0.0, state.Y)
-            try:
-                step = integrator.step(problem.field, 0.0, state, lam)
-                error = norm(dense(step.augmented) - (W - lam * tangent_part(G, *bases(state.Y))))
-            except FAILURES:
-                error = np.inf
-            size = lam * norm(G)
-            rows.append((smallest, error / size, 0.0, rounding(state.Y, norm(W), size) / size))
-        main = series("one step", "smallest singular value", rows, "||W^ - (W - lam P G)|| / ||lam G||", "0")
-        return self.certificate(integrator, problem, hypotheses, [main])
+    def hypotheses(self, integrator, problem):
+        """Plain descent by Euler steps, none of which is rejected."""
+        return plain_descent(integrator), euler_steps(integrator), no_rejection(integrator)
 
-    def cases(self, integrator, full=False):
-        """All three problems are cheap."""
-        for problem in self.problems().values():
-            yield self.check(self.configured(integrator), problem)
+    def measure(self, integrator, problem):
+        """One step from each of a list of smallest singular values."""
+        rows, lam = [], float(self.step_size)
+        for smallest in self.singular_values:
+            rng = np.random.default_rng(self.seed)
+            values = np.geomspace(1.0, max(smallest, 1e-300), self.rank)
+            values[-1] = smallest
+            state = integrator.init(LowRank.random(problem.shape, self.rank, rng, problem.like, values))
+            W, G = dense(state.Y), gradient_at(problem, state.Y)
+            step, error, size = attempt(integrator, problem.field, state, lam), math.inf, lam * norm(G)
+            if step is not None:
+                error = norm(dense(step.augmented) - (W - lam * tangent_part(G, *bases(state.Y))))
+            rows.append((smallest, error / size, 0.0, rounding(state.Y, norm(W), size) / size))
+        label = "||W^ - (W - lam P G)|| / ||lam G||"
+        return Measured([Series.of("one step", "smallest singular value", rows, label, "0")])

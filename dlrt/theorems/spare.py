@@ -7,22 +7,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import AugmentedBUG, GeoLoRA, LoRA, LowRank, ParallelBUG, State, Tolerance
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    FullRank,
+    GeoLoRA,
+    LoRA,
+    LowRank,
+    ParallelBUG,
+    ProjectorSplitting,
+    State,
+    Tolerance,
+)
 from integrators.linalg import haar
 from problems import MatrixRegression
 
-from .certificate import Certificate, Constant, Hypothesis
-from .theorem import (
-    FAILURES,
-    Theorem,
-    dense,
-    norm,
-    plain_descent,
-    rounding,
-    series,
-    substep_name,
-    with_truncation,
-)
+from .certificate import Constant, Hypothesis, Series
+from .hypotheses import euler_steps, plain_descent
+from .measure import FAILURES, dense, failed, norm, rounding
+from .theorem import FACTORS, Measured, Theorem, with_truncation
 
 UPPER = 2 / math.sqrt(3)
 """``||u u^H M + M v v^H - u u^H M v v^H||_2 <= 2/sqrt(3) ||M||_2`` for unit vectors u, v."""
@@ -88,6 +91,7 @@ class Spare(Theorem):
     step_size: float = 0.1
     steps: int = 12
     seed: int = 0
+    singular_values: tuple[float, ...] = (8.0, 4.0)
 
     name = "spare-directions"
     statement = (
@@ -95,42 +99,42 @@ class Spare(Theorem):
     )
     source = "derived"
 
-    def promises(self, integrator):
-        """Rank-adaptive methods that move by a projected gradient."""
-        if isinstance(integrator, (GeoLoRA, ParallelBUG, AugmentedBUG)):
-            return True, "one gradient step on K, L, S, then truncation by tolerance"
-        return False, "no truncation by tolerance"
+    own_problem = "matrix-regression"
+    promised = dict.fromkeys(
+        (GeoLoRA, ParallelBUG, AugmentedBUG), "one gradient step on K, L, S, then truncation by tolerance"
+    )
+    doubts = dict.fromkeys((FullRank, *FACTORS, BUG, ProjectorSplitting), "no truncation by tolerance")
 
     def configured(self, integrator):
         """The default tolerance with one spare direction."""
         return with_truncation(super().configured(integrator), Tolerance(relative=0.1, spare=1))
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem=None, *, step_size=None, singular_values=(8.0, 4.0)) -> Certificate:
+    def settings(self, full):
+        """One step size, or several."""
+        for lam in (0.01, 0.1, 0.5, 0.9) if full else (0.1,):
+            yield replace(self, step_size=lam), None
+
+    def hypotheses(self, integrator, problem):
+        """A relative tolerance that keeps W, with spare directions; plain descent by Euler steps; lam < 1."""
+        lam, rule = float(self.step_size), integrator.truncation
+        tau = rule.relative if isinstance(rule, Tolerance) else None
+        last, size = float(self.singular_values[-1]), norm(self.singular_values)
+        kept = tau is not None and last > tau * size
+        yield Hypothesis("truncation by a relative tolerance", tau is not None, f"truncation is {rule!r}")
+        yield Hypothesis("spare >= 1", isinstance(rule, Tolerance) and rule.spare >= 1)
+        yield Hypothesis("bases stay orthonormal", integrator.manifold)
+        yield from (plain_descent(integrator), euler_steps(integrator))
+        yield Hypothesis("0 < lam < 1", 0 < lam < 1, f"lam = {lam:.4g}")
+        yield Hypothesis("truncation keeps W", kept, f"sigma_r = {last:.4g}, tau ||W|| = {(tau or 0) * size:.4g}")
+
+    def measure(self, integrator, problem):
         """All parts, on a regression problem that is made here."""
-        lam = float(step_size or self.step_size)
-        rule = integrator.truncation if isinstance(integrator.truncation, Tolerance) else None
-        tau = rule.relative if rule else None
-        d = np.array(singular_values, dtype=float)
-        kept = tau is not None and d[-1] > tau * norm(d)
-        hypotheses = [
-            Hypothesis(
-                "truncation by a relative tolerance", tau is not None, f"truncation is {integrator.truncation!r}"
-            ),
-            Hypothesis("spare >= 1", bool(rule and rule.spare >= 1)),
-            Hypothesis("bases stay orthonormal", integrator.manifold),
-            plain_descent(integrator),
-            Hypothesis("explicit Euler steps", substep_name(integrator) == "Euler", substep_name(integrator)),
-            Hypothesis("0 < lam < 1", 0 < lam < 1, f"lam = {lam:.4g}"),
-            Hypothesis("truncation keeps W", kept, f"sigma_r = {d[-1]:.4g}, tau ||W|| = {(tau or 0) * norm(d):.4g}"),
-        ]
-        if not all(h.met for h in hypotheses):
-            return self.certificate(integrator, "matrix-regression", hypotheses)
-        scene = _Scene(d, lam, self.seed)
+        lam, tau = float(self.step_size), float(integrator.truncation.relative)
+        scene = _Scene(np.array(self.singular_values, dtype=float), lam, self.seed)
         try:
             found = [
                 self.aligned(integrator, scene),
-                *self.passing(integrator, scene),
+                self.passing(integrator, scene),
                 self.fixed_point(integrator, scene),
                 *self.random_spare(integrator, scene),
             ]
@@ -138,14 +142,14 @@ class Spare(Theorem):
                 found.append(self.overlap(integrator, scene))
             found.append(self.factors(scene))
         except FAILURES as error:
-            found = [series("steps", "step", [(1, math.inf, 0.0, 0.0)], f"failed: {error}", "0")]
+            found = [Series.of("steps", "step", [failed(1)], f"failed: {error}", "0")]
         constants = {
             "lam": Constant(lam, "step size of the check"),
-            "tau": Constant(float(tau or 0), "relative tolerance"),
+            "tau": Constant(tau, "relative tolerance"),
             "sigma_1(N)": Constant(scene.sigma, "largest singular value of the normal gradient"),
-            "threshold": Constant(scene.threshold(float(tau or 0)), "tau ||S|| / (1 - tau^2)^(1/2)"),
+            "threshold": Constant(scene.threshold(tau), "tau ||S|| / (1 - tau^2)^(1/2)"),
         }
-        return self.certificate(integrator, "matrix-regression", hypotheses, found, constants)
+        return Measured(found, constants)
 
     def fixed_point(self, integrator, scene):
         """(a)"""
@@ -155,7 +159,7 @@ class Spare(Theorem):
             state = bare.step(scene.problem.field, 0.0, state, scene.lam).state
             size = norm(scene.W)
             rows.append((k + 1, norm(dense(state.Y) - scene.W) / size, 0.0, (k + 1) * rounding(scene.Y, 1.0, 1.0)))
-        return series("(a) fixed point without spare directions", "step", rows, "||W_k - W|| / ||W||", "0")
+        return Series.of("(a) fixed point without spare directions", "step", rows, "||W_k - W|| / ||W||", "0")
 
     def aligned(self, integrator, scene):
         """(d)"""
@@ -168,7 +172,7 @@ class Spare(Theorem):
                 measured = float(x @ dense(state.Y) @ y)
                 slack = (k + 1) * rounding(scene.Y, norm(scene.W)) / scene.sigma
                 rows.append((k + 1, abs(measured - predicted) / scene.sigma, 0.0, slack))
-        return series("(d) growth of the aligned coefficient", "step", rows, "|s_k - predicted| / sigma_1", "0")
+        return Series.of("(d) growth of the aligned coefficient", "step", rows, "|s_k - predicted| / sigma_1", "0")
 
     def passing(self, integrator, scene):
         """(d), the number of steps."""
@@ -186,7 +190,7 @@ class Spare(Theorem):
                 if rule.ranks([np.linalg.svd(dense(state.Y), compute_uv=False)])[0] > len(scene.d):
                     break
             rows.append((factor, abs(count - predicted), 0.0, 0.0))
-        return [series("(d) steps until the tolerance is passed", "threshold / sigma_1", rows, "|steps - k*|", "0")]
+        return Series.of("(d) steps until the tolerance is passed", "threshold / sigma_1", rows, "|steps - k*|", "0")
 
     def random_spare(self, integrator, scene):
         """(b) and (c)."""
@@ -208,10 +212,10 @@ class Spare(Theorem):
             upper.append((k + 1, float(values[0]), top, slack))
             u, v, s = left[:, 0], right[0].conj(), float(values[0])
         return [
-            series(
+            Series.of(
                 "(b, c) growth from s = 0, random direction", "step", lower, "||(1-lam) s u + lam M v||", "measured s"
             ),
-            series("(c) upper bound", "step", upper, "measured s", "(1-lam) s + 2/sqrt(3) lam sigma_1"),
+            Series.of("(c) upper bound", "step", upper, "measured s", "(1-lam) s + 2/sqrt(3) lam sigma_1"),
         ]
 
     def overlap(self, integrator, scene):
@@ -226,7 +230,7 @@ class Spare(Theorem):
             predicted = 1 + scene.lam * scene.sigma / ((1 - scene.lam) * s)
             slack = 100 * (alpha * predicted) ** 2 + rounding(scene.Y, norm(scene.W)) / alpha
             rows.append((s, abs(measured / predicted - 1), 0.0, slack))
-        return series("(e) growth of the overlap", "s", rows, "|factor / predicted - 1|", "0")
+        return Series.of("(e) growth of the overlap", "s", rows, "|factor / predicted - 1|", "0")
 
     def factors(self, scene):
         """(f)"""
@@ -238,12 +242,9 @@ class Spare(Theorem):
             measured = norm(after.Y.U[:, -1]) / beta
             predicted = 1 + scene.lam * (scene.sigma - beta**2)
             rows.append((beta, abs(measured / predicted - 1), 0.0, rounding(scene.Y, norm(scene.W))))
-        return series("(f) LoRA's factor, for comparison", "beta", rows, "|factor / (1+lam(sigma_1-beta^2)) - 1|", "0")
-
-    def cases(self, integrator, full=False):
-        """One step size, or several."""
-        for lam in (0.01, 0.1, 0.5, 0.9) if full else (0.1,):
-            yield self.check(self.configured(integrator), step_size=lam)
+        return Series.of(
+            "(f) LoRA's factor, for comparison", "beta", rows, "|factor / (1+lam(sigma_1-beta^2)) - 1|", "0"
+        )
 
 
 class _Scene:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    ParallelBUG,
+    ProjectorSplitting,
+)
 from problems import MatrixRegression
 
-from .certificate import Certificate, Constant, Hypothesis
-from .theorem import (
-    FAILURES,
-    Theorem,
-    bases,
-    dense,
-    field_at,
-    norm,
-    plain_descent,
-    rounding,
-    series,
-    substep_name,
-    tangent_part,
-)
+from .certificate import Constant, Hypothesis, Series
+from .hypotheses import euler_steps, plain_descent
+from .measure import attempt, bases, dense, gradient_at, norm, rounding, tangent_part
+from .theorem import FACTORS, Measured, Theorem
 
 CASES = ("column", "row")
 
@@ -73,55 +72,35 @@ class Stationary(Theorem):
     statement = "no rest where P(W) G != 0: f decreases by lam (1 - L lam / 2) ||P G||^2"
     source = "GeoLoRA (arXiv:2410.18720), Figure 1; points constructed"
 
-    def promises(self, integrator):
-        """As for descent."""
-        if isinstance(integrator, (GeoLoRA, ParallelBUG, AugmentedBUG, FullRank)):
-            return True, "it descends by an orthogonal projection of G that contains P G"
-        return False, "its points of rest are not those of P G" if not integrator.manifold else "no such bound is known"
+    own_problem = "resting points"
+    promised = dict.fromkeys(
+        (GeoLoRA, ParallelBUG, AugmentedBUG, FullRank),
+        "it descends by an orthogonal projection of G that contains P G",
+    )
+    doubts = dict.fromkeys(FACTORS, "its points of rest are not those of P G") | dict.fromkeys(
+        (BUG, ProjectorSplitting), "no such bound is known"
+    )
 
-    def problems(self):
-        """The two points."""
-        return {which: resting_point(which)[1] for which in CASES}
+    def hypotheses(self, integrator, problem):
+        """Plain descent by Euler steps of stable size (L = 1)."""
+        lam = float(self.step_size)
+        yield from (plain_descent(integrator), euler_steps(integrator))
+        yield Hypothesis("0 < lam < 2 / L", 0 < lam < 2, f"lam = {lam:.4g}, L = 1")
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem=None, *, step_size=None) -> Certificate:
-        """Both points; ``problem`` is not used, since each point brings its own."""
-        lam = float(step_size or self.step_size)
-        hypotheses = [
-            plain_descent(integrator),
-            Hypothesis("explicit Euler steps", substep_name(integrator) == "Euler", substep_name(integrator)),
-            Hypothesis("0 < lam < 2 / L", 0 < lam < 2, f"lam = {lam:.4g}, L = 1"),
-        ]
-        if not all(h.met for h in hypotheses):
-            return self.certificate(integrator, "resting points", hypotheses)
+    def measure(self, integrator, problem):
+        """One step from each of the two points."""
+        lam = float(self.step_size)
         found, notes = [], []
         for which in CASES:
             Y, regression = resting_point(which)
-            G = -field_at(regression, 0.0, Y)
-            U, V = bases(Y)
-            promised = lam * (1 - 0.5 * lam) * norm(tangent_part(G, U, V)) ** 2
+            G = gradient_at(regression, Y)
+            promised = lam * (1 - 0.5 * lam) * norm(tangent_part(G, *bases(Y))) ** 2
             state = integrator.init(Y)
-            try:
-                step = integrator.step(regression.field, 0.0, state, lam)
+            step, gain = attempt(integrator, regression.field, state, lam), -math.inf
+            if step is not None:
                 gain = regression.loss(state.Y) - regression.loss(step.augmented)
                 if norm(dense(step.augmented) - dense(state.Y)) == 0:
                     notes.append(f"rests exactly at the point {which!r}, where ||P G|| = {norm(G):.3g}")
-            except FAILURES:
-                gain = -np.inf
-            slack = rounding(Y, norm(dense(Y)), lam * norm(G)) * norm(G)
-            found.append(
-                series(
-                    f"leaves the point ({which})",
-                    "lam",
-                    [(lam, promised, gain, slack)],
-                    "promised decrease",
-                    "measured",
-                )
-            )
-        return self.certificate(
-            integrator, "resting points", hypotheses, found, {"L": Constant(1.0, "regression")}, notes
-        )
-
-    def cases(self, integrator, full=False):
-        """Both points at once."""
-        yield self.check(self.configured(integrator))
+            row = (lam, promised, gain, rounding(Y, norm(dense(Y)), lam * norm(G)) * norm(G))
+            found.append(Series.of(f"leaves the point ({which})", "lam", [row], "promised decrease", "measured"))
+        return Measured(found, {"L": Constant(1.0, "regression")}, notes)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from integrators import (
+    BUG,
     AugmentedBUG,
     FixedRank,
     FullRank,
@@ -14,17 +15,22 @@ from integrators import (
     LoRA,
     LowRank,
     ParallelBUG,
+    ProjectorSplitting,
     State,
     SVDLoRA,
 )
 from integrators.linalg import haar
 from problems import MatrixRegression
 
-from .certificate import Certificate, Constant, Hypothesis
-from .theorem import FAILURES, Theorem, dense, norm, plain_descent, series, substep_name, with_truncation
+from .certificate import Constant, Series
+from .hypotheses import euler_steps, plain_descent
+from .measure import dense, norm, run
+from .theorem import FACTORS, Measured, Theorem, with_truncation
 
 RESOLUTION = 0.01
 """Relative resolution of the measured step sizes."""
+ALL_SIGMAS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+"""The values of sigma_1 of the large sweep."""
 
 
 def predicted_rate(integrator, sigma: float, balanced: bool) -> tuple[float, str]:
@@ -70,7 +76,6 @@ class Stiffness(Theorem):
     """
 
     sigmas: tuple[float, ...] = (1.0, 10.0, 100.0)
-    all_sigmas: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
     rank: int = 2
     seed: int = 0
     steps: int = 160
@@ -79,43 +84,43 @@ class Stiffness(Theorem):
     statement = "stable for every lam < 2 / L, whatever sigma_1"
     source = "GeoLoRA (arXiv:2410.18720), section 3; rates derived"
 
-    def promises(self, integrator):
-        """Methods whose error near a minimiser is multiplied by I - lam P."""
-        if isinstance(integrator, (GeoLoRA, ParallelBUG, FullRank)):
-            return True, "errors near a minimiser are multiplied by I - lam P"
-        if isinstance(integrator, AugmentedBUG):
-            return True, "errors near a minimiser are multiplied by I minus lam times an orthogonal projection"
-        if integrator.manifold:
-            return False, "products of sub-steps have their own stability limits"
-        return False, "its Hessian grows with sigma_1"
+    own_problem = "matrix-regression"
+    promised = dict.fromkeys(
+        (GeoLoRA, ParallelBUG, FullRank), "errors near a minimiser are multiplied by I - lam P"
+    ) | {AugmentedBUG: "errors near a minimiser are multiplied by I minus lam times an orthogonal projection"}
+    doubts = dict.fromkeys(
+        (BUG, ProjectorSplitting), "products of sub-steps have their own stability limits"
+    ) | dict.fromkeys(FACTORS, "its Hessian grows with sigma_1")
 
     def configured(self, integrator):
         """Rank fixed at that of the minimiser."""
         return with_truncation(super().configured(integrator), FixedRank(self.rank))
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem=None, *, sigmas=None) -> Certificate:
+    def settings(self, full):
+        """Three values of sigma_1, or seven."""
+        yield replace(self, sigmas=ALL_SIGMAS) if full else self, None
+
+    def hypotheses(self, integrator, problem):
+        """Plain descent by Euler steps."""
+        return plain_descent(integrator), euler_steps(integrator)
+
+    def measure(self, integrator, problem):
         """Bisection for each sigma_1; the regression problems are made here."""
-        hypotheses = [
-            plain_descent(integrator),
-            Hypothesis("explicit Euler steps", substep_name(integrator) == "Euler", substep_name(integrator)),
-        ]
-        if not all(h.met for h in hypotheses):
-            return self.certificate(integrator, "matrix-regression", hypotheses)
         found = []
-        for balanced in (False, True) if isinstance(integrator, (LoRA, SVDLoRA)) else (False,):
+        predicts = isinstance(integrator, (LoRA, SVDLoRA))
+        for balanced in (False, True) if predicts else (False,):
             rows, own, formula = [], [], ""
-            for sigma in sigmas or self.sigmas:
+            for sigma in self.sigmas:
                 rate = self.largest_rate(integrator, sigma, balanced)
                 rows.append((sigma, 2.0 * (1 - RESOLUTION), rate, 0.0))
                 predicted, formula = predicted_rate(integrator, sigma, balanced)
                 own.append((sigma, abs(rate / predicted - 1), 0.0, RESOLUTION))
             kind = " from balanced factors" if balanced else ""
-            found.append(series(f"largest stable step{kind}", "sigma_1", rows, "2/L less 1 %", "measured"))
-            if isinstance(integrator, (LoRA, SVDLoRA)):
-                found.append(series(f"prediction{kind}", "sigma_1", own, f"|measured / ({formula}) - 1|", "0"))
+            found.append(Series.of(f"largest stable step{kind}", "sigma_1", rows, "2/L less 1 %", "measured"))
+            if predicts:
+                found.append(Series.of(f"prediction{kind}", "sigma_1", own, f"|measured / ({formula}) - 1|", "0"))
         constants = {"L": Constant(1.0, "regression"), "resolution": Constant(RESOLUTION, "of the bisection")}
-        return self.certificate(integrator, "matrix-regression", hypotheses, found, constants)
+        return Measured(found, constants)
 
     def largest_rate(self, integrator, sigma: float, balanced: bool) -> float:
         """Largest step size, up to 3, for which a small perturbation of the minimiser does not grow."""
@@ -148,18 +153,10 @@ class Stiffness(Theorem):
             state = integrator.init(start)
         problem = MatrixRegression(A)
         first = norm(dense(state.Y) - A)
-        with np.errstate(all="ignore"):
-            for k in range(self.steps):
-                try:
-                    state = integrator.step(problem.field, 0.0, state, lam).state
-                except FAILURES:
-                    return False
-                if k % 20 == 19:
-                    distance = norm(dense(state.Y) - A)
-                    if not distance < 30 * first:
-                        return False
+        for k, _, step in run(integrator, problem.field, state, lam, self.steps):
+            if step is None:
+                return False
+            state = step.state
+            if k % 20 == 0 and not norm(dense(state.Y) - A) < 30 * first:
+                return False
         return bool(norm(dense(state.Y) - A) <= first)
-
-    def cases(self, integrator, full=False):
-        """Three values of sigma_1, or seven."""
-        yield self.check(self.configured(integrator), sigmas=self.all_sigmas if full else self.sigmas)

@@ -8,11 +8,26 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from integrators import AdaLoRA, FixedRank, GlobalBudget, Integrator, LowRank, conclude
+from integrators import (
+    BUG,
+    AdaLoRA,
+    AugmentedBUG,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    GlobalBudget,
+    Integrator,
+    LowRank,
+    ParallelBUG,
+    ProjectorSplitting,
+    conclude,
+)
 from problems import DenseField, synthetic
 
-from .certificate import Certificate, Hypothesis
-from .theorem import FAILURES, Theorem, dense, eps_of, norm, plain_descent, series, with_truncation
+from .certificate import Hypothesis, Series
+from .hypotheses import no_rejection, plain_descent
+from .measure import FAILURES, dense, eps_of, failed, norm, run
+from .theorem import FACTORS, Measured, Theorem, cuts_values, with_truncation
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,37 +103,35 @@ class Structure(Theorem):
     statement = "several matrices with global truncation = one block-diagonal matrix"
     source = "GeoLoRA (arXiv:2410.18720), Proposition 1"
 
-    def promises(self, integrator):
-        """All methods but AdaLoRA with a budget."""
-        if isinstance(integrator, AdaLoRA) and integrator.truncation is not None:
-            return False, "its importance is a mean over rows, which zero blocks dilute"
-        return True, "every operation of a step keeps the blocks"
+    promised = dict.fromkeys(
+        (FullRank, *FACTORS, ProjectorSplitting, BUG, AugmentedBUG, ParallelBUG, GeoLoRA),
+        "every operation of a step keeps the blocks",
+    )
+    unless = {AdaLoRA: lambda m: "its importance is a mean over rows, which zero blocks dilute" if m.truncation else ""}
 
     def problems(self):
         """Three layers of different sizes that depend on each other."""
         rng = np.random.default_rng(4)
         return {"linear-network": LinearNetwork(synthetic((9, 7), (2.0, 1.0, 0.5, 0.25), rng), (7, 8, 6, 9))}
 
-    @np.errstate(all="ignore")
-    def check(self, integrator, problem, *, steps=None, step_size=None) -> Certificate:
+    def hypotheses(self, integrator, problem):
+        """Several matrices, no memory, no decision of a single matrix."""
+        yield Hypothesis("a loss of several matrices", isinstance(problem, LinearNetwork))
+        yield from (plain_descent(integrator), no_rejection(integrator))
+
+    def measure(self, integrator, problem):
         """Run both ways with the same total rank."""
-        hypotheses = [plain_descent(integrator)]
-        hypotheses.append(Hypothesis("no step rejection", getattr(integrator, "rejection", None) is None))
-        if not all(h.met for h in hypotheses):
-            return self.certificate(integrator, problem, hypotheses)
-        lam = float(step_size or self.step_size)
+        lam, shapes = float(self.step_size), problem.shapes
         rng = np.random.default_rng(self.seed)
         starts = [
             LowRank.random(shape, self.rank, rng, singular_values=(1.3 + 0.1 * i, 0.7 - 0.05 * i, 0.4 - 0.03 * i))
-            for i, shape in enumerate(problem.shapes)
+            for i, shape in enumerate(shapes)
         ]
         together = with_truncation(integrator, FixedRank(self.budget))
-        adaptive = together.truncation is not None and not isinstance(integrator, AdaLoRA)
-        apart_rule = GlobalBudget(self.budget) if adaptive else integrator.truncation
+        adaptive = cuts_values(integrator)
+        rule = GlobalBudget(self.budget) if adaptive else integrator.truncation
         states = [integrator.init(Y) for Y in starts]
         block = LowRank(*(scipy.linalg.block_diag(*(getattr(Y, x) for Y in starts)) for x in "USV"))
-        whole = together.init(block)
-        shapes = problem.shapes
         rows, lost, gap = [], 0, np.inf
 
         def split(W):
@@ -128,29 +141,29 @@ class Structure(Theorem):
                 i, j = i + m, j + n
             return parts
 
-        def whole_field(t: float, Y: Any) -> DenseField:
+        def field(t: float, Y: Any) -> DenseField:
             return DenseField(Y, scipy.linalg.block_diag(*problem.fields(split(dense(Y)))))
 
-        for k in range(steps or self.steps):
+        for k, _, step in run(together, field, together.init(block), lam, self.steps):
             try:
-                states = _lockstep(integrator, apart_rule, problem, states, lam)
-                step = together.step(whole_field, 0.0, whole, lam)
+                states = _lockstep(integrator, rule, problem, states, lam)
             except FAILURES:
-                rows.append((k + 1, np.inf, 0.0, 0.0))
+                step = None
+            if step is None:
+                rows.append(failed(k))
                 break
-            whole = step.state
             if adaptive:
                 d = np.linalg.svd(dense(step.augmented), compute_uv=False)
                 gap = min(gap, float((d[self.budget - 1] - d[self.budget]) / d[0]))
-            apart = scipy.linalg.block_diag(*(dense(s.Y) for s in states))
-            size = norm(apart)
-            rows.append((k + 1, norm(dense(whole.Y) - apart) / size, 0.0, 1e4 * eps_of(whole.Y) * (k + 1)))
-            lost += sum(norm(W) == 0 for W in split(dense(whole.Y)))
-        if adaptive:
-            hypotheses.append(Hypothesis("every block keeps a direction", lost == 0, f"{lost} blocks were cut to zero"))
-            hypotheses.append(Hypothesis("singular values differ at the cut", gap > 1e-6, f"relative gap {gap:.3g}"))
-        main = series("all steps", "step", rows, "||blkdiag(W_i) - W|| / ||W||", "0")
-        return self.certificate(integrator, problem, hypotheses, [main])
+            whole, apart = dense(step.state.Y), scipy.linalg.block_diag(*(dense(s.Y) for s in states))
+            rows.append((k, norm(whole - apart) / norm(apart), 0.0, 1e4 * eps_of(step.state.Y) * k))
+            lost += sum(norm(W) == 0 for W in split(whole))
+        seen = [
+            Hypothesis("every block keeps a direction", lost == 0, f"{lost} blocks were cut to zero"),
+            Hypothesis("singular values differ at the cut", gap > 1e-6, f"relative gap {gap:.3g}"),
+        ]
+        main = Series.of("all steps", "step", rows, "||blkdiag(W_i) - W|| / ||W||", "0")
+        return Measured([main], hypotheses=seen if adaptive else [])
 
 
 def _lockstep(integrator: Integrator, truncation, problem: LinearNetwork, states, lam):
@@ -161,9 +174,9 @@ def _lockstep(integrator: Integrator, truncation, problem: LinearNetwork, states
     while any(p is None for p in proposals):
         points = [request[1] for request in requests]
         answers = problem.fields([dense(Y) for Y in points])
-        for i, run in enumerate(runs):
+        for i, stages in enumerate(runs):
             try:
-                requests[i] = run.send(DenseField(points[i], answers[i]))
+                requests[i] = stages.send(DenseField(points[i], answers[i]))
             except StopIteration as stop:
                 proposals[i] = stop.value
     return [state for state, _ in conclude(truncation, proposals)]

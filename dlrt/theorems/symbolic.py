@@ -18,8 +18,8 @@ from typing import Any
 
 import sympy as sp
 
-from .certificate import Certificate, Hypothesis
-from .theorem import Theorem, series
+from .certificate import Certificate, Hypothesis, Series
+from .local_error import LOCAL, PHI
 
 
 @dataclass(frozen=True)
@@ -248,9 +248,7 @@ def error_recursion() -> Proof:
 
 
 def local_error_constants() -> Proof:
-    """(b, c) of every method by integration of the distances in :class:`~dlrt.theorems.ErrorBound`."""
-    from .error_bound import LOCAL, PHI
-
+    """(b, c) of every method by integration of the distances in :mod:`dlrt.theorems.local_error`."""
     s, h = sp.symbols("s h", positive=True)
     half = sp.Rational(1, 2)
 
@@ -325,39 +323,20 @@ PROOFS: tuple[Callable[[], Proof], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Symbolic(Theorem):
-    """All symbolic proofs; they concern no single method.
+def prove() -> Certificate:
+    """All proofs as one certificate; they are about no single method.
 
     What is compared: the number of expressions of each proof that are not as they must be, with 0.
     """
-
-    name = "symbolic"
-    statement = "P^2 = P, block formula, projected gradients, truncation error, constants of the error bound"
-    source = "derived; proved with sympy"
-
-    def promises(self, integrator):
-        """Always: mathematics."""
-        return True, "proved for every method"
-
-    def check(self, integrator=None, problem=None) -> Certificate:
-        """Run the proofs."""
-        proofs = [proof() for proof in PROOFS]
-        found = [
-            series(p.statement, "proof", [(1.0, p.failures, 0.0, 0.0)], "expressions that fail", "0") for p in proofs
-        ]
-        return Certificate(
-            theorem=self.name,
-            statement=self.statement,
-            source=self.source,
-            integrator="all",
-            problem="none",
-            hypotheses=(Hypothesis("sympy", True, sp.__version__),),
-            series=tuple(found),
-            promised=True,
-            promise="proved for every method",
-        )
-
-    def cases(self, integrator=None, full=False):
-        """One certificate."""
-        yield self.check()
+    proofs = [proof() for proof in PROOFS]
+    rows = [(p.statement, "proof", [(1.0, p.failures, 0.0, 0.0)], "expressions that fail", "0") for p in proofs]
+    return Certificate(
+        theorem="symbolic",
+        statement="P^2 = P, block formula, projected gradients, truncation error, constants of the error bound",
+        source="derived; proved with sympy",
+        integrator="all",
+        problem="none",
+        hypotheses=(Hypothesis("sympy", True, sp.__version__),),
+        series=tuple(Series.of(*row) for row in rows),
+        promise="proved for every method",
+    )
