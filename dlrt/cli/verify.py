@@ -59,8 +59,9 @@ def verify(
 
 def _one(theorem, integrator, problem, size, given, console) -> list:
     """One theorem for one method on one problem."""
-    from ..registry import PROBLEMS, MethodOptions, ProblemOptions, build_integrator, build_problem, lookup
+    from ..registry import PROBLEMS, ProblemOptions, build_problem, lookup
     from ..theorems import THEOREMS
+    from ..theorems.matrix import methods
 
     if theorem is None or integrator is None:
         raise ValueError("--problem needs a theorem and --integrator, for example: error-bound --integrator bug")
@@ -73,9 +74,8 @@ def _one(theorem, integrator, problem, size, given, console) -> list:
         if name not in known:
             raise ValueError(f"--{name.replace('_', '-')} does not apply to {theorem}, which has {', '.join(known)}")
     claim = dataclasses.replace(claim, **given)
-    options = MethodOptions(rank=given.get("rank", 4), steps=given.get("steps", 20))
-    method = claim.configured(build_integrator(integrator, options))
-    certificate = claim.check(method, build_problem(problem, ProblemOptions(size=size)))
+    method = lookup("integrator", integrator, methods(given.get("steps", 20), given.get("rank", 4)))
+    certificate = claim.check(claim.configured(method), build_problem(problem, ProblemOptions(size=size)))
     console.print(certificate)
     return [certificate]
 
