@@ -67,7 +67,7 @@ assert other.verdict == "violated" and not other.failed
 # regression loss it is an equality. The certificate knows all constants and their origin.
 
 # %%
-certificate = Descent().check(geolora, problem, step_size=0.5, steps=30)
+certificate = Descent(step_size=0.5, steps=30).check(geolora, problem)
 print(certificate.line())
 for name, constant in certificate.constants.items():
     print(f"  {name} = {constant.value:.4g}: {constant.source}")
@@ -84,7 +84,7 @@ plt.show()
 # tenth of what the projected gradient promises. At a point of rest (notebook 2) it does not move at all.
 
 # %%
-other = Descent().check(SVDLoRA(), problem, step_size=0.5, steps=30)
+other = Descent(step_size=0.5, steps=30).check(SVDLoRA(), problem)
 print(other.verdict, "-", other.reason)
 assert other.verdict == "violated" and not other.promised
 s = other.series[0]
@@ -143,7 +143,7 @@ moving = rotating(np.random.default_rng(8), (24, 20))
 fig, ax = plt.subplots(figsize=(3.3, 2.8))
 methods = {"parallel BUG": ParallelBUG(truncation=FixedRank(4)), "BUG": BUG(), "splitting": ProjectorSplitting()}
 for i, (name, method) in zip([3, 1, 4], methods.items()):
-    certificate = ErrorBound().check(method, moving, steps=20)
+    certificate = ErrorBound(steps=20).check(method, moving)
     assert certificate.promised and certificate.verdict == "holds"
     s = certificate.series[0]
     kwargs = plots.LineStyle(i).keywords() | {"linestyle": "-", "markevery": 4}

@@ -203,7 +203,8 @@ class ErrorBound(Theorem):
             eps, theta = max(map(norm, normal)), norm(dense(step.augmented) - dense(step.state.Y))
             for key, value in (("eps", eps), ("B", B), ("theta", theta)):
                 worst[key] = max(worst[key], value)
-            own = math.exp(l.value * h) * own + a * eps * h + (b * L * B + c * Lt.value) * h**2 + theta
+            local = a * eps * h + (b * L * B + c * Lt.value) * h**2 + theta
+            own = math.exp(l.value * h) * own + local
             size = max(size, norm(dense(step.state.Y)))
             slack = math.exp(max(l.value, 0.0) * h) * slack + rounding(step.state.Y, size, norm(F0) * h)
             measured.append((k * h, error, own, slack))

@@ -100,7 +100,7 @@ def test_table_shows_the_worst_row_and_everything_is_printed():
 
 def test_plot():
     problem = MatrixRegression(synthetic((8, 7), [1.0, 0.5, 0.2], np.random.default_rng(0)))
-    c = Descent().check(GeoLoRA(), problem, rank=2, steps=4)
+    c = Descent(rank=2, steps=4).check(GeoLoRA(), problem)
     ax = c.plot()
     assert ax.get_xlabel() == "step"
     assert len(ax.lines) == 2

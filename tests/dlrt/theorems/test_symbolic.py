@@ -4,8 +4,8 @@ import pytest
 import sympy as sp
 
 from dlrt.theorems import symbolic
-from dlrt.theorems.error_bound import LOCAL
-from dlrt.theorems.symbolic import PROOFS, Proof, Symbolic
+from dlrt.theorems.local_error import LOCAL
+from dlrt.theorems.symbolic import PROOFS, Proof, prove
 
 
 @pytest.mark.parametrize("proof", PROOFS, ids=lambda p: p.__name__)
@@ -33,5 +33,5 @@ def test_certificate(monkeypatch):
     monkeypatch.setattr(
         symbolic, "PROOFS", (symbolic.resting_points, lambda: Proof("wrong", "1 = 0", (sp.Integer(1),)))
     )
-    certificate = Symbolic().check()
+    certificate = prove()
     assert certificate.failed and certificate.reason.startswith("1 = 0")

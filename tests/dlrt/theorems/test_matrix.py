@@ -1,0 +1,56 @@
+"""The table integrators x theorems, and the one in the README."""
+
+from pathlib import Path
+
+import pytest
+
+from dlrt.theorems import THEOREMS, Certificate, RiemannianStep, Series
+from dlrt.theorems.matrix import BEGIN, END, cell, certificates, matrix_text, with_matrix
+from integrators import INTEGRATORS, GeoLoRA
+from tests.dlrt.theorems.conftest import Hasty
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_matrix_has_a_row_for_a_new_integrator(monkeypatch):
+    monkeypatch.setitem(RiemannianStep.promised, Hasty, "claimed")
+    few = ("riemannian-step", "stationary-points", "exactness")
+    found = certificates({"hasty": Hasty(), "geolora": GeoLoRA()}, few)
+    text = matrix_text(found)
+    assert "| | riemannian-step | stationary-points | exactness |\n|---|---|---|---|\n" in text
+    assert "| hasty | **VIOLATED** (off by " in text
+    assert "| geolora | **holds** | **holds** | – |" in text
+
+
+def test_cells():
+    def certificate(left, right, slack=0.0, label="bound", promised=False):
+        series = Series.of("n", "k", [(1, left, right, slack)], "measured", label)
+        return Certificate("t", "s", "s", "i", "p", series=(series,), promised=promised)
+
+    assert cell([certificate(1.0, 2.0)]) == "holds"
+    assert cell([certificate(1.0, 2.0, promised=True)]) == "**holds**"
+    assert cell([certificate(6.0, 2.0), certificate(1.0, 2.0)]) == "violated (3×)"
+    assert cell([certificate(0.25, 0.0, 1e-10, "0")]) == "violated (off by 0.25)"
+    assert cell([certificate(float("inf"), 1.0)]) == "violated (diverged)"
+    assert cell([certificate(0.5, 0.0)]) == "violated (0.5 > 0)"
+    assert cell([]) == "–"
+
+
+def test_text_between_the_markers():
+    text = with_matrix("# dlrt\n\nText.\n", "| table |")
+    assert text.startswith("# dlrt\n\nText.\n") and f"{BEGIN}\n| table |\n{END}" in text
+    again = with_matrix(text, "| other |")
+    assert "| table |" not in again and again.count(BEGIN) == 1
+    assert with_matrix(again, "| other |") == again
+    for wrong in (BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
+        with pytest.raises(ValueError, match="once each"):
+            with_matrix(wrong, "")
+
+
+def test_readme_has_the_matrix_of_all_integrators_and_theorems():
+    """Names only, figures depend on the machine; `dlrt verify --write-matrix README.md` brings it up to date."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    header, _, *rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert [x.strip() for x in header.strip("|").split("|")][1:] == list(THEOREMS)
+    assert [row.strip("|").split("|")[0].strip() for row in rows] == list(INTEGRATORS)
+    assert "VIOLATED" not in table
