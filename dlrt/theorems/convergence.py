@@ -29,7 +29,6 @@ from .measure import (
     eps_of,
     failed,
     gradient_at,
-    lipschitz,
     norm,
     start_of,
     tangent_part,
@@ -142,7 +141,7 @@ class Convergence(Theorem):
 
     def measure(self, integrator, problem):
         """All terms along a run, a tree of runs, or several runs."""
-        L, lam = lipschitz(problem), self.lam(problem)
+        L, lam = problem.lipschitz, self.lam(problem)
         rng = np.random.default_rng(self.seed)
         first = integrator.init(start_of(problem, self.rank, rng, norm=1.0))
         notes, samples, depth = [], 1, self.steps
@@ -201,7 +200,7 @@ def _terms(integrator, problem, first, lam, steps, batches) -> list[tuple[float,
 
     From equally probable states, each moved by all ``batches()``; the rows end early where a step fails.
     """
-    L = lipschitz(problem)
+    L = problem.lipschitz
     left, cut, noise = 0.0, 0.0, 0.0
     start = problem.loss(first.Y) - problem.minimum()
     states = [first]

@@ -11,7 +11,7 @@ from problems import MatrixRegression, synthetic
 
 from .certificate import Constant, Series
 from .hypotheses import convex_loss, exact_sub_flows, plain_descent
-from .measure import bases, dense, eps_of, failed, gradient_at, lipschitz, norm, rounding, run, start_of, truncated
+from .measure import bases, dense, eps_of, failed, gradient_at, norm, rounding, run, start_of, truncated
 from .theorem import Measured, Theorem, with_substep, with_truncation
 
 
@@ -71,7 +71,7 @@ class Decay(Theorem):
 
     def measure(self, integrator, problem):
         """Along a run from the problem's start."""
-        h, L = float(self.step_size), lipschitz(problem)
+        h, L = float(self.step_size), problem.lipschitz
         first = integrator.init(start_of(problem, self.rank, np.random.default_rng(self.seed), norm=1.0))
         before, after = [], []
         for k, state, step in run(integrator, problem.field, first, h, self.steps):

@@ -29,7 +29,6 @@ from .measure import (
     eps_of,
     failed,
     gradient_at,
-    lipschitz,
     norm,
     rounding,
     start_of,
@@ -119,7 +118,7 @@ class Descent(Theorem):
             for fraction in (0.1, 0.5, 1.0, 1.9) if full else (0.5,):
                 if stochastic(problem):
                     fraction /= 5
-                yield replace(self, step_size=fraction / lipschitz(problem)), problem
+                yield replace(self, step_size=fraction / problem.lipschitz), problem
 
     def lam(self, problem) -> float:
         """The step size."""
@@ -135,7 +134,7 @@ class Descent(Theorem):
 
     def measure(self, integrator, problem):
         """Along a run from the problem's start (or ``start``) with constant step size, 1 / (2 L) by default."""
-        L, lam = lipschitz(problem), self.lam(problem)
+        L, lam = problem.lipschitz, self.lam(problem)
         rng = np.random.default_rng(self.seed)
         state = integrator.init(start_of(problem, self.rank, rng, norm=1.0) if self.start is None else self.start)
         notes: list[str] = []

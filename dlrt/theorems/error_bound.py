@@ -30,14 +30,11 @@ from .measure import (
     dense,
     failed,
     field_at,
-    lipschitz,
     norm,
     normal_part,
-    one_sided,
     rounding,
     run,
     start_of,
-    time_lipschitz,
 )
 from .theorem import FACTORS, Measured, Theorem, with_substep, with_truncation
 
@@ -157,23 +154,23 @@ class ErrorBound(Theorem):
 
     def hypotheses(self, integrator, problem):
         """Known constants of the problem, a reference solution, and a method whose local error is derived."""
-        L, name, kind = lipschitz(problem), substep_name(integrator), kind_of(integrator)
-        Lt = time_lipschitz(problem, 0.0, self.horizon(problem)[0])
+        L, name, kind = problem.lipschitz, substep_name(integrator), kind_of(integrator)
+        Lt = problem.time_lipschitz(0.0, self.horizon(problem)[0])
         yield Hypothesis("Lipschitz continuous in Y", math.isfinite(L), f"L = {L:.4g}")
-        yield Hypothesis("Lipschitz continuous in t", Lt is not None, "" if Lt else "no constant is known")
+        yield Hypothesis("Lipschitz continuous in t", Lt is not None, "no constant is known" if Lt is None else "")
         known = problem.reference(0.0) is not None
         yield Hypothesis("reference solution", known, "a loss needs a start to have a flow")
         yield plain_descent(integrator)
         derived = not kind or (kind, name) in LOCAL
         yield Hypothesis("Euler steps or exact sub-flows", derived, f"sub-steps: {name}")
-        mean = name == "Euler" or L == 0 or (Lt is not None and Lt.value == 0)
+        mean = name == "Euler" or L == 0 or Lt == 0
         yield Hypothesis("mean field known", mean, "F depends on t and on Y")
 
     def measure(self, integrator, problem):
         """Along a run from the problem's start, or from ``start``."""
         t_end, steps = self.horizon(problem)
         h, name, kind = t_end / steps, substep_name(integrator), kind_of(integrator)
-        L, l, Lt = lipschitz(problem), one_sided(problem), time_lipschitz(problem, 0.0, t_end)
+        L, l, Lt = problem.lipschitz, problem.one_sided_lipschitz, problem.time_lipschitz(0.0, t_end)
         assert Lt is not None  # a hypothesis
         a, b, c = LOCAL[kind, name] if kind else LOCAL["GeoLoRA", "Euler"]
         start = start_of(problem, self.rank, np.random.default_rng(self.seed)) if self.start is None else self.start
@@ -197,22 +194,22 @@ class ErrorBound(Theorem):
                 measured.append(failed(k * h))
                 break
             F0 = field_at(problem, t, state.Y)
-            B = (norm(F0) + Lt.value * h) * float(np.exp(path * L * h))
+            B = (norm(F0) + Lt * h) * float(np.exp(path * L * h))
             fields = [F0, F0] if name == "Euler" else means(problem, t, h, F0, kind)
             normal = (normal_part(F, U, V) for F, (U, V) in zip(fields, pairs(kind, points, step), strict=False))
             eps, theta = max(map(norm, normal)), norm(dense(step.augmented) - dense(step.state.Y))
             for key, value in (("eps", eps), ("B", B), ("theta", theta)):
                 worst[key] = max(worst[key], value)
-            local = a * eps * h + (b * L * B + c * Lt.value) * h**2 + theta
-            own = math.exp(l.value * h) * own + local
+            local = a * eps * h + (b * L * B + c * Lt) * h**2 + theta
+            own = math.exp(l * h) * own + local
             size = max(size, norm(dense(step.state.Y)))
-            slack = math.exp(max(l.value, 0.0) * h) * slack + rounding(step.state.Y, size, norm(F0) * h)
+            slack = math.exp(max(l, 0.0) * h) * slack + rounding(step.state.Y, size, norm(F0) * h)
             measured.append((k * h, error, own, slack))
             points.clear()
         for k, (t, error, _, allowed) in enumerate(measured, 1):
-            growth = k * h if l.value == 0 else h * math.expm1(l.value * t) / math.expm1(l.value * h)
-            terms = a * worst["eps"] + (b * L * worst["B"] + c * Lt.value) * h + worst["theta"] / h
-            bounds.append((t, error, math.exp(l.value * t) * delta + growth * terms, allowed))
+            growth = k * h if l == 0 else h * math.expm1(l * t) / math.expm1(l * h)
+            terms = a * worst["eps"] + (b * L * worst["B"] + c * Lt) * h + worst["theta"] / h
+            bounds.append((t, error, math.exp(l * t) * delta + growth * terms, allowed))
         if notes:
             bounds[-1] = measured[-1]
         found = [
@@ -222,8 +219,8 @@ class ErrorBound(Theorem):
         constants = {
             "h": Constant(h, "t_end / steps"),
             "L": Constant(L, "Lipschitz constant of the problem"),
-            "l": l,
-            "L_t": Lt,
+            "l": Constant(l, "one-sided Lipschitz constant of the problem"),
+            "L_t": Constant(Lt, "Lipschitz constant in time, derived by the problem"),
             "a": Constant(a, f"local error of {kind or 'GeoLoRA'} with {name} steps"),
             "b": Constant(b, "as a"),
             "c": Constant(c, "as a"),

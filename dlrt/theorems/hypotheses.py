@@ -8,7 +8,6 @@ from integrators import SGD, Euler, Exact, Integrator
 from problems import LossProblem
 
 from .certificate import Hypothesis
-from .measure import lipschitz
 
 
 def substep_name(integrator: Integrator) -> str:
@@ -50,7 +49,7 @@ def convex_loss(problem) -> Hypothesis:
 
 def loss_lipschitz(problem) -> float:
     """Lipschitz constant of the gradient of a loss; NaN where the problem is no loss."""
-    return lipschitz(problem) if hasattr(problem, "loss") else math.nan
+    return problem.lipschitz if isinstance(problem, LossProblem) else math.nan
 
 
 def lipschitz_gradient(problem) -> Hypothesis:

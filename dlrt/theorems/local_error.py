@@ -57,7 +57,7 @@ from integrators import BUG, AugmentedBUG, FullRank, GeoLoRA, ParallelBUG, Proje
 from problems import MatrixRegression, Rotating, given_solution, rotating
 
 from .certificate import Series
-from .measure import bases, basis, dense, field_at, lipschitz, norm, rounding, start_of, time_lipschitz
+from .measure import bases, basis, dense, field_at, norm, rounding, start_of
 
 PHI = (1 + math.sqrt(5)) / 2
 
@@ -90,7 +90,7 @@ def kind_of(integrator) -> str:
 
 def means(problem, t: float, h: float, F0: np.ndarray, kind: str) -> list[np.ndarray]:
     """Mean of the field at Y_0 over a step (over each half of it for Strang), for each pair of bases."""
-    if lipschitz(problem) > 0:  # then it does not depend on t
+    if problem.lipschitz > 0:  # then it does not depend on t
         return [F0, F0]
     times = (t, t + h / 2, t + h) if kind == "Strang" else (t, t + h, t)
     A = [problem.reference(s) for s in times]
@@ -142,8 +142,8 @@ def simultaneous_descent(integrator, seed: int = 0) -> list[Series]:
                 moved = moved + U @ (U.T @ F @ V) @ V.T
             after = dense(integrator.step(problem.field, 0.0, state, h).state.Y)
             second = norm(after - W - h * moved)
-            L, Lt = lipschitz(problem), time_lipschitz(problem, 0.0, h)
-            q = 0.5 * (L * norm(F) + (Lt.value if Lt else 0.0)) * h**2 * math.exp(L * h)
+            L, Lt = problem.lipschitz, problem.time_lipschitz(0.0, h)
+            q = 0.5 * (L * norm(F) + (Lt or 0.0)) * h**2 * math.exp(L * h)
             error = norm(after - problem.reference(h))
             rows.append((sigma, abs(error - h * norm(F - moved)), second + q, rounding(state.Y, norm(W))))
         label = "|error - h ||F - P^ F|| |"

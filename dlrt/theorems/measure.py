@@ -10,9 +10,7 @@ import numpy as np
 
 from integrators import Integrator, LowRank, State, Step
 from integrators.linalg import to_numpy
-from problems import GivenSolution, LossProblem, MatrixRegression, Rotating
-
-from .certificate import Constant
+from problems import LossProblem
 
 FAILURES = (FloatingPointError, OverflowError, np.linalg.LinAlgError, ZeroDivisionError)
 """What a step may raise where its numbers are no longer finite: reported as a violation at that step."""
@@ -24,8 +22,8 @@ def start_of(problem, rank: int, rng: np.random.Generator, norm: float | None = 
     """The problem's own start, of the rank or less; of the given norm for a loss that starts anywhere."""
     rank = min(rank, *problem.shape)
     if norm is not None and isinstance(problem, LossProblem) and getattr(problem, "start", None) is None:
-        return LowRank(*problem.initial(rank, rng, norm))
-    return LowRank(*problem.initial(rank, rng))
+        return problem.initial(rank, rng, norm)
+    return problem.initial(rank, rng)
 
 
 def attempt(integrator: Integrator, field: Callable, state: State, h: float, t: float = 0.0) -> Step | None:
@@ -141,48 +139,3 @@ def truncated(problem, step: Step, L: float) -> tuple[float, float]:
     theta = norm(before - after)
     radius = max(norm(before), norm(after))
     return theta, min(problem.gradient_bound(radius), norm(gradient_at(problem, step.augmented)) + L * theta)
-
-
-# -- constants of problems ---------------------------------------------------------------------------------------------
-
-
-def lipschitz(problem) -> float:
-    """Lipschitz constant of the field in Y; infinite where none is known."""
-    return float(getattr(problem, "lipschitz", math.inf))
-
-
-def one_sided(problem) -> Constant:
-    r"""A constant l with ``Re <F(X) - F(Y), X - Y> <= l ||X - Y||^2``: the exact flow grows by ``e^{l t}`` at most."""
-    if isinstance(problem, MatrixRegression):
-        return Constant(-1.0, "F(X) - F(Y) = -(X - Y)")
-    if isinstance(problem, LossProblem) and problem.convex:
-        return Constant(0.0, "convex loss: its gradient is monotone")
-    known = getattr(problem, "one_sided_lipschitz", None)
-    if known is not None:
-        return Constant(float(known), "one-sided Lipschitz constant of the problem")
-    return Constant(lipschitz(problem), "at most the Lipschitz constant")
-
-
-def time_lipschitz(problem, t0: float, t1: float) -> Constant | None:
-    r"""A bound of ``||F(s, Y) - F(t, Y)||_F / |s - t|`` on [t0, t1] for every Y; None where none is known.
-
-    - A gradient flow or another autonomous field: 0.
-    - ``A(t) = e^{t W1} e^t D e^{t W2}``: ``A'' = (I + W1)^2 A + 2 (I + W1) A W2 + A W2^2``, and ``||I + W1||_2 =
-      (1 + ||W1||_2^2)^{1/2}`` for skew W1, so ``||A''|| <= ((1 + ||W1||_2^2)^{1/2} + ||W2||_2)^2 e^{t1} ||D||_F``.
-    - ``F = A' + N(Y) - N(A)`` with ``A = e^t P D Q^H`` where P'' = -P, Q'' = -4 Q and P', Q'/2 have orthonormal
-      columns: ``||A''|| <= (4 + 2 + 4 + 4) e^t ||D||`` (from 1 - 1 - 4, 2 P', 2 Q', 2 P' Q'), ``||A'|| <= 4 e^t
-      ||D||``, hence ``(14 + 4 L_N) e^{t1} ||D||``.
-    """
-    own = getattr(problem, "time_lipschitz", None)
-    if callable(own):
-        return Constant(float(own(t0, t1)), "derived by the problem")
-    if isinstance(problem, LossProblem) or type(problem).__name__ in ("Sylvester", "Schroedinger"):
-        return Constant(0.0, "the field does not depend on time")
-    if isinstance(problem, Rotating):
-        w1, w2 = (float(np.linalg.norm(W, 2)) for W in (problem.W1, problem.W2))
-        size = math.exp(t1) * norm(problem.singular_values)
-        return Constant((math.hypot(1.0, w1) + w2) ** 2 * size, "bound of ||A''||")
-    if isinstance(problem, GivenSolution) and math.isfinite(problem.lipschitz):
-        size = math.exp(t1) * norm(problem.singular_values)
-        return Constant((14.0 + 4.0 * problem.lipschitz) * size, "bound of ||A''|| + L ||A'||")
-    return None
