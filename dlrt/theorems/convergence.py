@@ -9,32 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    FullRank,
-    GeoLoRA,
-    ParallelBUG,
-    ProjectorSplitting,
-)
+from integrators import AugmentedBUG, FullRank, GeoLoRA, ParallelBUG
 from problems import LinearLeastSquares, MatrixRegression, synthetic
 
 from .certificate import Constant, Hypothesis, Series
 from .descent import fixed_projection, stochastic, upper_end
 from .hypotheses import euler_steps, lipschitz_gradient, loss_lipschitz, plain_descent
-from .measure import (
-    attempt,
-    bases,
-    dense,
-    eps_of,
-    failed,
-    gradient_at,
-    norm,
-    start_of,
-    tangent_part,
-    truncated,
-)
-from .theorem import FACTORS, Measured, Theorem
+from .measure import attempt, bases, dense, eps_of, failed, gradient_at, norm, start_of, tangent_part, truncated
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
 
 
 @dataclass(frozen=True)
@@ -108,7 +90,7 @@ class Convergence(Theorem):
     }
     unless = {ParallelBUG: lambda method: fixed_projection(method)[1]}
     doubts = {AugmentedBUG: "U^ and V^ depend on the gradient"} | dict.fromkeys(
-        (*FACTORS, BUG, ProjectorSplitting), "no descent in expectation with these constants"
+        (*FACTORS, *SEQUENTIAL), "no descent in expectation with these constants"
     )
 
     def problems(self):

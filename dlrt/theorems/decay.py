@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import BUG, AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG, ProjectorSplitting
+from integrators import AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG
 from problems import MatrixRegression, synthetic
 
 from .certificate import Constant, Series
 from .hypotheses import convex_loss, exact_sub_flows, plain_descent
 from .measure import bases, dense, eps_of, failed, gradient_at, norm, rounding, run, start_of, truncated
-from .theorem import Measured, Theorem, with_substep, with_truncation
+from .theorem import SEQUENTIAL, Measured, Theorem, with_substep, with_truncation
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ class Decay(Theorem):
     source = "Ceruti, Kusch, Lubich (2022), Theorem 5; constant derived"
 
     promised = {AugmentedBUG: "the start is in the Galerkin space", FullRank: "the gradient flow itself"}
-    doubts = dict.fromkeys(
-        (BUG, ParallelBUG, ProjectorSplitting), "a step is no gradient flow in a space that contains the start"
-    )
+    doubts = dict.fromkeys((ParallelBUG, *SEQUENTIAL), "a step is no gradient flow in a space that contains the start")
 
     def configured(self, integrator):
         """Exact sub-flows; truncation back to the rank of the start."""

@@ -8,16 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    FullRank,
-    GeoLoRA,
-    LowRank,
-    ParallelBUG,
-    ProjectorSplitting,
-    Tolerance,
-)
+from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG, Tolerance
 from problems import FiniteSum, LinearLeastSquares, MatrixRegression, completion, synthetic
 
 from .certificate import Constant, Hypothesis, Series
@@ -35,7 +26,7 @@ from .measure import (
     tangent_part,
     truncated,
 )
-from .theorem import FACTORS, Measured, Theorem
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
 
 SAMPLES = 200
 """Mini-batches in a sampled expectation."""
@@ -94,9 +85,9 @@ class Descent(Theorem):
     promised = dict.fromkeys(
         (GeoLoRA, ParallelBUG, AugmentedBUG), "W^ - W is -lam times an orthogonal projection of G that contains P G"
     ) | {FullRank: "gradient descent, P = I"}
-    doubts = dict.fromkeys(
-        (BUG, ProjectorSplitting), "the start is not in the space of the last sub-step"
-    ) | dict.fromkeys(FACTORS, "simultaneous descent follows P^ G, and P^ is no orthogonal projector")
+    doubts = dict.fromkeys(SEQUENTIAL, "the start is not in the space of the last sub-step") | dict.fromkeys(
+        FACTORS, "simultaneous descent follows P^ G, and P^ is no orthogonal projector"
+    )
 
     def problems(self):
         """Regression (equality: L = 1 is attained everywhere), least squares, completion; with and without batches."""

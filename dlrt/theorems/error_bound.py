@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from integrators import (
-    BUG,
     AugmentedBUG,
     Exact,
     FixedRank,
@@ -17,7 +16,6 @@ from integrators import (
     LoRA,
     LowRank,
     ParallelBUG,
-    ProjectorSplitting,
     SVDLoRA,
     Tolerance,
 )
@@ -26,17 +24,8 @@ from problems import MatrixRegression, Rotating, given_solution, manufactured, r
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import euler_steps, plain_descent, substep_name
 from .local_error import LOCAL, gradient_flow, kind_of, means, nonlinear, pairs, simultaneous_descent
-from .measure import (
-    dense,
-    failed,
-    field_at,
-    norm,
-    normal_part,
-    rounding,
-    run,
-    start_of,
-)
-from .theorem import FACTORS, Measured, Theorem, with_substep, with_truncation
+from .measure import dense, failed, field_at, norm, normal_part, rounding, run, start_of
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_substep, with_truncation
 
 
 def _underived(method) -> str:
@@ -99,9 +88,7 @@ class ErrorBound(Theorem):
     name = "error-bound"
     statement = "||Y_k - W(t)|| <= e^{lt} delta + h (e^{lt}-1)/(e^{lh}-1) (a eps + (b L B + c L_t) h + theta / h)"
     source = "GeoLoRA (arXiv:2410.18720), Theorem 3; Kieri, Lubich, Walach (2016); constants derived"
-    promised = dict.fromkeys(
-        (FullRank, GeoLoRA, ParallelBUG, AugmentedBUG, BUG, ProjectorSplitting), "its local error is derived"
-    )
+    promised = dict.fromkeys((FullRank, GeoLoRA, ParallelBUG, AugmentedBUG, *SEQUENTIAL), "its local error is derived")
     unless = dict.fromkeys(promised, _underived)
     doubts = dict.fromkeys(FACTORS, "it follows another flow")
 

@@ -6,23 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    Exact,
-    FixedRank,
-    FullRank,
-    GeoLoRA,
-    LowRank,
-    ParallelBUG,
-    ProjectorSplitting,
-)
+from integrators import AugmentedBUG, Exact, FixedRank, FullRank, GeoLoRA, LowRank, ParallelBUG
 from problems import Rotating, rotating
 
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import exact_sub_flows, plain_descent
 from .measure import dense, eps_of, failed, norm, run, start_of
-from .theorem import FACTORS, Measured, Theorem, with_substep, with_truncation
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_substep, with_truncation
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Exactness(Theorem):
     source = "Lubich, Oseledets (2014), Theorem 4.1; Ceruti, Lubich (2022), Theorem 3"
 
     few = 3
-    promised = dict.fromkeys((ProjectorSplitting, BUG, AugmentedBUG), "the new bases span the ranges of A(t1)") | {
+    promised = dict.fromkeys((*SEQUENTIAL, AugmentedBUG), "the new bases span the ranges of A(t1)") | {
         FullRank: "the exact flow itself"
     }
     doubts = {ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt"} | dict.fromkeys(

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    FullRank,
-    GeoLoRA,
-    LowRank,
-    ParallelBUG,
-    ProjectorSplitting,
-)
+from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG
 from problems import MatrixRegression
 
 from .certificate import Series
 from .hypotheses import euler_steps, no_rejection, plain_descent
 from .measure import attempt, bases, dense, gradient_at, norm, rounding, tangent_part
-from .theorem import FACTORS, Measured, Theorem
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
 
 
 @dataclass(frozen=True)
@@ -57,7 +49,7 @@ class RiemannianStep(Theorem):
         (GeoLoRA, ParallelBUG), "K, L and S move along the same gradient from orthonormal bases"
     ) | {FullRank: "P is the identity for the full matrix"}
     doubts = {AugmentedBUG: "it moves by the larger projection U^ U^^H G V^ V^^H"} | dict.fromkeys(
-        (*FACTORS, BUG, ProjectorSplitting), "it does not move by the projected gradient"
+        (*FACTORS, *SEQUENTIAL), "it does not move by the projected gradient"
     )
 
     def problems(self):

@@ -7,25 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    FullRank,
-    GeoLoRA,
-    LoRA,
-    LowRank,
-    ParallelBUG,
-    ProjectorSplitting,
-    State,
-    Tolerance,
-)
+from integrators import AugmentedBUG, FullRank, GeoLoRA, LoRA, LowRank, ParallelBUG, State, Tolerance
 from integrators.linalg import haar
 from problems import MatrixRegression
 
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import euler_steps, plain_descent
 from .measure import FAILURES, dense, failed, norm, rounding
-from .theorem import FACTORS, Measured, Theorem, with_truncation
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_truncation
 
 UPPER = 2 / math.sqrt(3)
 """``||u u^H M + M v v^H - u u^H M v v^H||_2 <= 2/sqrt(3) ||M||_2`` for unit vectors u, v."""
@@ -103,7 +92,7 @@ class Spare(Theorem):
     promised = dict.fromkeys(
         (GeoLoRA, ParallelBUG, AugmentedBUG), "one gradient step on K, L, S, then truncation by tolerance"
     )
-    doubts = dict.fromkeys((FullRank, *FACTORS, BUG, ProjectorSplitting), "no truncation by tolerance")
+    doubts = dict.fromkeys((FullRank, *FACTORS, *SEQUENTIAL), "no truncation by tolerance")
 
     def configured(self, integrator):
         """The default tolerance with one spare direction."""

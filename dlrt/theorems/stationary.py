@@ -7,21 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    FullRank,
-    GeoLoRA,
-    LowRank,
-    ParallelBUG,
-    ProjectorSplitting,
-)
+from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG
 from problems import MatrixRegression
 
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import euler_steps, plain_descent
 from .measure import attempt, bases, dense, gradient_at, norm, rounding, tangent_part
-from .theorem import FACTORS, Measured, Theorem
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
 
 CASES = ("column", "row")
 
@@ -78,7 +70,7 @@ class Stationary(Theorem):
         "it descends by an orthogonal projection of G that contains P G",
     )
     doubts = dict.fromkeys(FACTORS, "its points of rest are not those of P G") | dict.fromkeys(
-        (BUG, ProjectorSplitting), "no such bound is known"
+        SEQUENTIAL, "no such bound is known"
     )
 
     def hypotheses(self, integrator, problem):

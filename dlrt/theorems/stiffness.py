@@ -6,26 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    FixedRank,
-    FullRank,
-    GeoLoRA,
-    LoRA,
-    LowRank,
-    ParallelBUG,
-    ProjectorSplitting,
-    State,
-    SVDLoRA,
-)
+from integrators import AugmentedBUG, FixedRank, FullRank, GeoLoRA, LoRA, LowRank, ParallelBUG, State, SVDLoRA
 from integrators.linalg import haar
 from problems import MatrixRegression
 
 from .certificate import Constant, Series
 from .hypotheses import euler_steps, plain_descent
 from .measure import dense, norm, run
-from .theorem import FACTORS, Measured, Theorem, with_truncation
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_truncation
 
 RESOLUTION = 0.01
 """Relative resolution of the measured step sizes."""
@@ -88,9 +76,9 @@ class Stiffness(Theorem):
     promised = dict.fromkeys(
         (GeoLoRA, ParallelBUG, FullRank), "errors near a minimiser are multiplied by I - lam P"
     ) | {AugmentedBUG: "errors near a minimiser are multiplied by I minus lam times an orthogonal projection"}
-    doubts = dict.fromkeys(
-        (BUG, ProjectorSplitting), "products of sub-steps have their own stability limits"
-    ) | dict.fromkeys(FACTORS, "its Hessian grows with sigma_1")
+    doubts = dict.fromkeys(SEQUENTIAL, "products of sub-steps have their own stability limits") | dict.fromkeys(
+        FACTORS, "its Hessian grows with sigma_1"
+    )
 
     def configured(self, integrator):
         """Rank fixed at that of the minimiser."""

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.linalg
 
 from integrators import (
-    BUG,
     AdaLoRA,
     AugmentedBUG,
     FixedRank,
@@ -19,7 +18,6 @@ from integrators import (
     Integrator,
     LowRank,
     ParallelBUG,
-    ProjectorSplitting,
     conclude,
 )
 from problems import DenseField, synthetic
@@ -27,7 +25,7 @@ from problems import DenseField, synthetic
 from .certificate import Hypothesis, Series
 from .hypotheses import no_rejection, plain_descent
 from .measure import FAILURES, dense, eps_of, failed, norm, run
-from .theorem import FACTORS, Measured, Theorem, cuts_values, with_truncation
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, cuts_values, with_truncation
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +102,7 @@ class Structure(Theorem):
     source = "GeoLoRA (arXiv:2410.18720), Proposition 1"
 
     promised = dict.fromkeys(
-        (FullRank, *FACTORS, ProjectorSplitting, BUG, AugmentedBUG, ParallelBUG, GeoLoRA),
+        (FullRank, *FACTORS, *SEQUENTIAL, AugmentedBUG, ParallelBUG, GeoLoRA),
         "every operation of a step keeps the blocks",
     )
     unless = {AdaLoRA: lambda m: "its importance is a mean over rows, which zero blocks dilute" if m.truncation else ""}

@@ -9,12 +9,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from integrators import AdaLoRA, Euler, FixedRank, Integrator, LoRA, SVDLoRA, Tolerance, Truncation
+from integrators import (
+    BUG,
+    AdaLoRA,
+    Euler,
+    FixedRank,
+    Integrator,
+    LoRA,
+    ProjectorSplitting,
+    SVDLoRA,
+    Tolerance,
+    Truncation,
+)
 
 from .certificate import Certificate, Constant, Hypothesis, Series
 
 FACTORS = (LoRA, SVDLoRA, AdaLoRA)
 """Methods of simultaneous descent on factors."""
+SEQUENTIAL = (BUG, ProjectorSplitting)
+"""Methods of fixed rank whose sub-steps follow one another."""
 
 
 @dataclass
