@@ -59,7 +59,7 @@ def verify(
 
 def _one(theorem, integrator, problem, size, given, console) -> list:
     """One theorem for one method on one problem."""
-    from ..registry import PROBLEMS, ProblemOptions, build_problem, lookup
+    from ..registry import PROBLEMS, build_problem, lookup
     from ..theorems import THEOREMS
     from ..theorems.matrix import methods
 
@@ -75,7 +75,7 @@ def _one(theorem, integrator, problem, size, given, console) -> list:
             raise ValueError(f"--{name.replace('_', '-')} does not apply to {theorem}, which has {', '.join(known)}")
     claim = dataclasses.replace(claim, **given)
     method = lookup("integrator", integrator, methods(given.get("steps", 20), given.get("rank", 4)))
-    certificate = claim.check(claim.configured(method), build_problem(problem, ProblemOptions(size=size)))
+    certificate = claim.check(claim.configured(method), build_problem(problem, {"size": size}))
     console.print(certificate)
     return [certificate]
 

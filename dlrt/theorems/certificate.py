@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runs.store import write_atomically
+from ..runs import write_json
 
 SCHEMA_VERSION = 1
 HOLDS, VIOLATED, NOT_APPLICABLE = "holds", "violated", "not applicable"
@@ -223,8 +223,7 @@ class Certificate:
 
     def save(self, path: str | Path) -> Path:
         """Write strict JSON, in one step: a reader never sees half a file."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        return write_atomically(path, lambda file: file.write(text.encode()))
+        return write_json(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:

@@ -9,10 +9,11 @@ import numpy as np
 from integrators import BUG, AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG, ProjectorSplitting
 from problems import Schroedinger, schroedinger
 
+from ..registry import with_options
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import exact_sub_flows, plain_descent
 from .measure import basis, dense, eps_of, failed, field_at, norm, run, start_of
-from .theorem import Measured, Theorem, with_substep, with_truncation
+from .theorem import Measured, Theorem, with_truncation
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Conservation(Theorem):
 
     def configured(self, integrator):
         """Exact sub-flows; truncation back to the rank of the start, so that something is cut."""
-        return with_truncation(with_substep(integrator, Exact()), FixedRank(self.rank))
+        return with_truncation(with_options(integrator, substep=Exact()), FixedRank(self.rank))
 
     def problems(self):
         """A small one, and the size of the literature."""

@@ -9,10 +9,11 @@ import numpy as np
 from integrators import AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG
 from problems import MatrixRegression, synthetic
 
+from ..registry import with_options
 from .certificate import Constant, Series
 from .hypotheses import convex_loss, exact_sub_flows, plain_descent
 from .measure import bases, dense, eps_of, failed, gradient_at, norm, rounding, run, start_of, truncated
-from .theorem import SEQUENTIAL, Measured, Theorem, with_substep, with_truncation
+from .theorem import SEQUENTIAL, Measured, Theorem, with_truncation
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Decay(Theorem):
 
     def configured(self, integrator):
         """Exact sub-flows; truncation back to the rank of the start."""
-        return with_truncation(with_substep(integrator, Exact()), FixedRank(self.rank))
+        return with_truncation(with_options(integrator, substep=Exact()), FixedRank(self.rank))
 
     def problems(self):
         """Regression, whose sub-flows are known."""

@@ -21,11 +21,12 @@ from integrators import (
 )
 from problems import MatrixRegression, Rotating, given_solution, manufactured, rotating, synthetic
 
+from ..registry import with_options
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import euler_steps, plain_descent, substep_name
 from .local_error import LOCAL, gradient_flow, kind_of, means, nonlinear, pairs, simultaneous_descent
 from .measure import dense, failed, field_at, norm, normal_part, rounding, run, start_of
-from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_substep, with_truncation
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_truncation
 
 
 def _underived(method) -> str:
@@ -132,7 +133,7 @@ class ErrorBound(Theorem):
         theorem = replace(self, t_end=t_end, steps=steps)
         yield theorem.check(method, problem)
         if exact and hasattr(method, "substep"):
-            yield theorem.check(with_substep(method, Exact()), problem)
+            yield theorem.check(with_options(method, substep=Exact()), problem)
 
     def horizon(self, problem) -> tuple[float, int]:
         """End time and number of steps."""
@@ -303,7 +304,7 @@ class Scaling(ErrorBound):
     def _over_eps(self, integrator):
         base = rotating(np.random.default_rng(10), (16, 14), rank=4)
         exact = hasattr(integrator, "substep")
-        method = with_truncation(with_substep(integrator, Exact()) if exact else integrator, FixedRank(3))
+        method = with_truncation(with_options(integrator, substep=Exact()) if exact else integrator, FixedRank(3))
         rows, eps = [], []
         for eta in (1e-1, 3e-2, 1e-2, 1e-3) if self.full else (1e-1, 3e-2, 1e-2):
             problem = Rotating(base.W1, base.W2, np.array([1.0, 0.6, 0.4, eta]))

@@ -9,10 +9,11 @@ import numpy as np
 from integrators import AugmentedBUG, Exact, FixedRank, FullRank, GeoLoRA, LowRank, ParallelBUG
 from problems import Rotating, rotating
 
+from ..registry import with_options
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import exact_sub_flows, plain_descent
 from .measure import dense, eps_of, failed, norm, run, start_of
-from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_substep, with_truncation
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_truncation
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Exactness(Theorem):
 
     def configured(self, integrator):
         """Exact sub-flows, rank fixed at that of the small case."""
-        return with_truncation(with_substep(integrator, Exact()), FixedRank(4))
+        return with_truncation(with_options(integrator, substep=Exact()), FixedRank(4))
 
     def problems(self):
         """Rotating matrices of rank 4, the second with singular values down to 1e-14."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from integrators import INTEGRATORS, Integrator, Tolerance
 
+from ..registry import with_options
 from .certificate import NOT_APPLICABLE, VIOLATED, Certificate, worst_of
 from .table import THEOREMS, verify
 
@@ -34,11 +34,7 @@ Certificates = dict[str, dict[str, list[Certificate]]]
 def methods(steps: int = 20, rank: int = 4) -> dict[str, Integrator]:
     """The integrators known by name, with the tolerance that the checks expect, for a run of that length and rank."""
     rule = Tolerance(relative=0.1, spare=1)
-    adapted = {
-        name: replace(method, truncation=rule) if isinstance(method.truncation, Tolerance) else method  # type: ignore[call-arg]
-        for name, method in INTEGRATORS.items()
-    }
-    return {name: method.for_run(steps, rank) for name, method in adapted.items()}
+    return {name: with_options(m, truncation=rule).for_run(steps, rank) for name, m in INTEGRATORS.items()}
 
 
 def certificates(

@@ -22,6 +22,7 @@ from integrators import (
     Truncation,
 )
 
+from ..registry import with_options
 from .certificate import Certificate, Constant, Hypothesis, Series
 
 FACTORS = (LoRA, SVDLoRA, AdaLoRA)
@@ -66,11 +67,11 @@ class Theorem:
     """Name on the command line."""
     statement: ClassVar[str]
     source: ClassVar[str]
-    promised: ClassVar[Mapping[type, str]] = {}
+    promised: ClassVar[Mapping[Any, str]] = {}
     """The methods for which theory promises the statement, and why; no other method is promised anything."""
-    unless: ClassVar[Mapping[type, Callable[[Any], str]]] = {}
+    unless: ClassVar[Mapping[Any, Callable[[Any], str]]] = {}
     """For promised methods whose settings decide: the reason why this one is not promised, or an empty text."""
-    doubts: ClassVar[Mapping[type, str]] = {}
+    doubts: ClassVar[Mapping[Any, str]] = {}
     """What is known of methods that are not promised."""
     own_problem: ClassVar[str] = ""
     """What the theorem calls the problem that it makes itself; empty where :meth:`check` needs one."""
@@ -94,7 +95,7 @@ class Theorem:
 
     def configured(self, integrator: Integrator) -> Integrator:
         """The method in the form the theorem speaks of: with explicit Euler steps, unless a subclass says otherwise."""
-        return with_substep(integrator, Euler())
+        return with_options(integrator, substep=Euler())
 
     def problems(self) -> dict[str, Any]:
         """The problems on which it is checked by default, by name; the first :attr:`few` are the small cases."""
@@ -177,8 +178,3 @@ def with_truncation(integrator: Integrator, truncation: Truncation) -> Integrato
     if isinstance(truncation, FixedRank) and getattr(integrator, "rejection", None) is not None:
         truncation = Tolerance(absolute=0.0, max_rank=truncation.rank)
     return replace(integrator, truncation=truncation)  # type: ignore[call-arg]
-
-
-def with_substep(integrator: Integrator, substep) -> Integrator:
-    """The method with this sub-step, where it has one."""
-    return replace(integrator, substep=substep) if hasattr(integrator, "substep") else integrator  # type: ignore[call-arg]
