@@ -12,7 +12,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from integrators import BUG, AugmentedBUG, FixedRank, GeoLoRA, LoRA, LowRank, ParallelBUG, ProjectorSplitting, SVDLoRA
+from integrators import BUG, AugmentedBUG, FixedRank, GeoLoRA, LoRA, ParallelBUG, ProjectorSplitting, SVDLoRA
 from problems import lyapunov
 
 N, RANK = 20_000, 20
@@ -34,7 +34,7 @@ def problem():
 
 @pytest.fixture(scope="module")
 def start(problem):
-    return LowRank(*problem.initial(RANK, np.random.default_rng(1)))
+    return problem.initial(RANK, np.random.default_rng(1))
 
 
 def bench_two_qr(benchmark, start):

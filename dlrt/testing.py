@@ -203,7 +203,7 @@ class Contract:
         if integrator.rank_adaptive:
             integrator = replace(integrator, truncation=Tolerance(absolute=1e-11))
         problem = rotating(rng(1), shape=(24, 18), rank=4, smallest=smallest, dtype=DTYPES[dtype])
-        Y = LowRank(*problem.initial(4, rng(2)))
+        Y = problem.initial(4, rng(2))
         A, B = unitary(4, 21, DTYPES[dtype]), unitary(4, 22, DTYPES[dtype])
         Y = LowRank(Y.U @ A, A.conj().T @ Y.S @ B, Y.V @ B)
         Y = run(integrator, problem.field, integrator.init(Y), 0.1, 5).Y
@@ -223,7 +223,7 @@ class Contract:
         integrator = self.integrator
         if integrator.rank_adaptive:
             integrator = replace(integrator, truncation=self.order_truncation)
-        Y = run(integrator, problem.field, integrator.init(LowRank(*problem.initial(4, rng(6)))), 1 / steps, steps).Y
+        Y = run(integrator, problem.field, integrator.init(problem.initial(4, rng(6))), 1 / steps, steps).Y
         return problem.error(1.0, Y)
 
     # -- 5. robustness -----------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class Contract:
     def test_zero_start(self, shape):
         """S = 0 is a valid start: the loss goes down and the bases stay orthonormal."""
         problem = regression(shape)
-        Y = LowRank(*problem.initial(4, rng(1)))
+        Y = problem.initial(4, rng(1))
         before = problem.loss(Y)
         Y = run(self.integrator, problem.field, self.integrator.init(Y), self.h, 40).Y
         assert problem.loss(Y) < 0.9 * before

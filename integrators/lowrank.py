@@ -224,8 +224,9 @@ class LowRank:
 def sum_of_two(A: Array, B: Array, C: Array, D: Array) -> LowRank:
     """``A B^H + C D^H`` for A (..., m, p), B (..., n, p), C (..., m, q), D (..., n, q); nothing is orthonormalised."""
     xp = array_namespace(A)
-    one = xp.eye(A.shape[-1] + C.shape[-1], dtype=A.dtype, device=device(A))
-    return LowRank(concat(A, C), one, concat(B, D))
+    rank = A.shape[-1] + C.shape[-1]
+    one = xp.eye(rank, dtype=A.dtype, device=device(A))
+    return LowRank(concat(A, C), xp.broadcast_to(one, (*A.shape[:-2], rank, rank)), concat(B, D))
 
 
 def diagonalise(Y: LowRank, P: Array, d: Array, Q: Array, rank: int) -> LowRank:

@@ -72,7 +72,7 @@ def test_memory_of_a_step(method):
 
     n, r = 20_000, 20
     problem = lyapunov(n, rng(0))
-    state = method.init(LowRank(*problem.initial(r, rng(1))))
+    state = method.init(problem.initial(r, rng(1)))
     tracemalloc.start()
     method.step(problem.field, 0.0, state, 1e-3)
     peak = tracemalloc.get_traced_memory()[1]

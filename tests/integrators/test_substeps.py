@@ -46,7 +46,7 @@ def test_substeps_against_the_exact_sub_flow(substep, further, part, sign):
 def test_time_runs_forward_in_a_backward_step():
     """The stages of a backward S-step lie in [t, t + h] too."""
     problem = given_solution(rng(1))
-    Y = LowRank(*problem.initial(4, rng(2)))
+    Y = problem.initial(4, rng(2))
     stages = RK4().S(1.0, Y, 0.4, problem.field(1.0, Y), sign=-1)
     times = [next(stages)[0]]
     for _ in range(2):
