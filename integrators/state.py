@@ -101,14 +101,19 @@ def unstack(state: State, manifold: bool) -> list[State]:
     """
     U, S, V = state.Y
     xp, count = array_namespace(U), U.shape[0]
-    S = xp.broadcast_to(S, (count, *S.shape[-2:]))
-    widths = [(U.shape[-1], V.shape[-1])] * count
-    if manifold and not all(bool(xp.all(xp.any(X[..., -1] != 0, axis=-1))) for X in (U, V) if X.shape[-1]):
-        used = (xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1).tolist() for X in (U, V))
-        widths = list(zip(*used, strict=True))
-    whole = replace(state, Y=LowRank(U, S, V))
-    states = [whole.map(lambda X, i=i: X[i, ...]) for i in range(count)]
+    whole = replace(state, Y=LowRank(U, xp.broadcast_to(S, (count, *S.shape[-2:])), V))
+    rows: dict[int, Sequence] = {}
+
+    def row(X, i):
+        if id(X) not in rows:
+            rows[id(X)] = xp.unstack(X)
+        return rows[id(X)][i]
+
+    states = [whole.map(lambda X, i=i: row(X, i)) for i in range(count)]
+    if not manifold or all(bool(xp.all(xp.any(X[..., -1] != 0, axis=-1))) for X in (U, V) if X.shape[-1]):
+        return states
+    used = (xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1).tolist() for X in (U, V))
     return [
         replace(one, Y=LowRank(one.Y.U[:, :rU], one.Y.S[:rU, :rV], one.Y.V[:, :rV]))
-        for one, (rU, rV) in zip(states, widths, strict=True)
+        for one, rU, rV in zip(states, *used, strict=True)
     ]
