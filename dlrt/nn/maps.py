@@ -51,12 +51,12 @@ class Map:
         ValueError
             It has an option that is not possible with a matrix of low rank.
         """
-        raise NotImplementedError
+        raise TypeError("a map must define shape(module)")
 
     @staticmethod
     def apply(module, x, U, S, V, base=None, scale=1.0) -> torch.Tensor:
         """``base`` plus ``scale`` times the map of ``U S V^T``."""
-        raise NotImplementedError
+        raise TypeError("a map must define apply(module, x, U, S, V, base, scale)")
 
     @staticmethod
     def effective(module, W):
