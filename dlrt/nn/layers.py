@@ -41,7 +41,7 @@ class LowRankLayer(nn.Module):
 
     def to_dense(self) -> nn.Module:
         """The plain torch layer of the same function."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define to_dense()")
 
     def _make_factors(self, shape, rank, norm, generator=None, device=None, dtype=None):
         """Haar-distributed bases and r equal singular values, of Frobenius norm ``norm`` together."""
