@@ -76,7 +76,8 @@ class Optimizer:
 
     def blend(self, first, block):
         """``decay M + gain F``; M is None where there is no first moment."""
-        return self.gain * block if first is None else self.decay * first + self.gain * block
+        new = block if self.gain == 1.0 else self.gain * block
+        return new if first is None else self.decay * first + new
 
     def direction(self, M: Blocks, memory: Mapping, Y: LowRank | None) -> Blocks:
         """The direction of the first moment M: blocks of the same names and shapes.
