@@ -23,19 +23,17 @@ found by bisection over the angle of u to all digits; then rounding takes the it
 
 from __future__ import annotations
 
-import logging
 import math
-from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dlrt import solve
+from dlrt.plots import COLOURS, WIDTH, style
 from integrators import FixedRank, GeoLoRA, LowRank, SVDLoRA
 from problems import MatrixRegression
 
-from .tasks import Task, markdown, run_tasks, statement, versions, write_json
-
-logger = logging.getLogger(__name__)
+from ..statements import median_text, spread, statement
 
 TARGET = np.array([[0.0, 0.5], [0.5, 0.75]])
 """Eigenvalues 1 and -1/4; ``e_1^T A e_1 = 0`` exactly."""
@@ -183,39 +181,19 @@ def separatrix_angle(h):
 # -- the figure --------------------------------------------------------------------------------------------------------
 
 
-def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
-    """Compute every statement and draw the figure.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for ``figure1.json``, ``figure1.png``, ``figure1.pdf`` and the journal of finished runs.
-    quick : bool
-        2 targets in place of 20, and larger steps.
-    jobs : int
-        Runs at the same time.
-    progress : callable, optional
-        Called as ``progress(done, total)``.
-
-    Returns
-    -------
-    dict
-        What is in ``figure1.json``.
-    """
-    out = Path(out)
+def compute(runs, quick):
+    """Both flows for random matrices A: 20 in steps of 0.01, or 2 in steps of 0.04."""
     seeds = list(range(2 if quick else 20))
     h = 4 * STEP if quick else STEP
     steps = [2 * h, h, h / 2]
-    tasks: list[Task] = [
-        (at_rest, {}),
-        *((separatrix_angle, {"h": x}) for x in steps),
-        *((flows, {"seed": s, "h": h}) for s in seeds),
-    ]
-    results = run_tasks(tasks, journal=out / "figure1.journal", jobs=jobs, progress=progress)
-    data: dict = {
-        "schema_version": 1,
-        "figure": "1",
-        "quick": quick,
+    found = runs.groups(
+        {
+            "at_rest": [(at_rest, {})],
+            "angles": [(separatrix_angle, {"h": x}) for x in steps],
+            "flows": [(flows, {"seed": s, "h": h}) for s in seeds],
+        }
+    )
+    return {
         "settings": {
             "target": TARGET.tolist(),
             "other_targets": "random eigenvectors, eigenvalues in (0.8, 1.5) and (-0.6, -0.2); default_rng([seed, 1])",
@@ -225,30 +203,20 @@ def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
             "rate_at_rest": RATE,
             "seeds": seeds,
         },
-        "versions": versions(),
-        "at_rest": results[0],
-        "angles": [{"step_size": x, **r} for x, r in zip(steps, results[1:4], strict=True)],
-        "flows": results[4:],
+        "at_rest": found["at_rest"][0],
+        "angles": [{"step_size": x, **r} for x, r in zip(steps, found["angles"], strict=True)],
+        "flows": found["flows"],
     }
-    data["statements"] = _statements(data)
-    write_json(out / "figure1.json", data)
-
-    from dlrt.plots import save_figure
-
-    save_figure(_draw(data["flows"][0]["angle"], h), out / "figure1")
-    for line in markdown(data["statements"]):
-        logger.info("%s", line)
-    return data
 
 
-def _statements(data):
+def statements(data):
+    """What is claimed of the flows and of the point of rest."""
     rest, runs = data["at_rest"], data["flows"]
     first, second, third = (a["angle"] for a in data["angles"])
     ratio = (first - second) / (second - third)
 
-    def span(key, form="{:.1e}"):
-        values = [r[key] for r in runs]
-        return f"{form} ({form} to {form})".format(np.median(values), min(values), max(values))
+    def span(key, form=".1e"):
+        return median_text(spread(r[key] for r in runs), form)
 
     return [
         statement(
@@ -265,7 +233,7 @@ def _statements(data):
         statement(
             "the simultaneous flow from a start of rank 1 comes within 10⁻⁶ of such a point",
             f"‖W‖ {span('norm_at_rest')}, ‖P̂∇L‖ {span('simultaneous_gradient')}, "
-            f"‖P∇L‖ {span('riemannian_gradient', '{:.2f}')}",
+            f"‖P∇L‖ {span('riemannian_gradient', '.2f')}",
             [
                 r["norm_at_rest"] < 1e-6 and r["simultaneous_gradient"] < 1e-6 and r["riemannian_gradient"] > 0.1
                 for r in runs
@@ -274,12 +242,12 @@ def _statements(data):
         ),
         statement(
             "and stays near it for more than 10 units of time, until rounding has grown",
-            span("time_at_rest", "{:.0f}"),
+            span("time_at_rest", ".0f"),
             [r["time_at_rest"] > 10 for r in runs],
         ),
         statement(
             "the Riemannian flow from the same start reaches the best approximation of rank 1",
-            f"loss above the minimum {span('riemannian_excess')}; least ‖W‖ {span('riemannian_least_norm', '{:.2f}')}",
+            f"loss above the minimum {span('riemannian_excess')}; least ‖W‖ {span('riemannian_least_norm', '.2f')}",
             [abs(r["riemannian_excess"]) < 1e-9 for r in runs],
         ),
         statement(
@@ -302,100 +270,78 @@ def coordinates(W):
     return np.stack([(a - c) / math.sqrt(2), math.sqrt(2) * b, (a + c) / math.sqrt(2)], axis=-1)
 
 
-def _size(marker):
-    return 12 if marker == "*" else 8  # a star looks small
-
-
-def _draw(angle, h):
+def draw(data):
     """The cone with both flows; the same from above with the loss; the two gradients along the simultaneous flow."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from dlrt.plots import COLOURS, STYLE, WIDTH
-
-    orange, blue, green = COLOURS[5], COLOURS[4], COLOURS[3]
+    angle, h = data["flows"][0]["angle"], data["settings"]["step_size"]
     simultaneous, points = follow(SVDLoRA(), TARGET, angle, h)
     _, others = follow(GeoLoRA(truncation=FixedRank(1)), TARGET, angle, h)
-    norms = np.array([np.linalg.norm(Y.full()) for Y in points])
-    arrived = int(np.argmin(norms))
+    arrived = int(np.argmin([np.linalg.norm(Y.full()) for Y in points]))
     one, two = (coordinates([Y.full() for Y in run]) for run in (points[: arrived + 1], others))
     values, X = np.linalg.eigh(TARGET)
     best = coordinates(values[1] * np.outer(X[:, 1], X[:, 1]))
-    gradients = [
-        (np.linalg.norm(hat_projection(Y, Y.full() - TARGET)), np.linalg.norm(projection(Y, Y.full() - TARGET)))
-        for Y in points
-    ]
-    hat, tangential = np.array(gradients).T
+    ours, theirs = ({**style(name), "marker": "", "linewidth": 1.8} for name in ("geolora", "svd-lora"))
     curves = (
-        (one, orange, "--", r"simultaneous: $\dot W = -\hat P \nabla L$"),
-        (two, blue, "-", r"Riemannian: $\dot W = -P \nabla L$"),
+        (one, {**theirs, "label": r"simultaneous: $\dot W = -\hat P \nabla L$"}),
+        (two, {**ours, "label": r"Riemannian: $\dot W = -P \nabla L$"}),
     )
+    mark = {"linestyle": "none", "markersize": 8, "markeredgecolor": "white", "zorder": 6}
     marks = (
-        (one[0], "o", "black", "start"),
-        (np.zeros(3), "X", orange, "point of rest"),
-        (best, "*", green, "optimum"),
+        (one[0], {**mark, "marker": "o", "color": "black", "label": "start"}),
+        (np.zeros(3), {**mark, "marker": "X", "color": theirs["color"], "label": "point of rest"}),
+        (best, {**mark, "marker": "*", "markersize": 12, "color": COLOURS[1], "label": "optimum"}),
     )
 
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(3, 1, height_ratios=[2.4, 2.2, 1.4])
+    figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")
+    grid = figure.add_gridspec(3, 1, height_ratios=[2.4, 2.2, 1.4])
+    _draw_cone(figure.add_subplot(grid[0], projection="3d", computed_zorder=False), curves, marks)
+    axes = figure.add_subplot(grid[1])
+    _draw_from_above(axes, curves, marks)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
 
-        axes = figure.add_subplot(grid[0], projection="3d", computed_zorder=False)
-        axes.set_proj_type("ortho")
-        turn, height = np.meshgrid(np.linspace(0, 2 * np.pi, 49), np.linspace(-0.4, 0.85, 11))
-        axes.plot_surface(
-            height * np.cos(turn), height * np.sin(turn), height, color="#BBBBBB", alpha=0.35, linewidth=0, zorder=1
-        )
-        axes.plot_wireframe(
-            height * np.cos(turn), height * np.sin(turn), height, color="#888888", linewidth=0.25, rstride=4, cstride=6
-        )
-        for path, colour, line, _ in curves:
-            axes.plot(*path.T, color=colour, linestyle=line, linewidth=1.8, zorder=5)
-        for place, marker, colour, _ in marks:
-            axes.plot(
-                *place[:, None], marker, color=colour, markersize=_size(marker), markeredgecolor="white", zorder=6
-            )
-        axes.view_init(elev=24, azim=35)
-        axes.set_box_aspect((1, 1, 0.7), zoom=1.15)
-        axes.set(xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5], zticks=[0, 0.5])
-        axes.tick_params(labelleft=False, labelbottom=False, labelright=False, length=0)
-        for name in "xyz":
-            getattr(axes, f"set_{name}label")(f"${name}$", labelpad=-14)
-        axes.set_title("(a) symmetric matrices of rank 1: $x^2 + y^2 = z^2$")
-
-        axes = figure.add_subplot(grid[1])
-        x, y = np.meshgrid(np.linspace(-1.2, 1.0, 161), np.linspace(-0.75, 0.95, 161))
-        s, turn = np.hypot(x, y) * math.sqrt(2), np.arctan2(y, x) / 2  # W = s q q^T, q = (cos, sin)(turn)
-        q = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-        loss = 0.5 * (s**2 - 2 * s * np.einsum("...i,ij,...j", q, TARGET, q) + np.sum(TARGET**2))
-        levels = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
-        lines = axes.contour(x, y, loss, levels=levels, colors="#999999", linewidths=0.6)
-        axes.clabel(lines, fontsize=6, fmt="%g", manual=[(-0.6, 0.35), (-0.6, 0.1), (-0.6, -0.2), (-0.6, -0.5)])
-        for path, colour, line, label in curves:
-            axes.plot(path[:, 0], path[:, 1], color=colour, linestyle=line, linewidth=1.8, label=label)
-        for place, marker, colour, label in marks:
-            axes.plot(
-                place[0],
-                place[1],
-                marker,
-                color=colour,
-                markersize=_size(marker),
-                markeredgecolor="white",
-                label=label,
-                zorder=5,
-            )
-        axes.set(xlabel=r"$x = (w_{11} - w_{22})/\sqrt{2}$", ylabel=r"$y = \sqrt{2}\, w_{12}$", aspect="equal")
-        axes.grid(False)
-        axes.set_title("(b) the upper cone from above, with the loss")
-        handles, labels = axes.get_legend_handles_labels()
-
-        axes = figure.add_subplot(grid[2])
-        axes.semilogy(simultaneous.times, tangential, color=blue, label=r"$\|P \nabla L\|$")
-        axes.semilogy(simultaneous.times, hat, color=orange, linestyle="--", label=r"$\|\hat P \nabla L\|$")
-        axes.set(xlabel="time", ylabel="norm", xlim=(0, HORIZON), ylim=(None, 20))
-        axes.legend(frameon=False, loc="lower left")
-        axes.set_title("(c) gradients along the simultaneous flow")
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    axes = figure.add_subplot(grid[2])
+    for gradient, label, look in (
+        (projection, r"$\|P \nabla L\|$", ours),
+        (hat_projection, r"$\|\hat P \nabla L\|$", theirs),
+    ):
+        norms = [np.linalg.norm(gradient(Y, Y.full() - TARGET)) for Y in points]
+        axes.semilogy(simultaneous.times, norms, **{**look, "label": label, "linewidth": 1.2})
+    axes.set(xlabel="time", ylabel="norm", xlim=(0, HORIZON), ylim=(None, 20))
+    axes.legend(frameon=False, loc="lower left")
+    axes.set_title("(c) gradients along the simultaneous flow")
     return figure
+
+
+def _draw_cone(axes, curves, marks):
+    axes.set_proj_type("ortho")
+    turn, height = np.meshgrid(np.linspace(0, 2 * np.pi, 49), np.linspace(-0.4, 0.85, 11))
+    cone = height * np.cos(turn), height * np.sin(turn), height
+    axes.plot_surface(*cone, color="#BBBBBB", alpha=0.35, linewidth=0, zorder=1)
+    axes.plot_wireframe(*cone, color="#888888", linewidth=0.25, rstride=4, cstride=6)
+    for path, look in curves:
+        axes.plot(*path.T, **look, zorder=5)
+    for place, look in marks:
+        axes.plot(*place[:, None], **look)
+    axes.view_init(elev=24, azim=35)
+    axes.set_box_aspect((1, 1, 0.7), zoom=1.15)
+    axes.set(xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5], zticks=[0, 0.5])
+    axes.tick_params(labelleft=False, labelbottom=False, labelright=False, length=0)
+    for name in "xyz":
+        getattr(axes, f"set_{name}label")(f"${name}$", labelpad=-14)
+    axes.set_title("(a) symmetric matrices of rank 1: $x^2 + y^2 = z^2$")
+
+
+def _draw_from_above(axes, curves, marks):
+    x, y = np.meshgrid(np.linspace(-1.2, 1.0, 161), np.linspace(-0.75, 0.95, 161))
+    s, turn = np.hypot(x, y) * math.sqrt(2), np.arctan2(y, x) / 2  # W = s q q^T, q = (cos, sin)(turn)
+    q = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    loss = 0.5 * (s**2 - 2 * s * np.einsum("...i,ij,...j", q, TARGET, q) + np.sum(TARGET**2))
+    levels = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+    lines = axes.contour(x, y, loss, levels=levels, colors="#999999", linewidths=0.6)
+    axes.clabel(lines, fontsize=6, fmt="%g", manual=[(-0.6, 0.35), (-0.6, 0.1), (-0.6, -0.2), (-0.6, -0.5)])
+    for path, look in curves:
+        axes.plot(path[:, 0], path[:, 1], **look)
+    for place, look in marks:
+        axes.plot(*place[:2, None], **look)
+    axes.set(xlabel=r"$x = (w_{11} - w_{22})/\sqrt{2}$", ylabel=r"$y = \sqrt{2}\, w_{12}$", aspect="equal")
+    axes.grid(False)
+    axes.set_title("(b) the upper cone from above, with the loss")

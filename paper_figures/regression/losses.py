@@ -1,24 +1,24 @@
 r"""Loss of all methods on the matrix regression of Figure 5, each at its own best learning rate.
 
 Problem, start (W = 0 in random bases of rank 10), precision and number of iterations are those of
-:mod:`paper_figures.figure5`. Each method takes its rate from one grid of quarter decades by one rule: the one with the
-fewest gradient evaluations to a relative error of W of 1e-3 (median over three seeds that are not shown), and where
-none gets there the lowest loss at the end. The curvature of the loss is 1, so descent on the dense matrix is done after
-one step with rate 1; what is compared is how near a method with few directions comes to that. All run at the paper's
-rate of GeoLoRA, 0.1, too: there a method is as fast as it has few tapes.
+:mod:`paper_figures.regression.problem`. Each method takes its rate from one grid of quarter decades by one rule: the
+one with the fewest gradient evaluations to a relative error of W of 1e-3 (median over three seeds that are not shown),
+and where none gets there the lowest loss at the end. The curvature of the loss is 1, so descent on the dense matrix is
+done after one step with rate 1; what is compared is how near a method with few directions comes to that. All run at
+the paper's rate of GeoLoRA, 0.1, too: there a method is as fast as it has few tapes.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dlrt import solve
+from dlrt.plots import WIDTH
 from integrators import (
     BUG,
     AugmentedBUG,
@@ -29,13 +29,25 @@ from integrators import (
     ParallelBUG,
     ProjectorSplitting,
     SVDLoRA,
-    Tolerance,
 )
 
-from .figure5 import BUDGET, GEOLORA_RATE, RANK, SIGMA, SINGLE, SIZE, STEPS, TAU, TRUE_RANK, adalora_method, problem
-from .tasks import markdown, run_tasks, statement, versions, write_json
-
-logger = logging.getLogger(__name__)
+from ..pictures import look
+from ..statements import statement
+from ..tasks import cases
+from .problem import (
+    BUDGET,
+    GEOLORA_RATE,
+    RANK,
+    SIGMA,
+    SINGLE,
+    SIZE,
+    STEPS,
+    TAU,
+    TRUE_RANK,
+    adalora_method,
+    problem,
+    tolerance,
+)
 
 QUARTERS = [q / 4 for q in range(-16, 2)]
 SEEDS, TUNING_SEEDS = 12, (100, 101, 102)
@@ -53,20 +65,16 @@ class Method:
     rank: int = RANK
 
 
-def _tolerance():
-    return Tolerance(relative=TAU, spare=1)
-
-
 METHODS = {
     "full": Method("full rank", FullRank),
     "lora": Method("LoRA", LoRA, riemannian=False),
     "svd-lora": Method("SVD-LoRA", SVDLoRA, riemannian=False),
-    "adalora": Method("AdaLoRA", lambda: adalora_method(0.001, BUDGET[1]), riemannian=False, rank=BUDGET[0]),
+    "adalora": Method("AdaLoRA", lambda: adalora_method(0.001), riemannian=False, rank=BUDGET[0]),
     "splitting": Method("projector splitting", ProjectorSplitting),
     "bug": Method("BUG", BUG),
-    "augmented-bug": Method("augmented BUG", lambda: AugmentedBUG(truncation=_tolerance())),
-    "parallel-bug": Method("parallel BUG", lambda: ParallelBUG(truncation=_tolerance())),
-    "geolora": Method("GeoLoRA", lambda: GeoLoRA(truncation=_tolerance())),
+    "augmented-bug": Method("augmented BUG", lambda: AugmentedBUG(truncation=tolerance(1))),
+    "parallel-bug": Method("parallel BUG", lambda: ParallelBUG(truncation=tolerance(1))),
+    "geolora": Method("GeoLoRA", lambda: GeoLoRA(truncation=tolerance(1))),
 }
 
 
@@ -100,42 +108,24 @@ def recorded() -> list[int]:
 # -- the figure --------------------------------------------------------------------------------------------------------
 
 
-def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
-    """Tune all methods alike, run them, and draw the figure.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for ``losses.json``, ``losses.png``, ``losses.pdf`` and the journal of finished runs.
-    quick : bool
-        2 seeds in place of 12, one for tuning, and every other half decade.
-    jobs : int
-        Runs at the same time.
-    progress : callable, optional
-        Called as ``progress(done, total)``.
-
-    Returns
-    -------
-    dict
-        What is in ``losses.json``.
-    """
-    out = Path(out)
+def compute(runs, quick: bool) -> dict:
+    """Tune all methods alike on 3 seeds and run them on 12 others; quick: on 1 and 2, at four rates."""
     seeds, tuning = (range(2), TUNING_SEEDS[:1]) if quick else (range(SEEDS), TUNING_SEEDS)
     quarters = [-3.0, -2.0, -1.0, 0.0] if quick else QUARTERS
-    journal = out / "losses.journal"
-    grid = [(m, q, s) for m in METHODS for q in quarters for s in tuning]
-    found = dict(zip(grid, _runs(grid, journal, jobs, progress), strict=True))
-    merits = {m: {q: _merit([found[m, q, s] for s in tuning]) for q in quarters} for m in METHODS}
-    best = {m: min(tried, key=tried.__getitem__) for m, tried in merits.items()}
-    at_paper = math.log10(GEOLORA_RATE)
-    shown = [(m, best[m], s) for m in METHODS for s in seeds]
-    same = [(m, at_paper, s) for m in METHODS for s in seeds]
-    records = _runs(shown + same, journal, jobs, progress)
-    groups = [records[i : i + len(seeds)] for i in range(0, len(records), len(seeds))]
-    result: dict = {
-        "schema_version": 1,
-        "figure": "losses",
-        "quick": quick,
+    tried = runs.groups(
+        {f"{m} {q}": cases(descend, method=[m], quarter=[q], seed=tuning) for m in METHODS for q in quarters}
+    )
+    merits = {m: {q: _merit(tried[f"{m} {q}"]) for q in quarters} for m in METHODS}
+    best = {m: min(merits[m], key=merits[m].__getitem__) for m in METHODS}
+    rates = {"best": best, "same": dict.fromkeys(METHODS, math.log10(GEOLORA_RATE))}
+    found = runs.groups(
+        {
+            f"{which} {m}": cases(descend, method=[m], quarter=[chosen[m]], seed=seeds)
+            for which, chosen in rates.items()
+            for m in METHODS
+        }
+    )
+    return {
         "settings": {
             "shape": [SIZE, SIZE],
             "true_rank": TRUE_RANK,
@@ -150,7 +140,6 @@ def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
             "iterations": recorded(),
             "same_rate": GEOLORA_RATE,
         },
-        "versions": versions(),
         "methods": [
             {
                 "method": m,
@@ -159,28 +148,14 @@ def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
                 "rate": 10 ** best[m],
                 "at_the_end_of_the_grid": best[m] in (quarters[0], quarters[-1]),
                 "tried": [[10**q, *merit] for q, merit in merits[m].items()],
-                "quartiles": _quartiles(chosen),
-                "runs": [_ends(r) for r in chosen],
-                "quartiles_at_same_rate": _quartiles(others),
-                "at_same_rate": [_ends(r) for r in others],
+                "quartiles": _quartiles(found[f"best {m}"]),
+                "runs": [_ends(r) for r in found[f"best {m}"]],
+                "quartiles_at_same_rate": _quartiles(found[f"same {m}"]),
+                "at_same_rate": [_ends(r) for r in found[f"same {m}"]],
             }
-            for m, chosen, others in zip(METHODS, groups[: len(METHODS)], groups[len(METHODS) :], strict=True)
+            for m in METHODS
         ],
     }
-    result["statements"] = _statements(result)
-    write_json(out / "losses.json", result)
-
-    from dlrt.plots import save_figure
-
-    save_figure(draw(result), out / "losses")
-    for line in markdown(result["statements"]):
-        logger.info("%s", line)
-    return result
-
-
-def _runs(wanted, journal, jobs, progress) -> list[dict]:
-    tasks = [(descend, {"method": m, "quarter": q, "seed": s}) for m, q, s in wanted]
-    return run_tasks(tasks, journal=journal, jobs=jobs, progress=progress)
 
 
 def _merit(records: list[dict]) -> tuple[float, float]:
@@ -201,7 +176,8 @@ def _quartiles(records: list[dict]) -> list[list[float]]:
     return [[float(f"{x:.4g}") for x in row] for row in table]
 
 
-def _statements(data: dict) -> list[dict]:
+def statements(data: dict) -> list[dict]:
+    """What is claimed of rates, gradients and precision, seed by seed."""
     by = {m["method"]: m for m in data["methods"]}
     riemannian = [m for m in METHODS if METHODS[m].riemannian]
     factors = [m for m in METHODS if not METHODS[m].riemannian]
@@ -261,34 +237,25 @@ def _statements(data: dict) -> list[dict]:
     ]
 
 
-def draw(data: dict):
+def draw(data: dict) -> Figure:
     """Relative error over gradient evaluations, at the best rates and at the same one: medians and quartiles."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from dlrt.plots import STYLE, WIDTH, LineStyle
-
     iterations = np.array(data["settings"]["iterations"])
-    with rc_context(STYLE | {"lines.markersize": 3}):
-        figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
-        FigureCanvasAgg(figure)
-        best, same = figure.subplots(2, 1, sharex=True, sharey=True)
-        for i, m in enumerate(data["methods"]):
-            style = LineStyle(i).keywords()
-            for axes, key in ((best, "quartiles"), (same, "quartiles_at_same_rate")):
-                if axes is same and not METHODS[m["method"]].riemannian:
-                    continue
-                low, middle, high = (np.array(row) for row in m[key])
-                x = m["evaluations"] * iterations[: len(middle)]
-                axes.plot(x, middle, label=f"{m['label']} ({m['rate']:.2g})", markevery=0.12, **style)
-                axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        best.set_xscale("symlog", linthresh=1)
-        best.set(yscale="log", xlim=(0, 3 * STEPS), ylim=(5e-8, 2), title="each at its best rate (in brackets)")
-        same.set(
-            xlabel="gradient evaluations", title=f"rate {data['settings']['same_rate']:g} (the factor methods diverge)"
-        )
-        for axes in (best, same):
-            axes.set_ylabel("relative error of W")
-        figure.legend(*best.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
+    best, same = figure.subplots(2, 1, sharex=True, sharey=True)
+    for m in data["methods"]:
+        looks = look(m["method"])
+        for axes, key in ((best, "quartiles"), (same, "quartiles_at_same_rate")):
+            if axes is same and not METHODS[m["method"]].riemannian:
+                continue
+            low, middle, high = (np.array(row) for row in m[key])
+            x = m["evaluations"] * iterations[: len(middle)]
+            axes.plot(x, middle, label=f"{m['label']} ({m['rate']:.2g})", markevery=0.12, markersize=3, **looks)
+            axes.fill_between(x, low, high, color=looks["color"], alpha=0.15, linewidth=0)
+    best.set_xscale("symlog", linthresh=1)
+    best.set(yscale="log", xlim=(0, 3 * STEPS), ylim=(5e-8, 2), title="each at its best rate (in brackets)")
+    rate = data["settings"]["same_rate"]
+    same.set(xlabel="gradient evaluations", title=f"rate {rate:g} (the factor methods diverge)")
+    for axes in (best, same):
+        axes.set_ylabel("relative error of W")
+    figure.legend(*best.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure

@@ -1,9 +1,9 @@
 r"""Table 1 of the GeoLoRA paper, measured: work, memory, gradient tapes and guarantees of each method.
 
 One n x n layer of rank r, ``torch.nn.Linear`` or :class:`dlrt.nn.LowRankLinear`, and one training step on b tokens with
-the plain optimiser, at a rank that is held. All operations and bytes are counted (:mod:`paper_figures.counters`), in
-two parts: the network (forward and backward passes) and the integrator (the optimiser's step). Beside the counts stand
-formulas in n, r and b, derived from the equations of the methods:
+the plain optimiser, at a rank that is held. All operations and bytes are counted
+(:mod:`paper_figures.costs.counters`), in two parts: the network (forward and backward passes) and the integrator (the
+optimiser's step). Beside the counts are formulas in n, r and b, derived from the equations of the methods:
 
 - *network*, for each tape through bases of p columns (p = r, or 2 r where they are augmented): products of b x n and
   n x p matrices, 2 b n p each: x V and g U, times U^T and V^T, and where they are asked for g^T (x V) and x^T (g U);
@@ -16,18 +16,17 @@ The counted products must be those of the formulas to the last one.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from dlrt.nn import LowRankLinear
 from dlrt.nn.optimizer import LowRankOptimizer
+from dlrt.plots import WIDTH
 from dlrt.theorems import HOLDS, NOT_APPLICABLE, THEOREMS
 from integrators import (
     BUG,
@@ -45,8 +44,9 @@ from integrators import (
     SVDLoRA,
 )
 
+from ..pictures import look
+from ..statements import statement
 from .counters import Meter, cholesky, product, svd, triangular
-from .tasks import markdown_table, statement, versions, write_json
 
 TOKENS = 256
 SIZES, RANKS = (256, 512, 1024, 2048, 4096), (4, 8, 16, 32, 64)
@@ -265,7 +265,6 @@ def _bytes(tensors: list) -> int:
     return sum(storages.values())
 
 
-@functools.cache
 def guarantees(method: str) -> dict[str, dict]:
     """For each theorem whether it is promised for the method, and whether its small cases hold."""
     found = {}
@@ -284,49 +283,18 @@ def guarantees(method: str) -> dict[str, dict]:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
-    """Count, check the theorems, and write the table.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for ``table1.json``, ``table1.png`` and ``table1.pdf``.
-    quick : bool
-        Three sizes and three ranks instead of five.
-    jobs : int
-        Not used: everything is counted in one thread, in half a minute.
-    progress : callable, optional
-        Called as ``progress(done, total)``.
-
-    Returns
-    -------
-    dict
-        What is in ``table1.json``, and the table as ``rows``.
-    """
-    out = Path(out)
-    sizes, ranks = (SIZES[:3], RANKS[:3]) if quick else (SIZES, RANKS)
+def compute(runs, quick: bool) -> dict:
+    """Count, in five sizes and five ranks (quick: two), and check the theorems."""
+    sizes, ranks = (SIZES[1:3], RANKS[1:3]) if quick else (SIZES, RANKS)
     grid = [(n, R) for n in sizes] + [(N, r) for r in ranks if r != R]
-    wanted = [(method, n, r) for method in METHODS for n, r in grid]
-    counts = []
-    for done, one in enumerate(wanted, 1):
-        counts.append(measure(*one))
-        if progress is not None:
-            progress(done, len(wanted))
-    result = {
-        "schema_version": 1,
-        "quick": quick,
-        "settings": {"tokens": TOKENS, "n": N, "r": R, "sizes": sizes, "ranks": ranks, "dtype": "float32"},
-        "versions": versions() | {"torch": metadata.version("torch")},
-        "methods": [summary(method) for method in METHODS],
-        "counts": counts,
-    }
-    result["statements"] = statements(result)
-    write_json(out / "table1.json", result)
-
-    from dlrt.plots import save_figure
-
-    save_figure(draw(result), out / "table1")
-    return result | {"rows": rows(result)}
+    found = runs.groups(
+        {
+            "methods": [(summary, {"method": m}) for m in METHODS],
+            "counts": [(measure, {"method": m, "n": n, "r": r}) for m in METHODS for n, r in grid],
+        }
+    )
+    settings = {"tokens": TOKENS, "n": N, "r": R, "sizes": sizes, "ranks": ranks, "dtype": "float32"}
+    return {"settings": settings, **found}
 
 
 def summary(method: str) -> dict:
@@ -389,7 +357,7 @@ def integrator_text(method: str) -> str:
 
 
 def rows(result: dict) -> list[dict]:
-    """The table by its headings; bytes in units of one n x r array."""
+    """The table; bytes in units of one n x r array."""
     table = []
     for m in result["methods"]:
         count = at(result, m["method"])
@@ -413,16 +381,16 @@ def rows(result: dict) -> list[dict]:
     return table
 
 
+def tables(result: dict) -> dict[str, list[dict]]:
+    """The table for the README."""
+    return {"rows": rows(result)}
+
+
 def verdict(found: dict) -> str:
     """yes: promised and held; (yes): held in all cases, not promised; no: violated."""
     if found["held"] < found["of"]:
         return "no"
     return "yes" if found["promised"] else "(yes)"
-
-
-def lines(result: dict) -> list[str]:
-    """The table in Markdown."""
-    return markdown_table(rows(result))
 
 
 def statements(result: dict) -> list[dict]:
@@ -529,27 +497,19 @@ def statements(result: dict) -> list[dict]:
     ]
 
 
-def draw(result: dict):
+def draw(result: dict) -> Figure:
     """Operations of a whole step over n and over r."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from dlrt.plots import STYLE, WIDTH, LineStyle
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(2, 1)
-        for axes, by, fixed, value in ((panels[0], "n", "r", R), (panels[1], "r", "n", N)):
-            for i, method in enumerate(METHODS):
-                points = sorted(
-                    (c[by], operations(c, "network", "integrator")) for c in of(result, method) if c[fixed] == value
-                )
-                axes.plot(*zip(*points, strict=True), label=METHODS[method].label, **LineStyle(i).keywords())
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            axes.set(xlabel=f"{by}  ({fixed} = {value})", ylabel="operations of a step")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-        panels[0].set_title(f"n × n layer of rank r, {result['settings']['tokens']} tokens")
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    panels = figure.subplots(2, 1)
+    for axes, by, fixed, value in ((panels[0], "n", "r", R), (panels[1], "r", "n", N)):
+        for m in result["methods"]:
+            points = sorted(
+                (c[by], operations(c, "network", "integrator")) for c in of(result, m["method"]) if c[fixed] == value
+            )
+            axes.plot(*zip(*points, strict=True), label=m["label"], **look(m["method"]))
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set(xlabel=f"{by}  ({fixed} = {value})", ylabel="operations of a step")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    panels[0].set_title(f"n × n layer of rank r, {result['settings']['tokens']} tokens")
     return figure

@@ -1,4 +1,4 @@
-"""Figure 2 of the GeoLoRA paper in kind: the start rank does not matter, and accuracy over budget and learning rate.
+"""Counterpart of Figure 2: the start rank does not matter; accuracy over budget and learning rate.
 
 The paper fine-tunes a ViT-B on CIFAR; here it is a ViT-S/14 on a part of Fashion-MNIST unless others are given.
 
@@ -11,38 +11,29 @@ Parameters are those of the adapters, U, S and V; the head, which is the same fo
 
 from __future__ import annotations
 
-import logging
 import math
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from dlrt.finetune.data import Setting, load
-from dlrt.finetune.loop import fine_tune
-from dlrt.finetune.methods import BLOCKS, HEAD_LR
-from dlrt.runs.tune import late_loss
+from dlrt.finetune.loop import BLOCKS, fine_tune
+from dlrt.plots import WIDTH
+from dlrt.runs import Task, late_loss
 
-from .tasks import Task, markdown, run_tasks, statement, versions, write_json
-
-logger = logging.getLogger(__name__)
+from ..pictures import shades
+from ..statements import statement
+from .images import METHODS, SEEDS, above_chance, cell, chance, described, deviation, setting_of
 
 LR = 1e-3
 """Learning rate of (a, b)."""
 TAU = 0.3
 RANKS = (2, 4, 8, 16, 32, 64)
-SEEDS = (0, 1)
 LOOKS = 12
-METHODS = ("geolora-budget", "adalora")
 BUDGETS = (150, 300, 450)
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)
-
-
-def setting_of(quick: bool, model: str | None = None, data: str | None = None) -> Setting:
-    """What is fine-tuned."""
-    small = {"train": 64, "validation": 40, "test": 40, "size": 28, "steps": 8} if quick else {}
-    return Setting("images", model=model, data=data, **small)
 
 
 def starts(quick: bool) -> list[tuple[int, int]]:
@@ -53,12 +44,7 @@ def starts(quick: bool) -> list[tuple[int, int]]:
 def cells(quick: bool) -> list[tuple[str, int, float]]:
     """Method, budget and learning rate of each run of (c, d)."""
     budgets, rates = (BUDGETS[::2], RATES[::2]) if quick else (BUDGETS, RATES)
-    return [(method, budget, lr) for method in METHODS for budget in budgets for lr in rates]
-
-
-def cell(setting: Setting, method: str, budget: int, lr: float, seed: int = 0) -> Task:
-    """A run of (c, d)."""
-    return fine_tune, {"setting": setting.json(), "method": method, "lr": lr, "seed": seed, "budget": budget}
+    return [(method, budget, lr) for method in METHODS.values() for budget in budgets for lr in rates]
 
 
 def tasks(setting: Setting, quick: bool) -> list[Task]:
@@ -71,27 +57,6 @@ def tasks(setting: Setting, quick: bool) -> list[Task]:
 
 
 # -- what the records say ----------------------------------------------------------------------------------------------
-
-
-def name_of(setting: Setting) -> str:
-    """Network and data, for titles."""
-    model = "ViT-S/14" if setting.model is None else Path(setting.model).name
-    return f"{model}, {'Fashion-MNIST' if setting.data is None else Path(setting.data).name}"
-
-
-def common(setting: Setting, quick: bool) -> dict:
-    """What the JSON files of Figures 2 to 4 begin with; settings are added by each."""
-    return {
-        "schema_version": 1,
-        "quick": quick,
-        "title": name_of(setting),
-        "settings": {
-            "task": setting.json(),
-            "optimiser": f"Adam on the factors of every method, AdamW at {HEAD_LR:g} for the head; "
-            "linear warm-up over a tenth of the steps, linear decay to zero",
-        },
-        "versions": versions() | {name: metadata.version(name) for name in ("torch", "transformers")},
-    }
 
 
 def trimmed(record: dict) -> dict:
@@ -113,73 +78,36 @@ def start_parameters(model: torch.nn.Module, rank: int) -> int:
     return sum(rank * (rows + columns) + rank**2 for rows, columns in shapes)
 
 
-def deviation(accuracy: float, examples: int) -> float:
-    """Standard deviation of an accuracy that comes from the choice of examples."""
-    return math.sqrt(accuracy * (1 - accuracy) / examples)
-
-
 # -- the figure --------------------------------------------------------------------------------------------------------
 
 
-def run(
-    out: Path, quick: bool = False, jobs: int = 1, progress=None, model: str | None = None, data: str | None = None
-) -> dict:
-    """Fine-tune, and draw the figure.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for ``figure2.json``, ``figure2.png``, ``figure2.pdf`` and the journal of finished runs, which Figures 3
-        and 4 use too when they are sent to the same folder.
-    quick : bool
-        2 start ranks, one seed and 2 x 2 cells; 8 steps on 64 pictures of 28 pixels.
-    jobs : int
-        Runs at the same time.
-    progress : callable, optional
-        Called as ``progress(done, total)``.
-    model, data : str, optional
-        As of :class:`Setting`.
-
-    Returns
-    -------
-    dict
-        What is in ``figure2.json``.
-    """
-    out = Path(out)
+def compute(runs, quick: bool, model: str | None = None, data: str | None = None) -> dict:
+    """Fine-tune; quick: 2 start ranks and 2 x 2 cells, 8 steps on 64 pictures of 28 pixels."""
     setting = setting_of(quick, model, data)
-    records = run_tasks(tasks(setting, quick), journal=out / "journal.jsonl", jobs=jobs, progress=progress)
+    records = runs(tasks(setting, quick))
     task = load(setting)
     network = task.build()
-    labels = task.splits["test"][1]
     first, second = starts(quick), cells(quick)
-    result = common(setting, quick) | {"figure": "2"}
-    result["settings"] |= {
-        "start_ranks": sorted({rank for rank, _ in first}),
-        "seeds": sorted({seed for _, seed in first}),
-        "lr": LR,
-        "tau": TAU,
-        "budgets": sorted({budget for _, budget, _ in second}),
-        "rates": sorted({lr for _, _, lr in second}),
-        "seed_of_cells": 0,
-        "chance": float(labels.bincount().max()) / len(labels),
+    return described(
+        setting,
+        start_ranks=sorted({rank for rank, _ in first}),
+        seeds=sorted({seed for _, seed in first}),
+        lr=LR,
+        tau=TAU,
+        budgets=sorted({budget for _, budget, _ in second}),
+        rates=sorted({lr for _, _, lr in second}),
+        seed_of_cells=0,
+        chance=chance(task),
+    ) | {
+        "ranks": [
+            {"rank": rank, "start": start_parameters(network, rank), **trimmed(record)}
+            for (rank, _), record in zip(first, records, strict=False)
+        ],
+        "cells": [
+            {"budget": budget, **trimmed(record)}
+            for (_, budget, _), record in zip(second, records[len(first) :], strict=True)
+        ],
     }
-    result["ranks"] = [
-        {"rank": rank, "start": start_parameters(network, rank), **trimmed(record)}
-        for (rank, _), record in zip(first, records, strict=False)
-    ]
-    result["cells"] = [
-        {"budget": budget, **trimmed(record)}
-        for (_, budget, _), record in zip(second, records[len(first) :], strict=True)
-    ]
-    result["statements"] = _statements(result)
-    write_json(out / "figure2.json", result)
-
-    from dlrt.plots import save_figure
-
-    save_figure(draw(result), out / "figure2")
-    for line in markdown(result["statements"]):
-        logger.info("%s", line)
-    return result
 
 
 def accuracies(data: dict, method: str) -> np.ndarray:
@@ -192,15 +120,10 @@ def accuracies(data: dict, method: str) -> np.ndarray:
     return table
 
 
-def untrained(data: dict) -> float:
-    """Accuracies up to this one are not told from chance: three standard deviations above it."""
-    chance = data["settings"]["chance"]
-    return chance + 3 * deviation(chance, data["settings"]["task"]["test"])
-
-
-def _statements(data: dict) -> list[dict]:
-    settings = data["settings"]
-    geolora, adalora = (accuracies(data, method) for method in METHODS)
+def statements(data: dict) -> list[dict]:
+    """What is claimed of start ranks, budgets and rates."""
+    settings, untrained = data["settings"], above_chance(data["settings"])
+    geolora, adalora = (accuracies(data, method) for method in METHODS.values())
     best = np.nanmax([geolora, adalora])
     good = [int(np.sum(table >= best - 0.02)) for table in (geolora, adalora)]
     margins = []
@@ -218,8 +141,7 @@ def _statements(data: dict) -> list[dict]:
         *(
             statement(
                 f"(c, d) {label}: training stays finite",
-                f"{np.isnan(table).sum()} nan; {np.sum(table <= untrained(data))} at chance "
-                f"(accuracy up to {untrained(data):.3f})",
+                f"{np.isnan(table).sum()} nan; {np.sum(table <= untrained)} at chance (accuracy up to {untrained:.3f})",
                 np.isfinite(table).ravel(),
                 paper="nan where it diverged",
             )
@@ -284,38 +206,26 @@ def _list(values: list[float], form: str) -> str:
     return " and ".join(format(value, form) for value in values)
 
 
-def draw(data: dict):
+def draw(data: dict) -> Figure:
     """Parameters and accuracy over the steps, and the two heat maps."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from dlrt.plots import STYLE, WIDTH
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(3, 1, height_ratios=[1, 1, 1.15])
-        upper = figure.add_subplot(grid[0])
-        lower = figure.add_subplot(grid[1], sharex=upper)
-        _draw_start_ranks(data, upper, lower)
-        maps = grid[2].subgridspec(1, 2).subplots(sharey=True)
-        _draw_maps(data, figure, maps)
-        figure.suptitle(data["title"], fontsize=8)
+    figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
+    grid = figure.add_gridspec(3, 1, height_ratios=[1, 1, 1.15])
+    upper = figure.add_subplot(grid[0])
+    _draw_start_ranks(data, upper, figure.add_subplot(grid[1], sharex=upper))
+    _draw_maps(data, figure, grid[2].subgridspec(1, 2).subplots(sharey=True))
+    figure.suptitle(data["title"], fontsize=8)
     return figure
 
 
 def _draw_start_ranks(data, upper, lower):
     """Means over the seeds, with bands from the smallest to the largest."""
-    from dlrt.plots import LineStyle
-
-    for i, rank in enumerate(data["settings"]["start_ranks"]):
+    start_ranks = data["settings"]["start_ranks"]
+    for rank, style in zip(start_ranks, shades(len(start_ranks)), strict=True):
         runs = [r for r in data["ranks"] if r["rank"] == rank]
         whole = min(len(r["looks"]) for r in runs)
         steps = [0, *(look["step"] for look in runs[0]["looks"][:whole])]
         sizes = np.array([[r["start"], *(look["parameters"] for look in r["looks"][:whole])] for r in runs])
         right = np.array([[look["validation"] for look in r["looks"][:whole]] for r in runs])
-        style = LineStyle(i).keywords()
         for axes, x, values in ((upper, steps, sizes), (lower, steps[1:], right)):
             axes.plot(x, values.mean(axis=0), label=f"{rank}", **style)
             axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0)
@@ -328,13 +238,16 @@ def _draw_start_ranks(data, upper, lower):
 
 
 def _draw_maps(data, figure, panels):
-    from matplotlib.patches import Rectangle
-
-    settings = data["settings"]
-    tables = [accuracies(data, method) for method in METHODS]
-    for axes, table, title in zip(panels, tables, ("(c) GeoLoRA", "(d) AdaLoRA"), strict=True):
+    settings, untrained = data["settings"], above_chance(data["settings"])
+    for axes, letter, (label, method) in zip(panels, "cd", METHODS.items(), strict=True):
+        table = accuracies(data, method)
         image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
-        axes.set(xticks=range(table.shape[1]), yticks=range(table.shape[0]), xlabel="learning rate", title=title)
+        axes.set(
+            xticks=range(table.shape[1]),
+            yticks=range(table.shape[0]),
+            xlabel="learning rate",
+            title=f"({letter}) {label}",
+        )
         axes.set_xticklabels([f"$10^{{{round(math.log10(lr))}}}$" for lr in settings["rates"]])
         axes.set_yticklabels(settings["budgets"])
         axes.grid(False)
@@ -343,7 +256,7 @@ def _draw_maps(data, figure, panels):
             text = "nan" if np.isnan(value) else f"{value:.3f}"[1:] if value < 1 else "1"
             dark = not np.isnan(value) and value < 0.55
             axes.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
-            if value <= untrained(data):
+            if value <= untrained:
                 axes.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, fill=False, color="white",
                                          linestyle=":", linewidth=0.8))  # fmt: skip
     panels[0].set_ylabel("budget (columns)")

@@ -1,69 +1,47 @@
-"""Table 4 of the GeoLoRA paper in kind: adapters on a diffusion model, here a small one that is pretrained first."""
+"""Counterpart of Table 4: adapters on a diffusion model, here a small one that is pretrained first."""
 
 from __future__ import annotations
 
 import math
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from dlrt.finetune.comparison import FIRST, draw_against_size
+from dlrt.finetune.comparison import FIRST
 from dlrt.finetune.diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
-from dlrt.runs.tune import best, rate, tune
+from dlrt.runs import best, rate, tune
 
-from .tasks import markdown_table, run_tasks, statement, versions, write_json
+from ..statements import statement
+from .against_size import draw_against_size
 
 SEEDS = 3
 ENDS = (-11, -1)
 """The smallest and the largest half decade ever tried."""
 
 
-def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
-    """Pretrain, check the adapters, tune and run all methods: the table, its JSON and a picture.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for the results, the pretrained network and the journals of finished runs.
-    quick : bool
-        A smaller network, few steps, one rate and one seed.
-    jobs : int
-        Runs at the same time.
-    progress : callable, optional
-        Called as ``progress(done, total)``.
-
-    Returns
-    -------
-    dict
-        What is in ``table4.json``, and the table as ``rows``.
-    """
-    out = Path(out)
+def compute(runs, quick: bool) -> dict:
+    """Pretrain, check the adapters, tune and run all methods; quick: a smaller network, one rate and one seed."""
     setting, seeds = (QUICK, 1) if quick else (FULL, SEEDS)
-    file, journal = out / "pretrained.safetensors", out / "pretraining.jsonl"
+    file, journal = runs.out / "pretrained.safetensors", "pretraining.jsonl"
     if not file.is_file():
-        journal.unlink(missing_ok=True)  # what it tells of is gone
+        (runs.out / journal).unlink(missing_ok=True)  # what it tells of is gone
     given = {"setting": setting.json(), "file": str(file)}
-    [before] = run_tasks([(pretrain, given)], journal=journal, progress=progress)
-    [checks] = run_tasks([(check, given)], journal=out / "checks.jsonl", progress=progress)
+    [before] = runs([(pretrain, given)], journal=journal)
+    [checks] = runs([(check, given)], journal="checks.jsonl")
 
-    def runs(wanted) -> list[dict]:
-        tasks = [(fine_tune, given | {"method": m, "lr": rate(k), "seed": seed}) for m, k, seed in wanted]
-        return run_tasks(tasks, journal=out / "journal.jsonl", jobs=jobs, progress=progress)
+    def tuned(wanted) -> list[dict]:
+        return runs((fine_tune, given | {"method": m, "lr": rate(k), "seed": seed}) for m, k, seed in wanted)
 
     tried = tune(
         METHODS,
-        lambda wanted: runs((m, k, 0) for m, k in wanted),
+        lambda wanted: tuned((m, k, 0) for m, k in wanted),
         first=FIRST[1:2] if quick else FIRST,
         ends=ENDS,
         extend=not quick,
         score=score,
     )
-    final = [(m, best(tried[m], score), seed) for m in METHODS for seed in range(seeds)]
-    found = iter(runs(final))
-    result: dict = {
-        "schema_version": 1,
-        "quick": quick,
+    found = iter(tuned((m, best(tried[m], score), seed) for m in METHODS for seed in range(seeds)))
+    return {
         "title": f"Small U-Net pretrained here (not Stable Diffusion), subject: {CLASSES[setting.subject]}",
         "settings": {
             "task": setting.json(),
@@ -71,18 +49,10 @@ def run(out: Path, quick: bool = False, jobs: int = 1, progress=None) -> dict:
             "coarse": COARSE,
             "optimiser": "Adam on weights or factors; linear warm-up over a tenth of the steps and decay",
         },
-        "versions": versions() | {name: metadata.version(name) for name in ("torch", "diffusers", "peft")},
         "pretrained": before,
         "checks": checks,
         "methods": [summary(m, tried[m], [next(found) for _ in range(seeds)]) for m in METHODS],
     }
-    result["statements"] = statements(result)
-    write_json(out / "table4.json", result)
-
-    from dlrt.plots import save_figure
-
-    save_figure(draw(result), out / "table4")
-    return result | {"rows": rows(result)}
 
 
 def score(record: dict) -> float:
@@ -117,7 +87,7 @@ def summary(method: str, tried: dict[int, dict], runs: list[dict]) -> dict:
 
 
 def rows(result: dict) -> list[dict]:
-    """The table by its headings."""
+    """The table."""
     before = result["pretrained"]
 
     def row(label, lr, validation, test, parameters, diverged):
@@ -137,9 +107,9 @@ def _milli(loss: float | None) -> str:
     return "—" if loss is None else f"{1000 * loss:.2f}"
 
 
-def lines(result: dict) -> list[str]:
-    """The table in Markdown."""
-    return markdown_table(rows(result))
+def tables(result: dict) -> dict[str, list[dict]]:
+    """The table for the README."""
+    return {"rows": rows(result)}
 
 
 def statements(result: dict) -> list[dict]:
@@ -214,7 +184,7 @@ def statements(result: dict) -> list[dict]:
     ]
 
 
-def draw(result: dict):
+def draw(result: dict) -> Figure:
     """Test loss against trained parameters of the adapters, mean and standard deviation over seeds."""
     settings = result["settings"]
     subject, number = CLASSES[settings["task"]["subject"]], settings["task"]["test"]
@@ -222,7 +192,7 @@ def draw(result: dict):
     return draw_against_size(
         result["methods"],
         "test",
-        levels={"full": ("--", f"{full['label']} ({full['parameters'] or 0:,.0f})")},
+        levels={"full": f"{full['label']} ({full['parameters'] or 0:,.0f})"},
         ylabel="test loss / $10^{-3}$",
         title=f"Small U-Net pretrained here, subject: {subject}\n{number} test pictures, seeds: {settings['seeds']}",
         unit=1e-3,

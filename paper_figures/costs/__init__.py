@@ -1,0 +1,1 @@
+"""Work and memory of a step, counted: Table 1."""

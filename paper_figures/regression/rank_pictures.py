@@ -1,0 +1,151 @@
+"""Pictures of premature rank loss: success rates, mechanism, time, many small values, noise, single runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..pictures import look, shades
+from ..statements import grouped
+from .rank_experiments import RATE, SPECTRA, TAILS, steps_to_count
+
+
+def draw(data):
+    """All of them, by the suffix of the file."""
+    pictures = {
+        "": _draw_success(data["success"]),
+        "-mechanism": _draw_mechanism(data["one_step"]),
+        "-time": _draw_growth([r for r in data["growth"] if r["predicted"] is not None]),
+        "-tail": _draw_tail(data["tail"]),
+        "-noise": _draw_noise(data["noisy"]),
+    }
+    return pictures | ({"-example": _draw_example(data["example"])} if data.get("example") else {})
+
+
+def _spare(spare, **changes):
+    """Look of GeoLoRA with a spare direction, and as published."""
+    return look("geolora" if spare else "geolora-published") | changes
+
+
+def _figure(width=3.3, height=2.6, columns=1):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _draw_success(table):
+    """Success rates, spectrum by tolerance and spare directions, one panel for each start."""
+    names = list(dict.fromkeys(r["spectrum"] for r in table))
+    columns = list(dict.fromkeys((r["tau"], r["spare"]) for r in table))
+    figure, panels = _figure(6.8, 0.9 + 0.28 * len(names), 2)
+    for axes, start, title in zip(panels, ("zero", "large"), ("start at W = 0", "start as large as A"), strict=True):
+        rate = np.zeros((len(names), len(columns)))
+        for r in table:
+            if r["start"] == start:
+                i, j = names.index(r["spectrum"]), columns.index((r["tau"], r["spare"]))
+                rate[i, j] = r["recovered"] / r["of"]
+                axes.text(j, i, f"{r['recovered']}/{r['of']}", ha="center", va="center", fontsize=7,
+                          color="white" if rate[i, j] > 0.6 else "black")  # fmt: skip
+        axes.imshow(rate, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.grid(False)
+        axes.set_xticks(range(len(columns)), [f"{spare}" for _, spare in columns])
+        axes.set_yticks(range(len(names)), names if start == "zero" else [])
+        for j in range(0, len(columns), 2):
+            axes.text(j + 0.5, -0.62, f"τ = {columns[j][0]:g}", ha="center", va="bottom", fontsize=7)
+            if j:
+                axes.axvline(j - 0.5, color="white", linewidth=3)
+        axes.set_title(title, pad=16)
+        axes.set_xlabel("spare directions")
+    panels[0].set_ylabel("singular values of A")
+    return figure
+
+
+def _draw_example(rows):
+    """Error of single runs, without and with a spare direction."""
+    figure, [axes] = _figure()
+    for spare, label in ((0, "published (no spare)"), (1, "one spare direction")):
+        for r in (r for r in rows if r["spare"] == spare):
+            axes.semilogy(r["step"], r["error"], **_spare(spare, marker="", linewidth=0.9, label=label))
+            label = None  # one entry in the legend
+    axes.axhline(0.1, color="black", linestyle=":", label="tolerance τ = 0.1")
+    axes.set(xlabel="step", ylabel="relative error of W", xlim=(0, 300))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _draw_mechanism(rows):
+    """The value with which a new direction enters, against the step size."""
+    figure, [axes] = _figure()
+    rates = np.array(sorted({r["rate"] for r in rows}))
+    for key, label, power in (("spare", "with a spare column", 1), ("plain", "published", 2)):
+        chosen = _spare(power == 1)
+        axes.loglog([r["rate"] for r in rows], [r[key] for r in rows], **chosen | {"linestyle": "none"}, label=label)
+        anchor = np.median([r[key] for r in rows if r["rate"] == rates[0]])
+        slope = chosen | {"marker": "", "linewidth": 0.8, "label": f"slope {power}"}
+        axes.loglog(rates, anchor * (rates / rates[0]) ** power, **slope)
+    axes.set(xlabel="step size λ", ylabel="value of the new direction")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _draw_growth(rows):
+    """Steps until a missing value counts, against its size relative to the tolerance."""
+    figure, [axes] = _figure()
+    threshold = 0.1 * 20 / math.sqrt(1 - 0.01)
+    sigma = threshold * np.geomspace(1.003, 5.5, 200)
+    for rate, shade in zip((0.03, 0.1), shades(2), strict=True):
+        formula = shade | {"marker": "", "label": f"formula, λ = {rate:g}"}
+        axes.plot(sigma / threshold, [steps_to_count(x, 20.0, 0.1, rate) for x in sigma], **formula)
+        points = [r for r in rows if r["rate"] == rate and r["measured"] is not None]
+        measured = shade | {"linestyle": "none", "markerfacecolor": "none", "label": "measured"}
+        axes.plot([r["sigma"] / threshold for r in points], [r["measured"] for r in points], **measured)
+    axes.set(xscale="log", yscale="log", xlabel="missing value / tolerance", ylabel="steps until it counts")
+    axes.set_xticks([1, 2, 5], ["1", "2", "5"])
+    axes.set_xticks([], minor=True)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _draw_tail(rows):
+    """Rank found, against the number of spare directions, where many small values exceed the tolerance together."""
+    names = {tuple(values): name for name, values in TAILS.items()}
+    figure, [axes] = _figure(height=3.0)
+    spectra = grouped([r | {"spectrum": tuple(r["spectrum"])} for r in rows], "spectrum")
+    for shade, ((spectrum,), group) in zip(shades(len(spectra)), spectra.items(), strict=True):
+        spares = sorted({r["spare"] for r in group})
+        predicted = [next(r["predicted"] for r in group if r["spare"] == p) for p in spares]
+        axes.plot(spares, predicted, **shade | {"marker": ""}, label=names[spectrum])
+        found = shade | {"linestyle": "none", "markerfacecolor": "none"}
+        axes.plot([r["spare"] for r in group], [r["counted"] for r in group], **found)
+        axes.axhline(group[0]["rule_rank"], color=shade["color"], linestyle=":", linewidth=0.8)
+    axes.plot([], [], ":", color="black", linewidth=0.8, label="the rule applied to A")
+    axes.set(xlabel="spare directions p", ylabel="rank found (lines: formula)")
+    figure.legend(loc="outside upper center", ncols=1, frameon=False)
+    return figure
+
+
+def _draw_noise(rows):
+    """Rank against the noise of the gradient, without and with a spare direction."""
+    figure, [axes] = _figure()
+    norm = float(np.linalg.norm(SPECTRA["20, 16, 12, 8, 4"]))
+    for spare, start, chosen, label in (
+        (1, "large", _spare(1), "one spare direction"),
+        (0, "large", _spare(0), "published"),
+        (0, "zero", _spare(0, linestyle=":", marker="v"), "published, start at W = 0"),
+    ):
+        group = [r for r in rows if (r["spare"], r["start"]) == (spare, start)]
+        if not group:
+            continue
+        levels = sorted({r["level"] for r in group})
+        x = [2 * v * math.sqrt(RATE / (2 - RATE)) / (0.1 * norm) for v in levels]
+        ranks = [[r["counted"] for r in group if r["level"] == v] for v in levels]
+        axes.plot(x, [np.median(r) for r in ranks], label=label, **chosen)
+        low, high = [min(r) for r in ranks], [max(r) for r in ranks]
+        axes.fill_between(x, low, high, color=chosen["color"], alpha=0.2, linewidth=0)
+    axes.axhline(5, color="black", linewidth=0.8, label="rank of A")
+    axes.set(yscale="log", xlabel="noise of the iterate / tolerance", ylabel="rank found")
+    axes.set_yticks([3, 5, 10, 20, 40], ["3", "5", "10", "20", "40"])
+    axes.set_yticks([], minor=True)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
