@@ -1,9 +1,14 @@
-"""Tables of the README, written between markers from the reference numbers: ``python -m paper_figures.readme``."""
+"""What is committed besides the numbers, made of them: ``python -m paper_figures.readme [--pictures]``.
+
+Writes the tables of the README between their markers; with ``--pictures`` it also draws the committed pictures anew.
+"""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import sys
+
+from dlrt.plots import save_figure
 
 from .catalogue import FIGURES, TABLES
 from .item import FOLDER
@@ -29,10 +34,17 @@ def blocks(text: str) -> list[tuple[str, str, str]]:
     return [match.group(2, 3, 4) for match in _BLOCK.finditer(text)]
 
 
-def main(path: Path = README) -> None:
-    """Write the tables into the README."""
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+def draw_pictures() -> None:
+    """Draw the committed pictures from the committed numbers (and the runs that Figures 1 and 5 show step by step)."""
+    for item in [*FIGURES.values(), *TABLES.values()]:
+        for suffix, figure in item.draw(item.reference()).items():
+            stem = FOLDER / "reference" / f"{item.stem}{suffix}"
+            if stem.with_suffix(".png").is_file():
+                save_figure(figure, stem)
+                stem.with_suffix(".pdf").unlink()
 
 
 if __name__ == "__main__":
-    main()
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    if "--pictures" in sys.argv[1:]:
+        draw_pictures()

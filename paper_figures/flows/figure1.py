@@ -279,7 +279,8 @@ def draw(data):
     one, two = (coordinates([Y.full() for Y in run]) for run in (points[: arrived + 1], others))
     values, X = np.linalg.eigh(TARGET)
     best = coordinates(values[1] * np.outer(X[:, 1], X[:, 1]))
-    ours, theirs = ({**style(name), "marker": "", "linewidth": 1.8} for name in ("geolora", "svd-lora"))
+    ours = style("geolora") | {"marker": "", "linewidth": 1.8}
+    theirs = style("svd-lora") | {"marker": "", "linewidth": 1.8, "linestyle": "--"}
     curves = (
         (one, {**theirs, "label": r"simultaneous: $\dot W = -\hat P \nabla L$"}),
         (two, {**ours, "label": r"Riemannian: $\dot W = -P \nabla L$"}),
@@ -288,7 +289,7 @@ def draw(data):
     marks = (
         (one[0], {**mark, "marker": "o", "color": "black", "label": "start"}),
         (np.zeros(3), {**mark, "marker": "X", "color": theirs["color"], "label": "point of rest"}),
-        (best, {**mark, "marker": "*", "markersize": 12, "color": COLOURS[1], "label": "optimum"}),
+        (best, {**mark, "marker": "*", "markersize": 12, "color": COLOURS[3], "label": "optimum"}),
     )
 
     figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")

@@ -28,10 +28,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dlrt import solve
-from dlrt.plots import COLOURS, LINES
 from integrators import FullRank, GeoLoRA, LoRA, SVDLoRA
 
-from ..pictures import look
+from ..pictures import look, shades
 from ..statements import median_text, spread, statement
 from ..tasks import cases
 from .problem import (
@@ -514,7 +513,7 @@ def tables(data):
         "targets": [
             {
                 "other targets, 20 seeds": r["target"],
-                "loss at 0.00178": median_text(r["loss"], ".2f"),
+                "loss at 0.00178": median_text(r["loss"]),
                 "largest stable quarter decade": ", ".join(
                     f"10^{q:g} in {r['largest_stable_quarter'].count(q)} of {len(r['largest_stable_quarter'])}"
                     for q in sorted(set(r["largest_stable_quarter"]))
@@ -565,10 +564,10 @@ def draw(data):
     panels[0].set_ylabel("entries of S")
 
     axes = bottom.subplots()
-    for name in ("SVD-LoRA", "AdaLoRA", "GeoLoRA", "LoRA", "full rank"):
+    for i, name in enumerate(("full rank", "SVD-LoRA", "AdaLoRA", "GeoLoRA", "LoRA")):
         run = curves[name]
-        label = f"{name}, λ = {run.step_sizes[0]:.3g}"
-        axes.semilogy(run.steps, run.losses, label=label, markevery=100, **look(name.lower().replace(" ", "-")))
+        label, markers = f"{name}, λ = {run.step_sizes[0]:.3g}", (20 * i, 100)
+        axes.semilogy(run.steps, run.losses, label=label, markevery=markers, **look(name.lower().replace(" ", "-")))
     axes.set(xlabel="iteration", ylabel="loss", xlim=(0, STEPS))
     bottom.legend(loc="outside right upper", frameon=False, handlelength=2.5)
     return figure
@@ -579,9 +578,10 @@ def _draw_entries(axes, run):
     entries = run.coefficients.reshape(len(run.steps), -1)
     shown = [k for k in range(entries.shape[1]) if np.nanmax(np.abs(entries[:, k])) > 0]
     strongest = sorted(shown, key=lambda k: -np.nan_to_num(np.abs(entries[-1, k])))
-    for i, k in reversed(list(enumerate(strongest))):
-        strong = {"color": COLOURS[1 + i], "linestyle": LINES[i], "linewidth": 1.1} if i < 5 else {}
-        axes.plot(run.steps, entries[:, k], **{"color": "0.7", "linewidth": 0.5, **strong})
+    looks = [shade | {"marker": "", "linewidth": 1.1} for shade in shades(5)]
+    looks += [{"color": "0.7", "linewidth": 0.5}] * (len(strongest) - 5)
+    for k, chosen in reversed(list(zip(strongest, looks, strict=False))):
+        axes.plot(run.steps, entries[:, k], **chosen)
 
 
 def _inset(axes, run):

@@ -242,14 +242,14 @@ def draw(data: dict) -> Figure:
     iterations = np.array(data["settings"]["iterations"])
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     best, same = figure.subplots(2, 1, sharex=True, sharey=True)
-    for m in data["methods"]:
-        looks = look(m["method"])
+    for i, m in enumerate(data["methods"]):
+        looks = look(m["method"]) | {"markersize": 3, "markevery": (0.013 * i, 0.12)}
         for axes, key in ((best, "quartiles"), (same, "quartiles_at_same_rate")):
             if axes is same and not METHODS[m["method"]].riemannian:
                 continue
             low, middle, high = (np.array(row) for row in m[key])
             x = m["evaluations"] * iterations[: len(middle)]
-            axes.plot(x, middle, label=f"{m['label']} ({m['rate']:.2g})", markevery=0.12, markersize=3, **looks)
+            axes.plot(x, middle, label=f"{m['label']} ({m['rate']:.2g})", **looks)
             axes.fill_between(x, low, high, color=looks["color"], alpha=0.15, linewidth=0)
     best.set_xscale("symlog", linthresh=1)
     best.set(yscale="log", xlim=(0, 3 * STEPS), ylim=(5e-8, 2), title="each at its best rate (in brackets)")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..pictures import look, shades
 from ..statements import grouped
-from .rank_experiments import RATE, SPECTRA, TAILS, steps_to_count
+from .rank_experiments import RATE, SPECTRA, steps_to_count
 
 
 def draw(data):
@@ -18,7 +18,7 @@ def draw(data):
         "": _draw_success(data["success"]),
         "-mechanism": _draw_mechanism(data["one_step"]),
         "-time": _draw_growth([r for r in data["growth"] if r["predicted"] is not None]),
-        "-tail": _draw_tail(data["tail"]),
+        "-tail": _draw_tail(data["tail"], data["settings"]["tails"]),
         "-noise": _draw_noise(data["noisy"]),
     }
     return pictures | ({"-example": _draw_example(data["example"])} if data.get("example") else {})
@@ -107,9 +107,9 @@ def _draw_growth(rows):
     return figure
 
 
-def _draw_tail(rows):
+def _draw_tail(rows, tails):
     """Rank found, against the number of spare directions, where many small values exceed the tolerance together."""
-    names = {tuple(values): name for name, values in TAILS.items()}
+    names = {tuple(values): name for name, values in tails.items()}
     figure, [axes] = _figure(height=3.0)
     spectra = grouped([r | {"spectrum": tuple(r["spectrum"])} for r in rows], "spectrum")
     for shade, ((spectrum,), group) in zip(shades(len(spectra)), spectra.items(), strict=True):

@@ -325,7 +325,7 @@ def statements(data):
 
 def tables(data):
     """Success rates, waits, costs and noise, for the README."""
-    starts = {"zero": "W = 0", "large": "start as large as A"}
+    starts = {"zero": "W = 0", "large": "as large as A"}
 
     def share(row):
         return f"{row['recovered']}/{row['of']}"
@@ -344,7 +344,7 @@ def tables(data):
         "success": [
             {"singular values of A": spectrum}
             | {
-                f"{starts[start]}, τ = {tau:g}": ", ".join(map(share, pair))
+                f"start: {starts[start]}, τ = {tau:g}": ", ".join(map(share, pair))
                 for (start, tau), pair in grouped(rows, "start", "tau").items()
             }
             for (spectrum,), rows in group("success", "spectrum")
@@ -356,7 +356,7 @@ def tables(data):
         "several": [
             {"q": str(missing)}
             | {
-                f"{'1 % apart' if spread else 'equal'}, {spare} spare": range_text(
+                f"{'1 % apart' if spread else 'equal'}, p = {spare}": range_text(
                     [r["counted_at"][-1] for r in runs], ".0f", "–"
                 )
                 for (spread, spare), runs in grouped(rows, "spread", "spare").items()
