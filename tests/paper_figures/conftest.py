@@ -1,14 +1,19 @@
-"""What the tests of the figures share: a test module names its FIGURE, and gets the reference and a quick run of it."""
+"""What the tests of the figures share: a module names its ITEMS, and gets the reference and a quick run of each."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 
-import paper_figures
+from paper_figures import FIGURES, TABLES
+from paper_figures.item import FOLDER
 
-FOLDER = Path(paper_figures.__file__).parent
+ITEMS = {item.stem: item for item in [*FIGURES.values(), *TABLES.values()]}
+
+
+def pytest_generate_tests(metafunc):
+    """Run tests that use an item, its reference or its quick run for each of the ITEMS of their module."""
+    if "item" in metafunc.fixturenames:
+        metafunc.parametrize("item", metafunc.module.ITEMS, indirect=True, scope="module")
 
 
 def _refuse(name):
@@ -20,27 +25,26 @@ def _load(path):
 
 
 @pytest.fixture(scope="module")
-def reference(request):
-    """The committed numbers of the full run."""
-    return _load(FOLDER / "reference" / f"{request.module.FIGURE}.json")
+def item(request):
+    """A figure or table, by the name of its files."""
+    return ITEMS[request.param]
 
 
 @pytest.fixture(scope="module")
-def out(request, tmp_path_factory):
+def reference(item):
+    """The committed numbers of the full run."""
+    return _load(FOLDER / "reference" / f"{item.stem}.json")
+
+
+@pytest.fixture(scope="module")
+def out(item, tmp_path_factory):
     """Folder of a quick run."""
-    folder = tmp_path_factory.mktemp(request.module.FIGURE)
-    name = request.module.FIGURE.replace("-", "_")
-    importlib.import_module(f"paper_figures.{name}").run(folder, quick=True)
+    folder = tmp_path_factory.mktemp(item.stem)
+    item.run(folder, quick=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def fresh(request, out):
+def fresh(item, out):
     """The numbers of the quick run."""
-    return _load(out / f"{request.module.FIGURE}.json")
-
-
-@pytest.fixture(scope="session")
-def readme():
-    """README of the figures."""
-    return (FOLDER / "README.md").read_text(encoding="utf-8")
+    return _load(out / f"{item.stem}.json")

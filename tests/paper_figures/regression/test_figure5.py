@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 
 from integrators import LowRank, SVDLoRA
-from paper_figures import figure5
+from paper_figures.regression import figure5
 from problems import MatrixRegression
+from tests.paper_figures.contract import ItemContract
 
-FIGURE = "figure5"
+ITEMS = ["figure5"]
+
+
+class TestItem(ItemContract):
+    """Of Figure 5."""
 
 
 # -- the reference, seed by seed ---------------------------------------------------------------------------------------
 
 
 def test_reference_is_a_full_run(reference):
-    assert not reference["quick"]
     assert reference["settings"]["seeds"] == list(range(20))
     assert reference["settings"]["sigma_1"] == pytest.approx(figure5.SIGMA)
 
@@ -47,18 +51,6 @@ def test_losses_and_ranks_agree(reference, fresh):
     for now, before in zip(fresh["runs"]["adalora"], reference["runs"]["adalora"]):
         assert now["triplets"] == before["triplets"]
         assert now["relative_error"] == pytest.approx(before["relative_error"], rel=0.5)
-
-
-def test_pictures_are_there(out):
-    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        assert (out / f"figure5.{kind}").read_bytes().startswith(start)
-
-
-def test_a_second_run_finds_everything_done(out, fresh):
-    calls = []
-    again = figure5.run(out, quick=True, progress=lambda *args: calls.append(args))
-    assert not calls
-    assert again["statements"] == fresh["statements"]
 
 
 # -- the analysis ------------------------------------------------------------------------------------------------------

@@ -1,33 +1,40 @@
-"""Figure 3: the statements against made-up ranks, the picture, and a fresh small run."""
+"""Counterparts of Figures 3 and 4: the statements against made-up ranks, the picture, and a fresh small run."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import paper_figures
-from paper_figures import figure3
+from dlrt.finetune.data import Setting
+from paper_figures import FIGURES
+from paper_figures.adapters import allocations, start_ranks
+from tests.paper_figures.contract import ItemContract
 
-FIGURE = "figure3"
-REFERENCE = Path(paper_figures.__file__).parent / "reference"
+ITEMS = ["figure3", "figure4"]
 
 
-def test_the_quick_run_writes_what_it_should(out, fresh):
-    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        assert (out / f"figure3.{kind}").read_bytes().startswith(start)
+class TestItem(ItemContract):
+    """Of Figures 3 and 4."""
+
+
+def test_figure_4_has_ten_times_the_rate_of_figure_3():
+    assert FIGURES["4"].settings["lr"] == 10 * FIGURES["3"].settings["lr"]
+
+
+@pytest.mark.parametrize("figure", ["3", "4"])
+def test_runs_of_the_first_seed_are_shared_with_figure_2(figure):
+    setting = Setting("images")
+    shared = [task for task in allocations.tasks(setting, False, **FIGURES[figure].settings) if task[1]["seed"] == 0]
+    assert len(shared) == 2
+    assert all(task in start_ranks.tasks(setting, False) for task in shared)
+
+
+def test_the_quick_run_has_what_it_should(item, fresh):
     assert len(fresh["layers"]) == 72 and len(fresh["runs"]) == 4
-    assert fresh["settings"]["lr"] == figure3.LR
-    blocks, positions = zip(*map(figure3.place, fresh["layers"]), strict=True)
+    assert fresh["settings"]["lr"] == item.settings["lr"]
+    blocks, positions = zip(*map(allocations.place, fresh["layers"]), strict=True)
     assert set(blocks) == set(range(12))
-    assert set(positions) == set(figure3.POSITIONS.values())
-
-
-def test_a_second_run_finds_everything_done(out, fresh):
-    calls = []
-    assert figure3.run(out, quick=True, progress=lambda *args: calls.append(args)) == fresh
-    assert not calls
+    assert set(positions) == set(allocations.POSITIONS.values())
 
 
 def test_both_methods_keep_to_their_budget(fresh):
@@ -44,14 +51,14 @@ def test_both_methods_keep_to_their_budget(fresh):
     ],
 )
 def test_places(layer, where):
-    assert figure3.place(layer) == where
+    assert allocations.place(layer) == where
 
 
 def test_alike_is_the_rank_correlation():
-    assert figure3.alike(np.array([1, 2, 3.0]), np.array([2, 5, 9.0])) == pytest.approx(1)
-    assert figure3.alike(np.array([1, 2, 3.0]), np.array([3, 2, 1.0])) == pytest.approx(-1)
-    assert math.isnan(figure3.alike(np.ones(3), np.array([3, 2, 1.0])))
-    assert math.isnan(figure3.alike(np.full(3, np.nan), np.array([3, 2, 1.0])))
+    assert allocations.alike(np.array([1, 2, 3.0]), np.array([2, 5, 9.0])) == pytest.approx(1)
+    assert allocations.alike(np.array([1, 2, 3.0]), np.array([3, 2, 1.0])) == pytest.approx(-1)
+    assert math.isnan(allocations.alike(np.ones(3), np.array([3, 2, 1.0])))
+    assert math.isnan(allocations.alike(np.full(3, np.nan), np.array([3, 2, 1.0])))
 
 
 @pytest.fixture
@@ -71,7 +78,7 @@ def made_up():
 
 
 def test_statements_say_what_the_ranks_say(made_up):
-    held = {s["claim"]: (s["holds"], s["of"]) for s in figure3._statements(made_up)}
+    held = {s["claim"]: (s["holds"], s["of"]) for s in allocations.statements(made_up)}
 
     def of(start):
         [one] = [outcome for claim, outcome in held.items() if claim.startswith(start)]
@@ -89,31 +96,26 @@ def test_statements_say_what_the_ranks_say(made_up):
 
 
 def test_the_picture_has_each_rank_in_its_place(made_up):
-    geolora, adalora, _ = figure3.draw(made_up).axes
+    geolora, adalora, _ = allocations.draw(made_up).axes
     assert {t.get_position(): t.get_text() for t in geolora.texts} == {
         (0, 0): "1", (1, 0): "2", (0, 1): "3", (1, 1): "4"
     }  # fmt: skip
     assert [t.get_text() for t in geolora.get_xticklabels()] == ["query", "fc1"]
     made_up["runs"][2]["ranks"] = None
-    assert [t.get_text() for t in figure3.draw(made_up).axes[1].texts] == ["diverged"]
+    assert [t.get_text() for t in allocations.draw(made_up).axes[1].texts] == ["diverged"]
     assert len(adalora.texts) == 4
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------
 
 
-def test_reference_is_a_full_run(reference):
-    assert not reference["quick"]
-    assert reference["settings"]["budget"] == figure3.BUDGET and reference["settings"]["lr"] == figure3.LR
+def test_reference_is_a_full_run(item, reference):
+    assert reference["settings"]["budget"] == allocations.BUDGET
+    assert reference["settings"]["lr"] == item.settings["lr"]
 
 
-def test_reference_says_what_its_ranks_say(reference):
-    assert figure3._statements(reference) == reference["statements"]
-
-
-@pytest.mark.parametrize("name", ["figure3", "figure4"])
-def test_references_of_figures_2_to_4_are_the_same_runs(name):
-    two, other = (json.loads((REFERENCE / f"{n}.json").read_text(encoding="utf-8")) for n in ("figure2", name))
+def test_runs_of_the_reference_are_those_of_figure_2(reference):
+    two, other = FIGURES["2"].reference(), reference
     assert two["settings"]["task"] == other["settings"]["task"]
     cells = {(c["method"], c["budget"], c["lr"]): c for c in two["cells"]}
     for run in other["runs"]:

@@ -1,28 +1,21 @@
-"""Table 1: counts against formulas, the reference against a fresh count, the table in the README."""
-
-import json
+"""Table 1: counts against formulas, the reference against a fresh count, what is stored."""
 
 import pytest
 
-from paper_figures import table1
-from paper_figures.table1 import METHODS, TAPES, TOKENS, N, R, lines, measure, statements
+from paper_figures.costs import table1
+from paper_figures.costs.table1 import METHODS, TAPES, TOKENS, N, R, measure
+from tests.paper_figures.contract import ItemContract
 
-FIGURE = "table1"
+ITEMS = ["table1"]
+
+
+class TestItem(ItemContract):
+    """Of Table 1."""
 
 
 def test_reference_is_a_full_run(reference):
-    assert not reference["quick"]
     assert reference["settings"]["sizes"] == list(table1.SIZES) and reference["settings"]["ranks"] == list(table1.RANKS)
     assert [m["method"] for m in reference["methods"]] == list(METHODS)
-
-
-def test_statements_follow_from_the_numbers(reference):
-    assert json.loads(json.dumps(statements(reference))) == reference["statements"]
-
-
-def test_table_is_in_the_readme(reference, readme):
-    for line in lines(reference):
-        assert line in readme
 
 
 def test_counts_are_those_of_the_reference(reference, fresh):
@@ -56,9 +49,3 @@ def test_what_is_stored(fresh):
     assert by["lora"]["adam"] == 2 * size * 2 * R
     assert by["geolora"]["adam"] == size * 2 * (R + 1) + 4 * (R**2 + 1)
     assert fresh["settings"]["tokens"] == TOKENS
-
-
-def test_files(out, fresh):
-    assert fresh["quick"]
-    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        assert (out / f"table1.{kind}").read_bytes().startswith(start)

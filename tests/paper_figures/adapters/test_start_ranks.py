@@ -1,6 +1,5 @@
-"""Figure 2: the statements against made-up records, the picture, and a fresh small run."""
+"""Counterpart of Figure 2: the statements against made-up records, the picture, and a fresh small run."""
 
-import copy
 import math
 
 import numpy as np
@@ -8,31 +7,27 @@ import pytest
 from matplotlib.figure import Figure
 
 from dlrt.finetune.data import Setting
-from dlrt.finetune.methods import prepare, size
-from paper_figures import figure2, figure3, figure4
+from dlrt.finetune.loop import prepare, size
+from paper_figures.adapters import start_ranks
+from paper_figures.adapters.images import above_chance
+from tests.paper_figures.contract import ItemContract
 
-FIGURE = "figure2"
+ITEMS = ["figure2"]
+
+
+class TestItem(ItemContract):
+    """Of Figure 2."""
 
 
 # -- the runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_quick_run_writes_what_it_should(out, fresh):
-    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        assert (out / f"figure2.{kind}").read_bytes().startswith(start)
-    assert fresh["quick"] and fresh["title"] == "ViT-S/14, Fashion-MNIST"
+def test_the_quick_run_has_what_it_should(fresh):
+    assert fresh["title"] == "ViT-S/14, Fashion-MNIST"
     assert len(fresh["ranks"]) == 2 and len(fresh["cells"]) == 8
-    assert {"torch", "transformers", "numpy"} <= fresh["versions"].keys()
     for record in fresh["ranks"]:
         assert [look["step"] for look in record["looks"]] == [2, 4, 6, 8]
         assert record["validation"] == record["looks"][-1]["validation"]
-
-
-def test_a_second_run_finds_everything_done(out, fresh):
-    calls = []
-    again = figure2.run(out, quick=True, progress=lambda *args: calls.append(args))
-    assert not calls
-    assert again == fresh
 
 
 def test_geolora_keeps_to_its_budget(fresh):
@@ -43,20 +38,8 @@ def test_geolora_keeps_to_its_budget(fresh):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_tasks_are_different_runs(quick):
-    tasks = figure2.tasks(Setting("images"), quick)
+    tasks = start_ranks.tasks(Setting("images"), quick)
     assert len({repr(arguments) for _, arguments in tasks}) == len(tasks) == (10 if quick else 30)
-
-
-@pytest.mark.parametrize("figure, lr", [(figure3, figure3.LR), (figure4, figure4.LR)])
-def test_figures_3_and_4_share_their_first_seed_with_figure_2(figure, lr):
-    shared = [task for task in figure3.tasks(Setting("images"), False, lr) if task[1]["seed"] == 0]
-    assert len(shared) == 2
-    assert all(task in figure2.tasks(Setting("images"), False) for task in shared)
-
-
-def test_model_and_data_of_the_user_are_named():
-    setting = figure2.setting_of(True, model="google/vit-base-patch16-224-in21k", data="/data/cifar-10")
-    assert figure2.name_of(setting) == "vit-base-patch16-224-in21k, cifar-10"
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -67,7 +50,7 @@ def test_parameters_before_the_first_step(rank):
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14
     )
     network = Dinov2ForImageClassification(config)
-    expected = figure2.start_parameters(network, rank)
+    expected = start_ranks.start_parameters(network, rank)
     found = size(prepare(network, "geolora", 1e-3, rank=rank, tau=0.3, budget=None, steps=1, seed=0))
     assert found["parameters"] - found["head"] == expected == 2 * (4 * rank * 32 + 2 * rank * 48 + 6 * rank**2)
 
@@ -111,7 +94,7 @@ def made_up():
 
 
 def held(data, start):
-    [one] = [s for s in figure2._statements(data) if s["claim"].startswith(start)]
+    [one] = [s for s in start_ranks.statements(data) if s["claim"].startswith(start)]
     return one["holds"], one["of"], one["found"]
 
 
@@ -137,16 +120,16 @@ def test_a_start_rank_that_diverged_meets_none(made_up):
     made_up["ranks"][1] |= {"status": "diverged at step 2", "looks": made_up["ranks"][1]["looks"][:1]}
     assert held(made_up, "(a)")[::2] == (0, "inf; 2.0 at the start")
     assert held(made_up, "(b)")[0] == 0
-    assert isinstance(figure2.draw(made_up), Figure)
+    assert isinstance(start_ranks.draw(made_up), Figure)
 
 
 def test_cells_are_where_they_belong(made_up):
-    np.testing.assert_array_equal(figure2.accuracies(made_up, "adalora"), [[0.6, 0.79], [math.nan, 0.5]])
-    assert figure2.untrained(made_up) == pytest.approx(0.1 + 3 * math.sqrt(0.09 / 1000))
+    np.testing.assert_array_equal(start_ranks.accuracies(made_up, "adalora"), [[0.6, 0.79], [math.nan, 0.5]])
+    assert above_chance(made_up["settings"]) == pytest.approx(0.1 + 3 * math.sqrt(0.09 / 1000))
 
 
 def test_the_picture_marks_what_diverged_and_what_learned_nothing(made_up):
-    panels = {axes.get_title(): axes for axes in figure2.draw(made_up).axes}
+    panels = {axes.get_title(): axes for axes in start_ranks.draw(made_up).axes}
     assert sorted(t.get_text() for t in panels["(d) AdaLoRA"].texts) == [".500", ".600", ".790", "nan"]
     frames = [len(panels[title].patches) for title in ("(c) GeoLoRA", "(d) AdaLoRA")]
     assert frames == [1, 0]
@@ -156,10 +139,5 @@ def test_the_picture_marks_what_diverged_and_what_learned_nothing(made_up):
 
 
 def test_reference_is_a_full_run(reference):
-    assert not reference["quick"]
-    assert reference["settings"]["start_ranks"] == list(figure2.RANKS)
+    assert reference["settings"]["start_ranks"] == list(start_ranks.RANKS)
     assert len(reference["ranks"]) == 6 and len(reference["cells"]) == 24
-
-
-def test_reference_says_what_its_records_say(reference):
-    assert figure2._statements(copy.deepcopy(reference)) == reference["statements"]

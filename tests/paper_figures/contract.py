@@ -1,0 +1,23 @@
+"""What holds for every figure and table."""
+
+KINDS = {"png": b"\x89PNG", "pdf": b"%PDF"}
+
+
+class ItemContract:
+    """Tests of a quick run, for a test module that names its ITEMS."""
+
+    def test_files(self, item, out, fresh):
+        """Numbers of a quick run, and every picture in both formats."""
+        assert fresh["quick"] and fresh[item.kind] == item.name
+        assert {"python", "dlrt", "numpy", *item.packages} <= fresh["versions"].keys()
+        for suffix in item.draw(fresh):
+            for kind, start in KINDS.items():
+                assert (out / f"{item.stem}{suffix}.{kind}").read_bytes().startswith(start)
+
+    def test_statements_follow_from_the_numbers(self, item, fresh):
+        assert item.statements(fresh) == fresh["statements"]
+
+    def test_a_second_run_finds_everything_done(self, item, out, fresh):
+        calls = []
+        assert item.run(out, quick=True, progress=lambda *args: calls.append(args)) == fresh
+        assert not calls
