@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,30 +45,29 @@ def table(
     data: Annotated[str | None, _DATA] = None,
 ) -> None:
     """Redo a table of the GeoLoRA paper (arXiv:2410.18720), and show it."""
-    result = _redo("table", name, out, quick, jobs, {"model": model, "data": data})
-    console().print(rows_table(result["rows"], result.get("title", f"Table {name}")))
+    item, result = _redo("table", name, out, quick, jobs, {"model": model, "data": data})
+    console().print(rows_table(item.rows(result), result.get("title", f"Table {name}")))
 
 
-def known(kind: str) -> dict[str, tuple[str, str]]:
-    """FIGURES or TABLES of the package `paper_figures`, which this package must not need: (module, description)."""
+def known(kind: str) -> dict[str, Any]:
+    """FIGURES or TABLES of the package `paper_figures`, which this package must not need, by name."""
     try:
         return dict(getattr(importlib.import_module("paper_figures"), kind))
     except (ImportError, AttributeError):
         return {}
 
 
-def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, options: dict) -> dict:
-    """Run the script of a figure or table; what it returns. A second call goes on where the first one stopped."""
+def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, options: dict) -> tuple[Any, dict]:
+    """Run a figure or table; the item and its data. A second call goes on where the first one stopped."""
     from ..registry import lookup  # slow to import
 
     out = Path(f"dlrt-{kind}s", name) if out is None else out
     began = time.perf_counter()
     try:
-        module, description = lookup(kind, name, known(f"{kind.upper()}S"))
-        run = importlib.import_module(module).run
+        item = lookup(kind, name, known(f"{kind.upper()}S"))
         given = {option: value for option, value in options.items() if value is not None}
         for option in given:
-            if option not in inspect.signature(run).parameters:
+            if option not in item.options():
                 raise ValueError(f"{kind} {name} takes no --{option}")
         with bar() as shown:
             task = shown.add_task(name, total=None)
@@ -77,12 +75,12 @@ def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, option
             def progress(done, total):
                 shown.update(task, completed=done, total=total)
 
-            result = run(out, quick=quick, jobs=jobs, progress=progress, **given)
+            result = item.run(out, quick=quick, jobs=jobs, progress=progress, **given)
     except ModuleNotFoundError as error:
         refuse(f"{error}: pip install -c constraints.txt '.[finetuning]'")
     except (ValueError, OSError) as error:
         refuse(error)
     except KeyboardInterrupt:
         interrupted(out)
-    say(f"Wrote {description} to {out} ({time.perf_counter() - began:.1f} s)")
-    return result
+    say(f"Wrote {item.description} to {out} ({time.perf_counter() - began:.1f} s)")
+    return item, result

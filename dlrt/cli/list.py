@@ -13,8 +13,8 @@ def list_() -> None:
     sections = {
         "Integrators": {name: description(method) for name, method in INTEGRATORS.items()},
         "Problems": {name: description(problem) for name, problem in PROBLEMS.items()},
-        "Figures": {name: text for name, (_, text) in known("FIGURES").items()},
-        "Tables": {name: text for name, (_, text) in known("TABLES").items()},
+        "Figures": {name: item.description for name, item in known("FIGURES").items()},
+        "Tables": {name: item.description for name, item in known("TABLES").items()},
     }
     terminal = console()
     width = max(len(name) for names in sections.values() for name in names)

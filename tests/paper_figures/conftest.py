@@ -12,7 +12,7 @@ ITEMS = {item.stem: item for item in [*FIGURES.values(), *TABLES.values()]}
 
 def pytest_generate_tests(metafunc):
     """Run tests that use an item, its reference or its quick run for each of the ITEMS of their module."""
-    if "item" in metafunc.fixturenames:
+    if "item" in metafunc.fixturenames and hasattr(metafunc.module, "ITEMS"):
         metafunc.parametrize("item", metafunc.module.ITEMS, indirect=True, scope="module")
 
 

@@ -7,7 +7,7 @@ import types
 import pytest
 from matplotlib.figure import Figure
 
-from paper_figures import FIGURES, Item
+from paper_figures import Item
 from paper_figures.item import Runs
 from paper_figures.statements import statement
 from paper_figures.tasks import cases
@@ -57,7 +57,6 @@ def test_a_second_run_goes_on_where_the_first_one_stopped(item, tmp_path):
 
 def test_options_are_those_of_compute_without_the_settings(item):
     assert item.options() == {"last"}
-    assert FIGURES["3"].options() == {"model", "data"} and not FIGURES["5"].options()
 
 
 def test_tables_are_markdown_and_begin_with_the_statements(item, tmp_path):
@@ -78,7 +77,3 @@ def test_groups_keep_their_order(tmp_path):
     groups = {"a": cases(square, x=[3, 1]), "b": [], "c": cases(square, x=[3])}
     found = Runs(tmp_path).groups(groups)
     assert found == {"a": [{"square": 9}, {"square": 1}], "b": [], "c": [{"square": 9}]}
-
-
-def test_file_names():
-    assert [FIGURES[name].stem for name in ("1", "rank-recovery")] == ["figure1", "rank-recovery"]

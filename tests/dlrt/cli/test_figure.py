@@ -1,7 +1,7 @@
-"""``dlrt figure`` and ``dlrt table``: they call the module of the name with what was given."""
+"""``dlrt figure`` and ``dlrt table``: they run the item of the name with what was given."""
 
-import sys
-import types
+import importlib
+from types import SimpleNamespace
 
 from typer.testing import CliRunner
 
@@ -14,18 +14,16 @@ def run(*arguments):
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 
-def test_figure_calls_its_module(tmp_path, monkeypatch):
+def test_figure_runs_its_item(tmp_path, monkeypatch):
     calls = []
-    module = types.ModuleType("some_figure")
 
     def draw(out, quick=False, jobs=1, progress=None):
         progress(1, 2)
         calls.append((out, quick, jobs))
         return {"loss": 1.0}
 
-    module.run = draw
-    monkeypatch.setitem(sys.modules, "some_figure", module)
-    monkeypatch.setattr("paper_figures.FIGURES", {"5": ("some_figure", "Figure 5")}, raising=False)
+    item = SimpleNamespace(description="Figure 5", run=draw)
+    monkeypatch.setattr("paper_figures.FIGURES", {"5": item})
     result = run("figure", "5", "--out", tmp_path, "--quick", "--jobs", 2)
     assert result.exit_code == 0, result.output
     assert calls == [(tmp_path, True, 2)]
@@ -34,15 +32,16 @@ def test_figure_calls_its_module(tmp_path, monkeypatch):
 
 def test_table_shows_its_rows_and_passes_what_is_given(tmp_path, monkeypatch):
     calls = []
-    module = types.ModuleType("some_table")
 
     def make(out, quick=False, jobs=1, progress=None, model=None):
         calls.append((out, quick, jobs, model))
-        return {"title": "network on data", "rows": [{"method": "GeoLoRA", "accuracy": "0.800"}]}
+        return {"title": "network on data", "method": "GeoLoRA", "accuracy": "0.800"}
 
-    module.run = make
-    monkeypatch.setitem(sys.modules, "some_table", module)
-    monkeypatch.setattr("paper_figures.TABLES", {"3": ("some_table", "Table 3")})
+    def rows(result):
+        return [{key: result[key] for key in ("method", "accuracy")}]
+
+    item = SimpleNamespace(description="Table 3", run=make, rows=rows, options=lambda: {"model"})
+    monkeypatch.setattr("paper_figures.TABLES", {"3": item})
     result = run("table", "3", "--out", tmp_path, "--model", "folder")
     assert result.exit_code == 0, result.output
     assert calls == [(tmp_path, False, 1, "folder")]
@@ -53,7 +52,10 @@ def test_table_shows_its_rows_and_passes_what_is_given(tmp_path, monkeypatch):
 
 
 def test_unknown_names_and_missing_packages_are_answered_with_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlrt.cli.figure.known", lambda kind: {"5": ("nowhere", "Figure 5")})
+    def run_without_package(*args, **options):
+        importlib.import_module("nowhere")
+
+    monkeypatch.setattr("dlrt.cli.figure.known", lambda kind: {"5": SimpleNamespace(run=run_without_package)})
     for name, message in (("55", "unknown figure '55', did you mean '5'?"), ("5", "pip install -c constraints.txt")):
         result = run("figure", name, "--out", tmp_path)
         assert result.exit_code == 2
@@ -66,7 +68,6 @@ def test_an_interrupted_figure_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(out, quick=False, jobs=1, progress=None):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "some_figure", types.SimpleNamespace(run=interrupted))
-    monkeypatch.setattr("paper_figures.FIGURES", {"5": ("some_figure", "Figure 5")}, raising=False)
+    monkeypatch.setattr("paper_figures.FIGURES", {"5": SimpleNamespace(run=interrupted)})
     result = run("figure", "5", "--out", tmp_path)
     assert result.exit_code == 130 and "the same command goes on from there" in result.stderr
