@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dlrt.finetune.comparison import compare, times
-from dlrt.finetune.data import Setting
-from dlrt.finetune.loop import HEAD_LR, IMAGES, METHODS, SENTENCES, fine_tune
+from dlrt.finetune.comparison import ENDS, FIRST, compare, times
+from dlrt.finetune.data import IMAGES, SENTENCES, Setting
+from dlrt.finetune.loop import fine_tune
+from dlrt.finetune.methods import HEAD_LR, METHODS
 
 from ..statements import statement
 from .against_size import draw_against_size
@@ -36,9 +37,17 @@ def compute(runs, quick: bool, task: str, model: str | None = None, data: str | 
     if quick:
         small = {"images": 28, "sentences": 16}[task]
         setting = replace(setting, train=32, validation=20, test=20, size=small, batch=8, steps=2)
-    grid, seeds, rounds = ((-6,), 1, 1) if quick else (None, SEEDS, ROUNDS)
+    seeds, rounds = (1, 1) if quick else (SEEDS, ROUNDS)
     found = compare(
-        setting, METHODS, seeds=seeds, journal=runs.journal, jobs=runs.jobs, progress=runs.progress, grid=grid
+        fine_tune,
+        METHODS,
+        {"setting": setting.json()},
+        seeds=seeds,
+        journal=runs.journal,
+        first=FIRST[1:2] if quick else FIRST,
+        ends=(FIRST[1], FIRST[1]) if quick else ENDS,
+        jobs=runs.jobs,
+        progress=runs.progress,
     )
     seconds = times(setting, found, rounds=rounds, journal=runs.out / "times.jsonl")
     default = inspect.signature(fine_tune).parameters

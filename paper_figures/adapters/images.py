@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 from dlrt.finetune.data import Setting, Task
-from dlrt.finetune.loop import HEAD_LR, fine_tune
+from dlrt.finetune.loop import fine_tune
+from dlrt.finetune.methods import HEAD_LR
 from dlrt.runs import Task as Run
 
 SEEDS = (0, 1)

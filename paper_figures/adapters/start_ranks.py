@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dlrt.finetune.data import Setting, load
-from dlrt.finetune.loop import BLOCKS, fine_tune
+from dlrt.finetune.loop import fine_tune
+from dlrt.finetune.methods import BLOCKS
 from dlrt.plots import WIDTH
 from dlrt.runs import Task, late_loss
 

@@ -7,9 +7,8 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from dlrt.finetune.comparison import FIRST
+from dlrt.finetune.comparison import FIRST, compare
 from dlrt.finetune.diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check, fine_tune, pretrain
-from dlrt.runs import best, rate, tune
 
 from ..statements import statement
 from .against_size import draw_against_size
@@ -29,18 +28,18 @@ def compute(runs, quick: bool) -> dict:
     [before] = runs([(pretrain, given)], journal=journal)
     [checks] = runs([(check, given)], journal="checks.jsonl")
 
-    def tuned(wanted) -> list[dict]:
-        return runs((fine_tune, given | {"method": m, "lr": rate(k), "seed": seed}) for m, k, seed in wanted)
-
-    tried = tune(
+    found = compare(
+        fine_tune,
         METHODS,
-        lambda wanted: tuned((m, k, 0) for m, k in wanted),
+        given,
+        seeds=seeds,
+        journal=runs.journal,
         first=FIRST[1:2] if quick else FIRST,
-        ends=ENDS,
-        extend=not quick,
+        ends=(FIRST[1], FIRST[1]) if quick else ENDS,
         score=score,
+        jobs=runs.jobs,
+        progress=runs.progress,
     )
-    found = iter(tuned((m, best(tried[m], score), seed) for m in METHODS for seed in range(seeds)))
     return {
         "title": f"Small U-Net pretrained here (not Stable Diffusion), subject: {CLASSES[setting.subject]}",
         "settings": {
@@ -51,7 +50,7 @@ def compute(runs, quick: bool) -> dict:
         },
         "pretrained": before,
         "checks": checks,
-        "methods": [summary(m, tried[m], [next(found) for _ in range(seeds)]) for m in METHODS],
+        "methods": [summary(row) for row in found],
     }
 
 
@@ -60,8 +59,9 @@ def score(record: dict) -> float:
     return -record["validation"]
 
 
-def summary(method: str, tried: dict[int, dict], runs: list[dict]) -> dict:
+def summary(row: dict) -> dict:
     """A method with its runs, and means over the finished ones."""
+    method, runs = row["method"], row["runs"]
     done = [run for run in runs if run["status"] == "finished"]
 
     def mean(key):
@@ -71,8 +71,8 @@ def summary(method: str, tried: dict[int, dict], runs: list[dict]) -> dict:
     return {
         "method": method,
         "label": METHODS[method].label,
-        "lr": rate(best(tried, score)),
-        "tried": [[rate(k), record.get("validation")] for k, record in sorted(tried.items())],
+        "lr": row["lr"],
+        "tried": [[lr, validation] for lr, validation, _ in row["tried"]],
         "runs": [
             {key: run.get(key) for key in ("seed", "status", "training", "validation", "test", "parameters")}
             | {"rank": float(np.mean(list(run["ranks"].values()))) if run.get("ranks") else None}

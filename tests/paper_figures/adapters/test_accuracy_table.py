@@ -1,6 +1,6 @@
 """Counterparts of Tables 2 and 3: the references, and a small run of all methods."""
 
-from dlrt.finetune.loop import METHODS
+from dlrt.finetune.methods import METHODS
 from tests.paper_figures.contract import ItemContract
 
 ITEMS = ["table2", "table3"]

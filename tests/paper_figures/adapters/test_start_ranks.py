@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dlrt.finetune.data import Setting
-from dlrt.finetune.loop import prepare, size
+from dlrt.finetune.methods import prepare, size
 from paper_figures.adapters import start_ranks
 from paper_figures.adapters.images import above_chance
 from tests.paper_figures.contract import ItemContract

@@ -1,10 +1,8 @@
 """Counterpart of Table 4: the reference, a small run of all methods, and the adapters on the U-Net."""
 
-import numpy as np
 import pytest
-import torch
 
-from dlrt.finetune.diffusion import FULL, METHODS, QUICK, SCHEDULE, Examples, Network, adaptable, pictures, subject
+from dlrt.finetune.diffusion import FULL, METHODS, QUICK, Network, adaptable
 from tests.paper_figures.contract import ItemContract
 
 ITEMS = ["table4"]
@@ -60,27 +58,3 @@ def test_pretraining_is_repeated_where_its_network_has_been_deleted(item, fresh,
     again = item.run(out, quick=True, progress=lambda done, total: ran.append(done))
     assert ran == [1]
     assert again["pretrained"] == pytest.approx(fresh["pretrained"], rel=1e-5)
-
-
-def test_examples_are_pictures_with_noise_of_their_times():
-    """sqrt(a) x + sqrt(1 - a) e, a falling from nearly 1 to nearly 0 over the 1000 times."""
-    x = torch.rand(50, 1, 16, 16) * 2 - 1
-    examples = Examples.draw(x, torch.zeros(50, dtype=torch.int64), torch.Generator().manual_seed(0))
-    a = SCHEDULE.alphas_cumprod[examples.times].reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(examples.noisy, a.sqrt() * x + (1 - a).sqrt() * examples.noise)
-    assert SCHEDULE.alphas_cumprod[0] > 0.999 and SCHEDULE.alphas_cumprod[-1] < 1e-4
-    assert torch.equal(torch.cat([part.noisy for part in examples.split(7)]), examples.noisy)
-
-
-def test_pictures_to_train_on_and_held_out_ones_are_different():
-    x, _ = pictures("train", lambda labels: np.arange(3))
-    assert x.shape == (3, 1, 16, 16) and float(x.min()) == -1 and float(x.max()) <= 1
-    (train, labels), held_out = subject(FULL)
-    assert len(train) == FULL.train and set(labels.tolist()) == {FULL.subject}
-    for name, number in (("validation", FULL.validation), ("test", FULL.test)):
-        examples = held_out[name]
-        assert len(examples.times) == number * FULL.draws and set(examples.labels.tolist()) == {FULL.subject}
-        assert torch.equal(subject(FULL)[1][name].noisy, examples.noisy)  # the same at each call
-        a = SCHEDULE.alphas_cumprod[examples.times].reshape(-1, 1, 1, 1)
-        clean = ((examples.noisy - (1 - a).sqrt() * examples.noise) / a.sqrt())[a.flatten() > 0.5]
-        assert float(torch.cdist(clean.flatten(1), train.flatten(1)).min()) > 0.1  # rounding is below 1e-5
