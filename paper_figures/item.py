@@ -63,6 +63,7 @@ class Item:
     - ``compute(runs, quick, **options) -> dict``: the data, as JSON values, from :class:`Runs`;
     - ``statements(data) -> list of dict``: see :func:`paper_figures.statements.statement`;
     - ``draw(data) -> Figure``, or a dict of them by the suffix of their file names;
+    - ``PACKAGES``, optional: names of packages whose versions are recorded besides the usual ones;
     - ``tables(data) -> dict``, optional: tables by name, as lists of rows. A table has one with the name ``rows``.
 
     Parameters
@@ -77,8 +78,6 @@ class Item:
         One line.
     settings : dict
         Arguments of ``compute`` that make this item of a module which serves several.
-    packages : tuple of str
-        Packages whose versions are recorded besides the usual ones.
     """
 
     kind: str
@@ -86,7 +85,6 @@ class Item:
     module: str
     description: str
     settings: Mapping = field(default_factory=dict)
-    packages: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -123,8 +121,10 @@ class Item:
         from dlrt.plots import save_figure
 
         out = Path(out)
-        found = self.load().compute(Runs(out, jobs, progress), quick, **self.settings, **options)
-        header = {"schema_version": 1, self.kind: self.name, "quick": quick, "versions": versions(*self.packages)}
+        module = self.load()
+        found = module.compute(Runs(out, jobs, progress), quick, **self.settings, **options)
+        made_by = versions(*getattr(module, "PACKAGES", ()))
+        header = {"schema_version": 1, self.kind: self.name, "quick": quick, "versions": made_by}
         data = json.loads(json.dumps(header | found, allow_nan=False))  # what is judged and drawn is what is written
         data["statements"] = self.statements(data)
         write_json(out / f"{self.stem}.json", data)

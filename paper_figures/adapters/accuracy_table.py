@@ -21,6 +21,7 @@ from dlrt.finetune.methods import HEAD_LR, METHODS
 from ..statements import statement
 from .against_size import draw_against_size
 
+PACKAGES = ("torch", "transformers", "peft")
 SEEDS = 3
 ROUNDS = 12
 """Timed steps of each method."""

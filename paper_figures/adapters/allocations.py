@@ -18,7 +18,9 @@ from dlrt.plots import WIDTH
 from dlrt.runs import Task
 
 from ..statements import statement
-from .images import METHODS, SEEDS, above_chance, cell, chance, described, setting_of
+from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, setting_of
+
+__all__ = ["PACKAGES", "compute", "draw", "statements"]
 
 BUDGET = 450
 POSITIONS = {

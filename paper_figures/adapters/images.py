@@ -10,6 +10,7 @@ from dlrt.finetune.loop import fine_tune
 from dlrt.finetune.methods import HEAD_LR
 from dlrt.runs import Task as Run
 
+PACKAGES = ("torch", "transformers")
 SEEDS = (0, 1)
 METHODS = {"GeoLoRA": "geolora-budget", "AdaLoRA": "adalora"}
 """The two methods that keep to a budget, by their labels."""

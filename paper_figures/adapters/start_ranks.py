@@ -26,7 +26,9 @@ from dlrt.runs import Task, late_loss
 
 from ..pictures import shades
 from ..statements import statement
-from .images import METHODS, SEEDS, above_chance, cell, chance, described, deviation, setting_of
+from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, deviation, setting_of
+
+__all__ = ["PACKAGES", "compute", "draw", "statements"]
 
 LR = 1e-3
 """Learning rate of (a, b)."""

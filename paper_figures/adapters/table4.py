@@ -13,6 +13,7 @@ from dlrt.finetune.diffusion import CLASSES, COARSE, FULL, METHODS, QUICK, check
 from ..statements import statement
 from .against_size import draw_against_size
 
+PACKAGES = ("torch", "diffusers", "peft")
 SEEDS = 3
 ENDS = (-11, -1)
 """The smallest and the largest half decade ever tried."""

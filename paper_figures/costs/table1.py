@@ -17,7 +17,7 @@ The counted products must be those of the formulas to the last one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,26 +28,13 @@ from dlrt.nn import LowRankLinear
 from dlrt.nn.optimizer import LowRankOptimizer
 from dlrt.plots import WIDTH
 from dlrt.theorems import HOLDS, NOT_APPLICABLE, THEOREMS
-from integrators import (
-    BUG,
-    AdaLoRA,
-    Adam,
-    AugmentedBUG,
-    FixedRank,
-    FullRank,
-    GeoLoRA,
-    ImportanceBudget,
-    Integrator,
-    LoRA,
-    ParallelBUG,
-    ProjectorSplitting,
-    SVDLoRA,
-)
+from integrators import INTEGRATORS, Adam, FixedRank, ImportanceBudget, Integrator, Truncation, count_evaluations
 
 from ..pictures import look
 from ..statements import statement
 from .counters import Meter, cholesky, product, svd, triangular
 
+PACKAGES = ("torch",)
 TOKENS = 256
 SIZES, RANKS = (256, 512, 1024, 2048, 4096), (4, 8, 16, 32, 64)
 N, R = 1024, 16
@@ -120,26 +107,28 @@ def budget(r: int) -> ImportanceBudget:
 
 @dataclass(frozen=True)
 class Method:
-    """``integrator(rank, optimizer)``; without one the full matrix is trained by torch."""
+    """A method: as its theorems are checked, and with ``truncation(rank)`` for one layer whose rank is held."""
 
     label: str
     checked: Integrator
-    """As its theorems are checked, with the defaults of the method."""
-    integrator: Callable[..., Integrator] | None = None
+    truncation: Callable[[int], Truncation] | None = None
+
+    def integrator(self, rank: int, **options) -> Integrator:
+        """For a layer of this rank."""
+        held = {} if self.truncation is None else {"truncation": self.truncation(rank)}
+        return replace(self.checked, **held, **options)
 
 
 METHODS = {
-    "full": Method("full rank", FullRank()),
-    "lora": Method("LoRA", LoRA(), lambda r, **o: LoRA(**o)),
-    "svd-lora": Method("SVD-LoRA", SVDLoRA(), lambda r, **o: SVDLoRA(**o)),
-    "adalora": Method("AdaLoRA", AdaLoRA(), lambda r, **o: AdaLoRA(truncation=budget(r), **o)),
-    "splitting": Method("projector splitting", ProjectorSplitting(), lambda r, **o: ProjectorSplitting(**o)),
-    "bug": Method("BUG", BUG(), lambda r, **o: BUG(**o)),
-    "augmented-bug": Method(
-        "augmented BUG (DLRT)", AugmentedBUG(), lambda r, **o: AugmentedBUG(truncation=FixedRank(r), **o)
-    ),
-    "parallel-bug": Method("parallel BUG", ParallelBUG(), lambda r, **o: ParallelBUG(truncation=FixedRank(r), **o)),
-    "geolora": Method("GeoLoRA", GeoLoRA(), lambda r, **o: GeoLoRA(truncation=FixedRank(r), **o)),
+    "full": Method("full rank", INTEGRATORS["full-rank"]),
+    "lora": Method("LoRA", INTEGRATORS["lora"]),
+    "svd-lora": Method("SVD-LoRA", INTEGRATORS["svd-lora"]),
+    "adalora": Method("AdaLoRA", INTEGRATORS["adalora"], budget),
+    "splitting": Method("projector splitting", INTEGRATORS["projector-splitting"]),
+    "bug": Method("BUG", INTEGRATORS["bug"]),
+    "augmented-bug": Method("augmented BUG (DLRT)", INTEGRATORS["augmented-bug"], FixedRank),
+    "parallel-bug": Method("parallel BUG", INTEGRATORS["parallel-bug"], FixedRank),
+    "geolora": Method("GeoLoRA", INTEGRATORS["geolora"], FixedRank),
 }
 GUARANTEES = {
     "descent": "descent",
@@ -189,10 +178,9 @@ def trainee(method: str, n: int, r: int, tokens: int, optimizer=None) -> Trainee
     generator = torch.Generator().manual_seed(0)
     x, target = (torch.randn(tokens, n, generator=generator) for _ in "xy")
     x.requires_grad_()  # an inner layer of a network passes the gradient on
-    make = METHODS[method].integrator
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if make is None:
+        if method == "full":
             layer: torch.nn.Module = torch.nn.Linear(n, n, bias=False)
             inner: Any = (
                 torch.optim.SGD(layer.parameters(), 1e-3) if optimizer is None else torch.optim.Adam(layer.parameters())
@@ -200,7 +188,7 @@ def trainee(method: str, n: int, r: int, tokens: int, optimizer=None) -> Trainee
         else:
             layer = LowRankLinear(n, n, bias=False, rank=r)
             options = {} if optimizer is None else {"optimizer": optimizer}
-            inner = LowRankOptimizer(layer, make(r, **options), 1e-3, rest=None)
+            inner = LowRankOptimizer(layer, METHODS[method].integrator(r, **options), 1e-3, rest=None)
     result = Trainee(layer, inner, x, target)
     result.optimizer.step(result.closure)
     return result
@@ -303,7 +291,7 @@ def summary(method: str) -> dict:
     return {
         "method": method,
         "label": METHODS[method].label,
-        "tapes": checked.evaluations,
+        "tapes": count_evaluations(checked),
         "rank adaptive": checked.rank_adaptive,
         "orthonormal": checked.manifold,
         "products": {"network": TAPES[method], "integrator": WORK[method]},

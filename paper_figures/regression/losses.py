@@ -11,25 +11,14 @@ the paper's rate of GeoLoRA, 0.1, too: there a method is as fast as it has few t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from dlrt import solve
 from dlrt.plots import WIDTH
-from integrators import (
-    BUG,
-    AugmentedBUG,
-    FullRank,
-    GeoLoRA,
-    Integrator,
-    LoRA,
-    ParallelBUG,
-    ProjectorSplitting,
-    SVDLoRA,
-)
+from integrators import INTEGRATORS, Integrator, count_evaluations
 
 from ..pictures import look
 from ..statements import statement
@@ -60,21 +49,25 @@ class Method:
     """A method, the rank it starts with, and whether it moves on the manifold (or on the dense matrix)."""
 
     label: str
-    make: Callable[[], Integrator]
+    integrator: Integrator
     riemannian: bool = True
     rank: int = RANK
 
 
+def _adaptive(name: str) -> Integrator:
+    return replace(INTEGRATORS[name], truncation=tolerance(1))
+
+
 METHODS = {
-    "full": Method("full rank", FullRank),
-    "lora": Method("LoRA", LoRA, riemannian=False),
-    "svd-lora": Method("SVD-LoRA", SVDLoRA, riemannian=False),
-    "adalora": Method("AdaLoRA", lambda: adalora_method(0.001), riemannian=False, rank=BUDGET[0]),
-    "splitting": Method("projector splitting", ProjectorSplitting),
-    "bug": Method("BUG", BUG),
-    "augmented-bug": Method("augmented BUG", lambda: AugmentedBUG(truncation=tolerance(1))),
-    "parallel-bug": Method("parallel BUG", lambda: ParallelBUG(truncation=tolerance(1))),
-    "geolora": Method("GeoLoRA", lambda: GeoLoRA(truncation=tolerance(1))),
+    "full": Method("full rank", INTEGRATORS["full-rank"]),
+    "lora": Method("LoRA", INTEGRATORS["lora"], riemannian=False),
+    "svd-lora": Method("SVD-LoRA", INTEGRATORS["svd-lora"], riemannian=False),
+    "adalora": Method("AdaLoRA", adalora_method(0.001), riemannian=False, rank=BUDGET[0]),
+    "splitting": Method("projector splitting", INTEGRATORS["projector-splitting"]),
+    "bug": Method("BUG", INTEGRATORS["bug"]),
+    "augmented-bug": Method("augmented BUG", _adaptive("augmented-bug")),
+    "parallel-bug": Method("parallel BUG", _adaptive("parallel-bug")),
+    "geolora": Method("GeoLoRA", _adaptive("geolora")),
 }
 
 
@@ -84,16 +77,15 @@ def descend(*, method: str, quarter: float, seed: int) -> dict:
     A run that is not finite ends where it was so last. Recorded are the first 20 iterations, then 30 a decade.
     """
     chosen, regression = METHODS[method], problem(seed)
-    integrator = chosen.make()
     size = float(np.linalg.norm(regression.target.astype(np.float64)))
-    run = solve(integrator, regression, step_size=10**quarter, steps=STEPS, rank=chosen.rank, seed=seed)
+    run = solve(chosen.integrator, regression, step_size=10**quarter, steps=STEPS, rank=chosen.rank, seed=seed)
     errors = np.sqrt(2 * run.losses) / size
     near = np.flatnonzero(errors < NEAR)
     kept = [k for k in recorded() if k < len(errors)]
     return {
         "diverged": bool(run.diverged or not errors[-1] < 1),
         "errors": [float(f"{errors[k]:.5g}") for k in kept],
-        "near": int(near[0]) * integrator.evaluations if len(near) else None,
+        "near": int(near[0]) * count_evaluations(chosen.integrator) if len(near) else None,
         "end": float(errors[-1]) if math.isfinite(errors[-1]) else None,
         "rank": int(run.numerical_ranks[-1]),
     }
@@ -144,7 +136,7 @@ def compute(runs, quick: bool) -> dict:
             {
                 "method": m,
                 "label": METHODS[m].label,
-                "evaluations": METHODS[m].make().evaluations,
+                "evaluations": count_evaluations(METHODS[m].integrator),
                 "rate": 10 ** best[m],
                 "at_the_end_of_the_grid": best[m] in (quarters[0], quarters[-1]),
                 "tried": [[10**q, *merit] for q, merit in merits[m].items()],

@@ -65,9 +65,9 @@ def _draw_example(rows):
     """Error of single runs, without and with a spare direction."""
     figure, [axes] = _figure()
     for spare, label in ((0, "published (no spare)"), (1, "one spare direction")):
-        for r in (r for r in rows if r["spare"] == spare):
-            axes.semilogy(r["step"], r["error"], **_spare(spare, marker="", linewidth=0.9, label=label))
-            label = None  # one entry in the legend
+        for i, r in enumerate(r for r in rows if r["spare"] == spare):  # one entry in the legend for all
+            looks = _spare(spare, marker="", linewidth=0.9, label=None if i else label)
+            axes.semilogy(r["step"], r["error"], **looks)
     axes.axhline(0.1, color="black", linestyle=":", label="tolerance τ = 0.1")
     axes.set(xlabel="step", ylabel="relative error of W", xlim=(0, 300))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)

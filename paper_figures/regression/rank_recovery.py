@@ -11,26 +11,8 @@ import numpy as np
 
 from ..statements import grouped, range_text, statement
 from ..tasks import cases
-from .rank_experiments import (
-    RATE,
-    SIZE,
-    SPECTRA,
-    START_RANK,
-    STEPS,
-    TAILS,
-    cost,
-    example,
-    growth,
-    limited,
-    noisy,
-    one_step,
-    recover,
-    several,
-    stationary,
-    tail,
-    weak_signal,
-    wrong_direction,
-)
+from . import rank_experiments as run
+from .rank_experiments import RATE, SIZE, SPECTRA, START_RANK, STEPS, TAILS
 from .rank_pictures import draw
 
 __all__ = ["compute", "draw", "statements", "tables"]
@@ -50,45 +32,57 @@ def compute(runs, quick):
     sigmas = [2.1, 5.0] if quick else [2.02, 2.1, 2.25, 2.5, 3.0, 4.0, 5.0, 10.0]
     starts = ["zero", "large"]
     spectra = [SPECTRA[name] for name in names]
-    small = {"shape": [[50, 50]], "tau": [0.1]}
+    small: dict[str, list] = {"shape": [[50, 50]], "tau": [0.1]}
     groups = {
-        "grid": cases(recover, spectrum=spectra, start=starts, tau=taus, spare=[0, 1], shape=shapes, seed=seeds),
+        "grid": cases(run.recover, spectrum=spectra, start=starts, tau=taus, spare=[0, 1], shape=shapes, seed=seeds),
         "by_rate": [
-            (recover, arguments | {"steps": math.ceil(50 / arguments["rate"])})
+            (run.recover, arguments | {"steps": math.ceil(50 / arguments["rate"])})
             for _, arguments in cases(
-                recover, spectrum=spectra[:1], **small, start=starts, rate=[0.03, 0.3, 1.0], spare=[0, 1], seed=seeds
+                run.recover,
+                spectrum=spectra[:1],
+                **small,
+                start=starts,
+                rate=[0.03, 0.3, 1.0],
+                spare=[0, 1],
+                seed=seeds,
             )
             if not quick
         ],
         "for_long": cases(
-            recover, spectrum=[] if quick else spectra, **small, start=["large"], spare=[0], steps=[4000], seed=few[:2]
+            run.recover,
+            spectrum=[] if quick else spectra,
+            **small,
+            start=["large"],
+            spare=[0],
+            steps=[4000],
+            seed=few[:2],
         ),
-        "one_step": cases(one_step, rate=rates, seed=few),
-        "growth": cases(growth, tau=[0.1], rate=[0.1, 0.03], sigma=sigmas, seed=few)
-        + cases(growth, tau=[0.1], rate=[0.1], sigma=[2.0], seed=few),
+        "one_step": cases(run.one_step, rate=rates, seed=few),
+        "growth": cases(run.growth, tau=[0.1], rate=[0.1, 0.03], sigma=sigmas, seed=few)
+        + cases(run.growth, tau=[0.1], rate=[0.1], sigma=[2.0], seed=few),
         "several": cases(
-            several,
+            run.several,
             spread=[0.0, 0.01],
             missing=[4] if quick else [1, 2, 4, 8],
             spare=[1, 2] if quick else [1, 2, 4],
             seed=seeds,
         ),
-        "tail": cases(tail, spectrum=list(tails.values()), spare=spares, seed=few),
+        "tail": cases(run.tail, spectrum=list(tails.values()), spare=spares, seed=few),
         "stationary": [
             task
             for bases in ("axes", "random")
             for columns, spare in ((0, 0), (0, 1), (1, 1))
-            for task in cases(stationary, bases=[bases], columns=[columns], spare=[spare], seed=few)
+            for task in cases(run.stationary, bases=[bases], columns=[columns], spare=[spare], seed=few)
         ],
-        "wrong_direction": cases(wrong_direction, max_rank=[1, 2], overlap=[1e-3, 1e-6], seed=few),
-        "limited": cases(limited, max_rank=[3, 5] if quick else [1, 2, 3, 4, 5], seed=few),
+        "wrong_direction": cases(run.wrong_direction, max_rank=[1, 2], overlap=[1e-3, 1e-6], seed=few),
+        "limited": cases(run.limited, max_rank=[3, 5] if quick else [1, 2, 3, 4, 5], seed=few),
         "noisy": [
             task
             for start, spare in [("large", 0), ("large", 1), ("zero", 0)][: 2 if quick else 3]
-            for task in cases(noisy, start=[start], spare=[spare], level=levels, seed=few)
+            for task in cases(run.noisy, start=[start], spare=[spare], level=levels, seed=few)
         ],
-        "weak_signal": cases(weak_signal, ratio=[] if quick else [0.5, 0.75, 1.0, 1.5, 2.0, 3.0], seed=few),
-        "example": cases(example, spare=[] if quick else [0, 1], seed=seeds),
+        "weak_signal": cases(run.weak_signal, ratio=[] if quick else [0.5, 0.75, 1.0, 1.5, 2.0, 3.0], seed=few),
+        "example": cases(run.example, spare=[] if quick else [0, 1], seed=seeds),
     }
     rows = {
         name: [arguments | result for (_, arguments), result in zip(groups[name], results, strict=True)]
@@ -96,7 +90,7 @@ def compute(runs, quick):
     }
     sizes = [(200, 5)] if quick else [(200, 5), (1000, 5), (1000, 20), (1000, 50)]
     timed = [{"size": n, "rank": r} for n, r in sizes]  # after the parallel work, one after the other
-    costs = runs([(cost, arguments) for arguments in timed], jobs=1)
+    costs = runs([(run.cost, arguments) for arguments in timed], jobs=1)
     return {
         "settings": {
             "rate": RATE,

@@ -9,7 +9,7 @@ class ItemContract:
     def test_files(self, item, out, fresh):
         """Numbers of a quick run, and every picture in both formats."""
         assert fresh["quick"] and fresh[item.kind] == item.name
-        assert {"python", "dlrt", "numpy", *item.packages} <= fresh["versions"].keys()
+        assert {"python", "dlrt", "numpy", *getattr(item.load(), "PACKAGES", ())} <= fresh["versions"].keys()
         for suffix in item.draw(fresh):
             for kind, start in KINDS.items():
                 assert (out / f"{item.stem}{suffix}.{kind}").read_bytes().startswith(start)

@@ -27,12 +27,12 @@ def compute(runs, quick, first, last=3):
 @pytest.fixture
 def item(monkeypatch):
     module = types.ModuleType("paper_figures.small")
-    module.compute = compute
+    module.compute, module.PACKAGES = compute, ("pillow",)
     module.statements = lambda data: [statement("the total is large", f"{data['total']}", [data["total"] > 99])]
     module.draw = lambda data: {"": Figure(), "-more": Figure()}
     module.tables = lambda data: {"rows": [{"total": str(data["total"])}]}
     monkeypatch.setitem(sys.modules, "paper_figures.small", module)
-    return Item("figure", "small", "small", "A small figure", settings={"first": 2}, packages=("pillow",))
+    return Item("figure", "small", "small", "A small figure", {"first": 2})
 
 
 def test_run_writes_numbers_pictures_and_journal(item, tmp_path):
