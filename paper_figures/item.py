@@ -158,7 +158,7 @@ class Item:
             {"claim": s["claim"], "paper": s["paper"], "here": s["found"], "held in": f"{s['holds']} of {s['of']}"}
             for s in data["statements"]
         ]
-        more = getattr(self.load(), "tables", lambda data: {})(data)
+        more: dict = getattr(self.load(), "tables", lambda data: {})(data)
         return {name: markdown_table(rows) for name, rows in {"statements": statements, **more}.items()}
 
     def reference(self) -> dict:

@@ -29,7 +29,7 @@ def filled(text: str) -> str:
     return _BLOCK.sub(block, text)
 
 
-def blocks(text: str) -> list[tuple[str, str, str]]:
+def blocks(text: str) -> list[tuple]:
     """Kind, name and table of each marker."""
     return [match.group(2, 3, 4) for match in _BLOCK.finditer(text)]
 

@@ -115,7 +115,7 @@ class Method:
 
     def integrator(self, rank: int, **options) -> Integrator:
         """For a layer of this rank."""
-        held = {} if self.truncation is None else {"truncation": self.truncation(rank)}
+        held: dict[str, Any] = {} if self.truncation is None else {"truncation": self.truncation(rank)}
         return replace(self.checked, **held, **options)
 
 

@@ -185,10 +185,10 @@ def separatrix_angle(h):
 
 
 def compute(runs, quick):
-    """Both flows for 20 matrices A in steps of 0.01; quick: for that of the picture, in steps of 0.1."""
+    """Both flows for 20 matrices A in steps of 0.01; quick: for that of the picture, in steps of 0.05."""
     seeds = list(range(1 if quick else 20))
-    h = 10 * STEP if quick else STEP
-    steps = [2 * h, h, h / 2]
+    h = 5 * STEP if quick else STEP
+    steps = [4 * h, 2 * h, h] if quick else [2 * h, h, h / 2]
     found = runs.groups(
         {
             "at_rest": [(at_rest, {})],

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -551,7 +552,8 @@ def draw(data):
     best = settings["adalora"]["best"]
     curves = _curves(settings["seeds"][0], best["quarter"], best["gamma"], settings["lora"]["quarter"])
     figure = Figure(figsize=(6.8, 4.3), layout="constrained")
-    top, bottom = figure.subfigures(2, 1)
+    parts: Any = figure.subfigures(2, 1)
+    top, bottom = parts
     panels = top.subplots(1, 3)
     for axes, (name, label) in zip(
         panels, {"SVD-LoRA": "(a)", "AdaLoRA": "(b)", "GeoLoRA": "(c)"}.items(), strict=True

@@ -11,13 +11,14 @@ the paper's rate of GeoLoRA, 0.1, too: there a method is as fast as it has few t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from dlrt import solve
 from dlrt.plots import WIDTH
+from dlrt.registry import with_options
 from integrators import INTEGRATORS, Integrator, count_evaluations
 
 from ..pictures import look
@@ -54,10 +55,6 @@ class Method:
     rank: int = RANK
 
 
-def _adaptive(name: str) -> Integrator:
-    return replace(INTEGRATORS[name], truncation=tolerance(1))
-
-
 METHODS = {
     "full": Method("full rank", INTEGRATORS["full-rank"]),
     "lora": Method("LoRA", INTEGRATORS["lora"], riemannian=False),
@@ -65,9 +62,9 @@ METHODS = {
     "adalora": Method("AdaLoRA", adalora_method(0.001), riemannian=False, rank=BUDGET[0]),
     "splitting": Method("projector splitting", INTEGRATORS["projector-splitting"]),
     "bug": Method("BUG", INTEGRATORS["bug"]),
-    "augmented-bug": Method("augmented BUG", _adaptive("augmented-bug")),
-    "parallel-bug": Method("parallel BUG", _adaptive("parallel-bug")),
-    "geolora": Method("GeoLoRA", _adaptive("geolora")),
+    "augmented-bug": Method("augmented BUG", with_options(INTEGRATORS["augmented-bug"], truncation=tolerance(1))),
+    "parallel-bug": Method("parallel BUG", with_options(INTEGRATORS["parallel-bug"], truncation=tolerance(1))),
+    "geolora": Method("GeoLoRA", with_options(INTEGRATORS["geolora"], truncation=tolerance(1))),
 }
 
 
