@@ -37,7 +37,7 @@ def compute(runs, quick: bool, task: str, model: str | None = None, data: str | 
     setting = replace(SETTINGS[task], model=model, data=data)
     if quick:
         small = {"images": 28, "sentences": 16}[task]
-        setting = replace(setting, train=32, validation=20, test=20, size=small, batch=8, steps=2)
+        setting = replace(setting, train=32, validation=20, test=20, size=small, batch=8, steps=4)
     seeds, rounds = (1, 1) if quick else (SEEDS, ROUNDS)
     found = compare(
         fine_tune,
