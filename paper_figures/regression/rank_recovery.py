@@ -332,7 +332,7 @@ def tables(data):
     norm = 0.1 * float(np.linalg.norm(SPECTRA["20, 16, 12, 8, 4"]))
 
     def noise(level, case, key, form):
-        return range_text([r[key] for r in noisy_rows[(level, *shown[case])]], form, "–")
+        return range_text([r[key] for r in noisy_rows.get((level, *shown[case]), [])], form, "–", none="—")
 
     return {
         "success": [
