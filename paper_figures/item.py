@@ -159,7 +159,7 @@ class Item:
             for s in data["statements"]
         ]
         more: dict = getattr(self.load(), "tables", lambda data: {})(data)
-        return {name: markdown_table(rows) for name, rows in {"statements": statements, **more}.items()}
+        return {name: markdown_table(rows) for name, rows in {"statements": statements, **more}.items() if rows}
 
     def reference(self) -> dict:
         """The numbers of the committed full run."""

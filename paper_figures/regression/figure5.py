@@ -496,7 +496,7 @@ def statements(data):
 
 def tables(data):
     """Limits for other targets and rates, for the README."""
-    rows: dict[str, list] = {
+    return {
         "limits": [
             {
                 "σ₁": f"{r['sigma_1']:.4g}",
@@ -525,7 +525,6 @@ def tables(data):
             for r in data["other_targets"]
         ],
     }
-    return {name: table for name, table in rows.items() if table}
 
 
 @functools.cache
