@@ -29,7 +29,6 @@ from integrators import (
     AdaLoRA,
     Exact,
     FixedRank,
-    Integrator,
     LowRank,
     Projections,
     State,
@@ -48,7 +47,7 @@ __all__ = [
 ]  # fmt: skip
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "complex128": np.complex128}
-LIBRARIES = {"numpy": np.asarray, "torch": torch.asarray}
+LIBRARIES: dict[str, Any] = {"numpy": np.asarray, "torch": torch.asarray}
 SHAPES = {"m<n": (14, 20), "m=n": (16, 16), "m>n": (21, 13)}
 RANKS = {"r=1": lambda shape: 1, "r": lambda shape: 4, "r=min": min}
 
@@ -118,7 +117,8 @@ class Contract:
     apply is set to None in the subclass, with a comment that says why.
     """
 
-    integrator: ClassVar[Integrator]
+    integrator: ClassVar[Any]
+    """The integrators.Integrator under test."""
     h: ClassVar[float] = 0.05
     """Step size."""
     exact: ClassVar[bool] = False
