@@ -109,22 +109,17 @@ def test_one_version():
     assert re.findall(r"^## \[(\d.*?)\]", read("CHANGELOG.md"), re.MULTILINE)[0] == dlrt.__version__
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "dlrt/finetune"])
-def test_imported_packages_are_dependencies(package):
-    """Of the project; fine-tuning and the figures may also use what the extra for fine-tuning installs."""
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imported_packages_are_dependencies(path):
+    """Of the project; fine-tuning, the figures and the contract of integrators may use what their extra installs."""
     called = {"PIL": "pillow", "sklearn": "scikit-learn"}  # distributions with another name than their package
-    with_extra = ("dlrt/finetune", "paper_figures")
-    paths = [path for path in MODULES if name(path).startswith(f"{package}/")]
-    if package not in with_extra:
-        paths = [path for path in paths if not name(path).startswith(with_extra)]
-    names = {module.split(".")[0] for path in paths for module in imports(path)}
-    third_party = names - set(sys.stdlib_module_names) - set(PACKAGES)
+    extras = {"dlrt/finetune/": "finetuning", "paper_figures/": "finetuning", "dlrt/testing.py": "test"}
     texts = [setup["options"]["install_requires"]]
-    if package in with_extra:
-        texts.append(setup["options.extras_require"]["finetuning"])
+    texts += [setup["options.extras_require"][extra] for part, extra in extras.items() if name(path).startswith(part)]
     declared = {canonicalize_name(Requirement(line).name) for text in texts for line in lines(text)}
-    missing = {canonicalize_name(called.get(name, name)) for name in third_party} - declared
-    assert not missing, "imported, but not in install_requires of setup.cfg"
+    names = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names) - set(PACKAGES)
+    missing = {canonicalize_name(called.get(n, n)) for n in names} - declared
+    assert not missing, "imported, but not in install_requires of setup.cfg, nor in the extra of this part"
 
 
 def test_dependencies_are_pinned_within_their_ranges():
