@@ -37,7 +37,7 @@ plt.rcParams.update(
 
 
 def style(i):
-    """Colour, line style and marker of curve i."""
+    """Colour, line style and marker of the i-th curve that is no method; `plots.style` has those of a method."""
     return plots.LineStyle(i).keywords()
 
 
@@ -125,7 +125,7 @@ exponents = np.arange(0, 10.5, 2 if QUICK else 0.5)
 errors = {}
 for method in (EulerOnFactors(), BUG()):
     for steps in (50, 200):
-        row = errors[type(method).__name__, steps] = []
+        row = errors[method, steps] = []
         for k in exponents:
             small = given_solution(np.random.default_rng(2), (30, 24), rank=4, smallest=10.0**-k)
             run = solve(method, small, step_size=1 / steps, steps=steps, rank=4, every=steps)
@@ -133,19 +133,19 @@ for method in (EulerOnFactors(), BUG()):
 
 sigma = 10.0**-exponents
 for steps in (50, 200):
-    broken = np.isnan(errors["EulerOnFactors", steps])
-    assert (
-        not broken[sigma >= 5 / steps].any() and broken[sigma <= 0.2 / steps].all()
-    )  # it breaks where sigma is about h
-    assert max(errors["BUG", steps]) < 1.3 * min(errors["BUG", steps])
+    broken = np.isnan(errors[EulerOnFactors(), steps])
+    # it breaks where sigma is about h
+    assert not broken[sigma >= 5 / steps].any() and broken[sigma <= 0.2 / steps].all()
+    assert max(errors[BUG(), steps]) < 1.3 * min(errors[BUG(), steps])
 
 fig, ax = plt.subplots(figsize=(3.3, 2.5))
-for i, ((name, steps), values) in zip([5, 1, 4, 2], errors.items()):
-    name = name.replace("EulerOnFactors", "Euler on factors")
-    ax.loglog(sigma, values, label=f"{name}, $h = 1/{steps}$", **style(i) | {"markersize": 2.5})
+for (method, steps), values in errors.items():
+    name = type(method).__name__.replace("EulerOnFactors", "Euler on factors")
+    look = plots.style(method, variant=steps == 200)
+    ax.loglog(sigma, values, label=f"{name}, $h = 1/{steps}$", **look | {"markersize": 3})
     last = np.flatnonzero(np.isfinite(values))[-1]
     if last + 1 < len(values):
-        ax.plot(sigma[last], values[last], "x", color=plots.COLOURS[i], markersize=8, markeredgewidth=2)
+        ax.plot(sigma[last], values[last], "x", color=look["color"], markersize=8, markeredgewidth=2)
 ax.invert_xaxis()
 ax.set(xlabel=r"smallest singular value $\sigma_4$", ylabel="relative error at $t = 1$", ylim=(4e-3, 0.5))
 ax.legend(frameon=False, ncols=2, columnspacing=1.0, handlelength=3)
@@ -169,7 +169,7 @@ plt.show()
 
 # %%
 problem = given_solution(np.random.default_rng(2), (30, 24), rank=4)
-Y0 = LowRank(*problem.initial(4, rng))
+Y0 = problem.initial(4, rng)
 h = 0.02
 
 f = problem.field(0.0, Y0)
@@ -239,8 +239,8 @@ fig, ax = plt.subplots()
 ax.plot(
     with_spare.times, needed, label="needed for the exact solution", **style(0) | {"linestyle": "", "markersize": 6}
 )
-ax.plot(with_spare.times, counted, label="one spare direction (not counted)", **style(4))
-ax.plot(published.times, published.ranks, label="no spare direction", **style(5))
+ax.plot(with_spare.times, counted, label="one spare direction (not counted)", **plots.style(AugmentedBUG()))
+ax.plot(published.times, published.ranks, label="no spare direction", **plots.style(AugmentedBUG(), variant=1))
 ax.set(xlabel="time", ylabel="rank", ylim=(0, None))
 ax.legend(frameon=False, loc="lower right")
 plt.show()
@@ -280,7 +280,7 @@ runs = {rank: solve(method, problem, step_size=rate, steps=80, rank=rank) for ra
 fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(3.3, 3.2))
 for i, (rank, run) in enumerate(runs.items()):
     assert run.numerical_ranks[-1] == 5 and run.losses[-1] < 1e-20
-    kwargs = style([4, 5][i]) | {"marker": ""}
+    kwargs = plots.style(method, variant=i) | {"marker": ""}
     top.semilogy(run.steps, run.losses, label=f"start at rank {rank}", **kwargs)
     bottom.step(run.steps, run.ranks, where="post", **kwargs)
 top.set(ylabel="loss")

@@ -30,6 +30,7 @@
 
 # %%
 import os
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,11 +43,6 @@ QUICK = "DLRT_QUICK" in os.environ  # the tests run smaller problems
 plt.rcParams.update(
     plots.STYLE | {"figure.dpi": 150, "figure.figsize": (3.3, 2.2), "figure.constrained_layout.use": True}
 )
-
-
-def style(i):
-    """Colour, line style and marker of curve i."""
-    return plots.LineStyle(i).keywords()
 
 
 # %% [markdown]
@@ -99,8 +95,9 @@ for method, direction in ((SVDLoRA(), P_hat(Y, G)), (GeoLoRA(), Y.project(G).ful
 
 print(f"nonzero eigenvalues of P^ from {hat[tangent_dimension - 1]:.2g} to {hat[0]:.3g}; of P: all 1")
 fig, ax = plt.subplots()
-for i, (name, found) in zip([5, 4], eigenvalues.items()):
-    ax.semilogy(np.arange(1, tangent_dimension + 1), found[:tangent_dimension], label=name, **style(i))
+for method, (name, found) in zip((SVDLoRA(), GeoLoRA()), eigenvalues.items()):
+    look = plots.style(method)
+    ax.semilogy(np.arange(1, tangent_dimension + 1), found[:tangent_dimension], label=name, **look)
 ax.set(xlabel="tangent direction", ylabel="eigenvalue")
 ax.legend(frameon=False)
 plt.show()
@@ -128,7 +125,7 @@ def stays(method, problem, start, rate):
     state = method.init(start)
     if isinstance(method, SVDLoRA):  # the same matrix, balanced factors
         root = np.cbrt(np.diag(start.S))
-        state = type(state)(LowRank(start.U * root, np.diag(root), start.V * root), state.memory)
+        state = replace(state, Y=LowRank(start.U * root, np.diag(root), start.V * root))
     first = problem.loss(state.Y)
     with np.errstate(all="ignore"):
         for _ in range(150):
@@ -176,8 +173,8 @@ assert np.allclose(svd_lora, 2 / (3 * sigmas ** (4 / 3)), rtol=0.02)
 assert np.allclose(geolora, 2.0, rtol=0.02)
 
 fig, ax = plt.subplots()
-ax.loglog(sigmas, geolora, label="GeoLoRA", **style(4))
-ax.loglog(sigmas, svd_lora, label="SVD-LoRA", **style(5) | {"linestyle": ""})
+ax.loglog(sigmas, geolora, label="GeoLoRA", **plots.style(GeoLoRA()))
+ax.loglog(sigmas, svd_lora, label="SVD-LoRA", **plots.style(SVDLoRA()) | {"linestyle": ""})
 ax.loglog(sigmas, 2 / (3 * sigmas ** (4 / 3)), color="black", label=r"$2 / (3 \sigma_1^{4/3})$")
 ax.set(xlabel=r"$\sigma_1$", ylabel="largest stable step")
 ax.legend(frameon=False)
@@ -218,8 +215,8 @@ assert losses[50] < 1e-20 and np.isclose(losses[20] / losses[19], 0.25, rtol=1e-
 assert min(runs[name][1].losses[-1] for name in ("LoRA", "SVD-LoRA")) > 1e-6
 
 fig, ax = plt.subplots(figsize=(3.3, 2.5))
-for i, (name, (rate, run)) in zip([2, 5, 4], runs.items()):
-    ax.semilogy(run.steps, run.losses, label=f"{name}, rate {rate:.2g}", **style(i) | {"marker": ""})
+for name, (rate, run) in runs.items():
+    ax.semilogy(run.steps, run.losses, label=f"{name}, rate {rate:.2g}", **plots.style(name) | {"marker": ""})
 ax.axhline(0.5 * 0.16**2, color="black", linewidth=0.8, linestyle=":")
 ax.text(steps, 0.6 * 0.16**2, r"$\sigma_4^2 / 2$", ha="right", va="bottom", fontsize=7)
 ax.set(xlabel="iteration", ylabel="loss", ylim=(1e-12, 1e3))
@@ -265,19 +262,15 @@ assert np.isclose(decrease, promised)
 epsilons = [1e-2, 1e-6] if QUICK else [1e-2, 1e-4, 1e-6, 1e-8]
 leaving = []
 fig, ax = plt.subplots(figsize=(3.3, 2.6))
-for i, epsilon in zip([0, 1, 5, 6], epsilons):
+for i, epsilon in enumerate(epsilons):
     near = LowRank(rest.U, np.diag([1.0, epsilon]), rest.V)
     run = solve(svd_lora, problem, step_size=0.1, steps=1500, start=near)
     leaving.append(int(run.steps[run.losses < 0.5 * run.losses[0]][0]))
-    ax.plot(
-        run.steps,
-        run.losses,
-        label=rf"SVD-LoRA, $\varepsilon = 10^{{{np.log10(epsilon):.0f}}}$",
-        **style(i) | {"marker": ""},
-    )
+    label = rf"SVD-LoRA, $\varepsilon = 10^{{{np.log10(epsilon):.0f}}}$"
+    ax.plot(run.steps, run.losses, label=label, **plots.style(svd_lora, variant=i) | {"marker": ""})
     fast = solve(geolora, problem, step_size=0.1, steps=100, start=near)
     assert fast.steps[fast.losses < 0.5 * fast.losses[0]][0] <= 5
-ax.plot(fast.steps, fast.losses, label="GeoLoRA, from each", **style(4) | {"marker": ""})
+ax.plot(fast.steps, fast.losses, label="GeoLoRA, from each", **plots.style(geolora) | {"marker": ""})
 ax.set(xlabel="iteration (rate 0.1)", ylabel="loss", xscale="log", xlim=(1, 1500))
 fig.legend(frameon=False, ncols=2, loc="outside upper center")
 plt.show()

@@ -118,10 +118,9 @@ assert certificate.verdict == "holds"
 
 s = certificate.series[0]
 fig, ax = plt.subplots()
-ax.plot(s.values, s.right, label="right side", **plots.LineStyle(5).keywords())
-ax.plot(
-    s.values, s.left, label=r"$\sum \lambda_t (1 - L \lambda_t / 2)\, E \|P G_t\|^2$", **plots.LineStyle(4).keywords()
-)
+ax.plot(s.values, s.right, label="right side", color="black", linestyle=":")
+left = r"$\sum \lambda_t (1 - L \lambda_t / 2)\, E \|P G_t\|^2$"
+ax.plot(s.values, s.left, label=left, **plots.style(geolora))
 ax.set(xlabel="number of steps $T$", ylabel="both sides", ylim=(0, None))
 ax.legend(frameon=False)
 plt.show()
@@ -142,11 +141,11 @@ plt.show()
 moving = rotating(np.random.default_rng(8), (24, 20))
 fig, ax = plt.subplots(figsize=(3.3, 2.8))
 methods = {"parallel BUG": ParallelBUG(truncation=FixedRank(4)), "BUG": BUG(), "splitting": ProjectorSplitting()}
-for i, (name, method) in zip([3, 1, 4], methods.items()):
+for name, method in methods.items():
     certificate = ErrorBound(steps=20).check(method, moving)
     assert certificate.promised and certificate.verdict == "holds"
     s = certificate.series[0]
-    kwargs = plots.LineStyle(i).keywords() | {"linestyle": "-", "markevery": 4}
+    kwargs = plots.style(method) | {"linestyle": "-", "markevery": 4}
     ax.semilogy(s.values, s.left, label=f"{name}: error", **kwargs)
     ax.semilogy(s.values, s.right, label=f"{name}: bound", **kwargs | {"linestyle": ":", "markerfacecolor": "none"})
     print(f"{name:<13} largest error / bound: {certificate.tightest:.2f}")
@@ -157,7 +156,7 @@ plt.show()
 # %% [markdown]
 # ## 5. Who promises what, and who keeps it
 #
-# All methods against the quick checks. A dot stands for *not applicable*; brackets for *not promised*. `dlrt verify`
+# All methods against the quick checks. A dot means *not applicable*, brackets mean *not promised*. `dlrt verify`
 # prints such a table for all theorems.
 
 # %%

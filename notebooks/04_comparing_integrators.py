@@ -23,18 +23,23 @@ import numpy as np
 from IPython.display import display
 
 from dlrt import Case, convergence, plots, solve, sweep
-from integrators import BUG, AugmentedBUG, Exact, FixedRank, Heun, LowRank, ParallelBUG, ProjectorSplitting, Tolerance
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    Exact,
+    FixedRank,
+    Heun,
+    ParallelBUG,
+    ProjectorSplitting,
+    Tolerance,
+    count_evaluations,
+)
 from problems import given_solution, lyapunov, schroedinger
 
 QUICK = "DLRT_QUICK" in os.environ  # the tests run smaller problems
 plt.rcParams.update(
     plots.STYLE | {"figure.dpi": 150, "figure.figsize": (3.3, 2.4), "figure.constrained_layout.use": True}
 )
-
-
-def style(i):
-    """Colour, line style and marker of curve i."""
-    return plots.LineStyle(i).keywords()
 
 
 # %% [markdown]
@@ -59,10 +64,12 @@ steps = [16, 32, 64] if QUICK else [16, 32, 64, 128, 256]
 studies = {name: convergence(method, problem, steps, rank=4) for name, method in methods.items()}
 
 fig, ax = plt.subplots(figsize=(3.3, 2.8))
-for i, (name, study) in enumerate(studies.items()):
-    print(f"{name:<20} order {study.order:.2f}, expected {methods[name].order}")
-    assert abs(study.order - methods[name].order) < 0.2
-    ax.loglog(study.step_sizes, study.errors, label=f"{name}: {study.order:.2f}", **style(i))
+for name, study in studies.items():
+    method = methods[name]
+    print(f"{name:<20} order {study.order:.2f}, expected {method.order}")
+    assert abs(study.order - method.order) < 0.2
+    look = plots.style(method, variant=method.order - 1)
+    ax.loglog(study.step_sizes, study.errors, label=f"{name}: {study.order:.2f}", **look)
 h = studies["BUG"].step_sizes
 ax.loglog(h, 30 * h, color="black", linewidth=0.6)
 ax.loglog(h, 12 * h**2, color="black", linewidth=0.6)
@@ -94,7 +101,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 per_step = {result.case.label: result.trajectory.evaluations[-1] / result.case.steps for result in results}
 print("field evaluations per step:", *(f"{name} {count:g}," for name, count in per_step.items()))
-assert all(per_step[name] == method.evaluations for name, method in methods.items())
+assert all(per_step[name] == count_evaluations(method) for name, method in methods.items())
 figure = plots.work_figure(results)
 figure.set_dpi(150)
 display(figure)
@@ -125,10 +132,10 @@ exact = {
 size = np.linalg.norm(stiff.reference(t_end))
 fig, ax = plt.subplots(figsize=(3.3, 2.7))
 errors = {}
-for i, (name, method) in zip([0, 1, 2], exact.items()):
+for name, method in exact.items():
     runs = [solve(method, stiff, step_size=t_end / k, steps=k, rank=10, every=k) for k in numbers]
     errors[name] = np.array([np.nan if run.diverged else run.errors[-1] / size for run in runs])
-    ax.loglog(t_end / np.array(numbers) * stiffness, errors[name], label=name, **style(i))
+    ax.loglog(t_end / np.array(numbers) * stiffness, errors[name], label=name, **plots.style(method))
     print(f"{name:<20}", " ".join(f"{error:8.1e}" for error in errors[name]))
 assert errors["projector splitting"][0] > 1e10 and errors["projector splitting"][-1] < 2e-3
 assert max(errors["BUG"]) < 1 and max(errors["augmented BUG"]) < 1
@@ -157,10 +164,10 @@ waves = {
     "augmented BUG": AugmentedBUG(substep=Exact(), truncation=truncation),
     "parallel BUG": ParallelBUG(substep=Exact(), truncation=truncation),
 }
-start = LowRank(*wave.initial(4, np.random.default_rng(3)))
+start = wave.initial(4, np.random.default_rng(3))
 drift = {}
 fig, ax = plt.subplots(figsize=(3.3, 2.7))
-for i, (name, method) in enumerate(waves.items()):
+for name, method in waves.items():
     history = [(wave.norm(start), wave.energy(start))]
 
     def note(record, history=history):
@@ -170,7 +177,7 @@ for i, (name, method) in enumerate(waves.items()):
     norm, energy = abs(np.array(history) - history[0]).T
     print(f"{name:<20} norm changes by {norm[-1]:.1e}, energy by {energy[-1]:.1e}")
     drift[name] = norm[1:]
-    ax.semilogy(run.times[1:], np.maximum(drift[name], 1e-17), label=name, **style(i))
+    ax.semilogy(run.times[1:], np.maximum(drift[name], 1e-17), label=name, **plots.style(method))
 assert max(drift["projector splitting"]) < 1e-13 and max(drift["augmented BUG"]) < 1e-13
 assert min(drift["BUG"][-1], drift["parallel BUG"][-1]) > 1e-7
 ax.set(xlabel="time", ylabel="change of the norm")

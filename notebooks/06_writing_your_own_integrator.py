@@ -17,20 +17,23 @@
 # $$ \texttt{f.K} = F V, \qquad \texttt{f.L} = F^H U, \qquad \texttt{f.S} = U^H F V . $$
 #
 # Who answers is none of its business: a formula, or the backward pass of a network. The number of yields is the
-# number of field evaluations; nobody counts by hand. We write two methods, run them, and check them as the tests
-# check all others.
+# number of field evaluations; nobody counts by hand. We write two methods, run them, train a network by one of them,
+# and check them as the tests check all others. Nothing in the library is edited for that.
 
 # %%
 import os
 import tempfile
 from dataclasses import dataclass, field
 
-import array_api_compat
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from torch import nn
 
 from dlrt import Trajectory, convergence, plots, solve
+from dlrt.nn import LowRankOptimizer, adapt, ranks
+from dlrt.testing import Contract
+from dlrt.theorems import verify
 from integrators import (
     BUG,
     FixedRank,
@@ -39,9 +42,11 @@ from integrators import (
     Integrator,
     LowRank,
     ProjectorSplitting,
-    Proposal,
+    State,
     Tolerance,
     Truncation,
+    combine,
+    count_evaluations,
     tangent,
 )
 from problems import MatrixRegression, given_solution, synthetic
@@ -60,28 +65,15 @@ plt.rcParams.update(
 # $$ \hat Y = Y_0 + h\, P(Y_0) F(t_0, Y_0), \qquad Y_1 = \mathcal T_r(\hat Y), \qquad
 #    P(Y) F = (F V) V^H + U (F^H U)^H - U (U^H F V) V^H . $$
 #
-# `tangent` makes the matrix $P(Y) F$ of rank $2r$ from `f.K`, `f.L`, `f.S`. The sum of low-rank matrices is a
-# low-rank matrix with longer factors; two QR decompositions make its bases orthonormal, which the truncation asks
-# for. The truncation itself is not done in `stages` but given as a field of the class: so the matrix before it is
-# there to look at, and for several matrices (the layers of a network) it can be decided together.
+# `tangent` makes the matrix $P(Y) F$ of rank $2r$ from `f.K`, `f.L`, `f.S`. `combine` adds low-rank matrices: the sum
+# has longer factors, and two QR decompositions make its bases orthonormal, which the truncation asks for. The
+# truncation itself is not done in `stages` but given as a field of the class: so the matrix before it is there to look
+# at, and for several matrices (the layers of a network) it can be decided together.
 #
-# `array_namespace` of array-api-compat gives numpy or torch, whatever the arrays are; so does the method.
+# Both functions take numpy and torch arrays alike, and so does the method.
 
 
 # %%
-def combine(terms):
-    """The sum of c_i Y_i of pairs (c_i, LowRank) as a LowRank with orthonormal bases, without forming the matrix."""
-    xp = array_api_compat.array_namespace(terms[0][1].U)
-    U, R = xp.linalg.qr(xp.concat([Y.U for _, Y in terms], axis=-1))
-    V, T = xp.linalg.qr(xp.concat([Y.V for _, Y in terms], axis=-1))
-    S, i, j = 0.0, 0, 0
-    for c, Y in terms:  # R and T fall into blocks of columns, one for each term
-        k, l = Y.S.shape
-        S = S + c * (R[:, i : i + k] @ Y.S @ xp.conj(T[:, j : j + l]).T)
-        i, j = i + k, j + l
-    return LowRank(U, S, V)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProjectedEuler(Integrator):
     """One Euler step along the projected field, then a truncated singular value decomposition."""
@@ -95,7 +87,7 @@ class ProjectedEuler(Integrator):
     def stages(self, t, state, h):
         Y = state.Y
         f = yield t, Y
-        return combine([(1.0, Y), (h, tangent(Y, f.K, f.L, f.S))])
+        return combine([(1.0, Y), (h, tangent(Y, f))])
 
 
 problem = given_solution(np.random.default_rng(5), (16, 12), rank=4)
@@ -108,7 +100,7 @@ assert run.status == "finished" and run.evaluations[-1] == 100
 # GeoLoRA is $W - \lambda P(W) G$ with $G = -F$. With the same truncation the two are one method, written in two ways.
 
 # %%
-start = LowRank(*problem.initial(4, np.random.default_rng(0)))
+start = problem.initial(4, np.random.default_rng(0))
 ends = [
     solve(method, problem, step_size=0.01, steps=100, start=start).Y.full()
     for method in (ProjectedEuler(), GeoLoRA(truncation=FixedRank(4)))
@@ -128,8 +120,11 @@ assert np.linalg.norm(ends[0] - ends[1]) < 1e-11
 # \end{aligned} $$
 #
 # The inner truncation is a part of the method, so it is done in `stages`, to the rank of $Y_0$; a truncation is
-# called with a list of proposals, one for each matrix. A second `yield` asks for the field at the second point, and
+# called with a list of states, one for each matrix. A second `yield` asks for the field at the second point, and
 # only then is it evaluated there.
+#
+# The class declares its order, which the convergence study below confirms. It does not say how many evaluations a
+# step needs: `count_evaluations` runs one and counts.
 
 
 # %%
@@ -143,18 +138,13 @@ class ProjectedHeun(Integrator):
     robust = True
     rank_adaptive = True
 
-    @property
-    def evaluations(self):
-        """Two stages."""
-        return 2
-
     def stages(self, t, state, h):
         Y = state.Y
         f = yield t, Y
-        Z1 = tangent(Y, f.K, f.L, f.S)
-        [(middle, _error)] = FixedRank(Y.rank)([Proposal(combine([(1.0, Y), (h, Z1)]))])
+        Z1 = tangent(Y, f)
+        [(middle, _error)] = FixedRank(Y.rank)([State(combine([(1.0, Y), (h, Z1)]))])
         f = yield t + h, middle
-        Z2 = tangent(middle, f.K, f.L, f.S)
+        Z2 = tangent(middle, f)
         return combine([(1.0, Y), (h / 2, Z1), (h / 2, Z2)])
 
 
@@ -166,13 +156,11 @@ methods = {
     "Strang splitting": ProjectorSplitting(order=2, substep=Heun()),
 }
 fig, ax = plt.subplots(figsize=(3.3, 2.7))
-for i, (name, method) in zip([2, 5, 1, 4], methods.items()):
+for name, method in methods.items():
     study = convergence(method, problem, steps, rank=4)
-    print(f"{name:<17} order {study.order:.2f}, {method.evaluations} evaluations per step")
+    print(f"{name:<17} order {study.order:.2f}, {count_evaluations(method)} evaluations per step")
     assert abs(study.order - method.order) < 0.2
-    ax.loglog(
-        study.evaluations, study.errors, label=f"{name}: order {study.order:.1f}", **plots.LineStyle(i).keywords()
-    )
+    ax.loglog(study.evaluations, study.errors, label=f"{name}: order {study.order:.1f}", **plots.style(method))
 ax.set(xlabel="field evaluations", ylabel="error at $t = 1$")
 fig.legend(frameon=False, loc="outside upper center", ncols=2, columnspacing=1.0)
 plt.show()
@@ -180,8 +168,8 @@ plt.show()
 # %% [markdown]
 # ## 3. What every integrator must do
 #
-# A method that is added to the library inherits a class of tests. These are the main ones, for projected Heun. *Compare
-# matrices, never factors*: the factors are determined up to rotations only.
+# `dlrt.testing` has a class of tests that every method of the library inherits, and yours can too. These are the main
+# ones, by hand for projected Heun. *Compare matrices, never factors*: the factors are determined up to rotations only.
 #
 # **Every array library and number type; orthonormal bases.**
 
@@ -201,7 +189,7 @@ for dtype, eps in (("float32", 1.2e-7), ("float64", 2.2e-16), ("complex128", 2.2
     for library in ("numpy", "torch"):
         regression = MatrixRegression(as_array(A, library, dtype))
         Y = LowRank.random((14, 9), 3, np.random.default_rng(1), np.zeros((), dtype), [1.0, 0.5, 0.2])
-        state = method.init(LowRank(*(as_array(X, library, dtype) for X in (Y.U, Y.S, Y.V))))
+        state = method.init(LowRank(*(as_array(X, library, dtype) for X in Y)))
         for _ in range(200):
             state = method.step(regression.field, 0.0, state, 0.1).state
         assert type(state.Y.S) is type(regression.target) and state.Y.dtype == regression.dtype
@@ -246,12 +234,12 @@ print(" ".join(f"{error:.4f}" for error in errors))
 assert max(errors) < 2.5 * errors[0]
 
 # %% [markdown]
-# **Counting and saving.** The fields asked for are those announced. A run that is saved, loaded and continued gives
-# the same bits as one that did not stop; all that changes lives in the state, nothing in the integrator.
+# **Counting and saving.** Every step asks for as many fields as the others. A run that is saved, loaded and continued
+# gives the same bits as one that did not stop; all that changes lives in the state, nothing in the integrator.
 
 # %%
 step = method.step(regression.field, 0.0, method.init(Y), 0.1)
-assert step.evaluations == method.evaluations == 2
+assert step.evaluations == count_evaluations(method) == 2
 
 unbroken = solve(ProjectedHeun(), problem, step_size=0.05, steps=20, rank=4)
 half = solve(ProjectedHeun(), problem, step_size=0.05, steps=10, rank=4)
@@ -269,6 +257,31 @@ print(run.status)
 assert run.diverged
 
 # %% [markdown]
+# **All of it.** In a file `test_projected_heun.py` the two lines of the class below are enough: pytest finds about
+# ninety tests in it. Here two of them are called by hand.
+
+
+# %%
+class TestProjectedHeun(Contract):
+    integrator = ProjectedHeun()
+
+
+TestProjectedHeun().test_order()
+TestProjectedHeun().test_robust_to_small_singular_values()
+
+# %% [markdown]
+# **What theory promises.** `verify` checks all theorems of the library that apply to a method, with explicit constants.
+# What nobody has proved for it is *not promised*: such a statement may hold on the cases that are run, or be violated,
+# and neither is a failure.
+
+# %%
+certificates = verify(ProjectedHeun(), ["descent", "structure", "stationary-points"] if QUICK else None)
+for c in certificates:
+    if c.verdict != "not applicable":
+        print(f"{c.theorem:<18} {'promised' if c.promised else 'not promised':<13} {c.verdict:<9} {c.problem}")
+assert not any(c.promised for c in certificates)
+
+# %% [markdown]
 # ## 4. Training, with the rank left open
 #
 # A loss is a differential equation whose field is minus the gradient, so the same class trains. With another
@@ -282,20 +295,57 @@ print(run)
 assert run.numerical_ranks[-1] == 5 and run.losses[-1] < 1e-20
 
 fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(3.3, 3.0))
-top.semilogy(run.steps, run.losses, color=plots.COLOURS[4])
+colour = plots.style(descent)["color"]
+top.semilogy(run.steps, run.losses, color=colour)
 top.set(ylabel="loss")
-bottom.step(run.steps, run.ranks, where="post", color=plots.COLOURS[5])
+bottom.step(run.steps, run.ranks, where="post", color=colour)
 bottom.set(xlabel="iteration", ylabel="rank (with the spare one)", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
+# A network is trained in the same way, all its layers together: projected Heun needs two backward passes per step, for
+# the whole network and not for each layer, so `step` is given a closure. Two of the layers here have equal shapes.
+
+# %%
+torch.manual_seed(0)
+x = torch.randn(200, 20)
+y = torch.tanh(x[:, :2] @ torch.randn(2, 5))
+network = nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 5))
+adapt(network, ["0", "2"], rank=6, kind="train")
+method = ProjectedHeun(truncation=Tolerance(relative=0.05, spare=1))
+optimizer = LowRankOptimizer(network, method, lr=0.2, rest=lambda parameters: torch.optim.SGD(parameters, lr=0.2))
+passes = 0
+
+
+def closure():
+    """The loss and its gradients."""
+    global passes
+    passes += 1
+    optimizer.zero_grad()
+    loss = nn.functional.mse_loss(network(x), y)
+    loss.backward()
+    return loss
+
+
+losses = [optimizer.step(closure).item() for _ in range(50 if QUICK else 300)]
+print(f"loss {losses[0]:.3f} to {losses[-1]:.4f} with ranks {ranks(network)}, {passes / len(losses):g} passes per step")
+assert passes == 2 * len(losses) and losses[-1] < (0.7 if QUICK else 0.3) * losses[0]
+
+# %% [markdown]
 # ## 5. Into the library
 #
-# A file in `integrators/`, an entry in `dlrt/registry.py` for the command line, and five lines in
-# `tests/integrators/test_contract.py`, which inherit all the checks above and more: see `CONTRIBUTING.md`.
+# Everything above was done from outside. To give a method to all others takes
 #
-# A method that remembers (momentum, averages) returns `Proposal(Y, finish=...)`, whose `finish` carries the memory to
-# the truncated bases; look at `integrators/svd_lora.py` for a short one.
+# 1. its file in `integrators/`;
+# 2. a line in `INTEGRATORS` of `integrators/table.py`, with its import;
+# 3. the two lines of its contract class in `tests/integrators/test_<method>.py`.
+#
+# Nothing else: the command line, `dlrt verify`, the sweeps and the tables of the README take it from there, see
+# `CONTRIBUTING.md`.
+#
+# A method that remembers (momentum, averages) returns a `State` with its new memory, and with `origin`, the point whose
+# tangent space a remembered tangent vector belongs to: so it is carried to the truncated bases. For a method with a
+# memory of its own look at `integrators/adalora.py`.
 #
 # Reference: Kieri, Vandereycken (2019), Projection methods for dynamical low-rank approximation of high-dimensional
 # problems, [doi](https://doi.org/10.1515/cmam-2018-0029).
