@@ -183,7 +183,7 @@ def lookup(kind, name, table):
     Parameters
     ----------
     kind : str
-        What the names stand for, for the message.
+        What the names are names of, for the message.
     name : str
     table : mapping from str
 

@@ -24,14 +24,14 @@ class GeoLoRA(Integrator):
         \tilde U = \mathrm{orth}((I - U U^H) G V), \quad \tilde V = \mathrm{orth}((I - V V^H) G^H U).
 
     Without truncation and with the plain optimiser this is the Riemannian gradient step
-    :math:`\hat W = W - \lambda P(W) G` for every S, singular S included: on an L-smooth loss it descends
-    by :math:`\lambda (1 - L \lambda / 2) \|P(W) G\|_F^2`, whatever the singular values.
+    :math:`\hat W = W - \lambda P(W) G` for every S, singular S included: on an L-smooth loss it descends by
+    :math:`\lambda (1 - L \lambda / 2) \|P(W) G\|_F^2`, whatever the singular values.
 
     Parameters
     ----------
     truncation : Truncation
-        ``Tolerance(relative=0.1, spare=1)`` by default. The published method has ``spare=0``; with it, rank can
-        be lost for good where a direction grows by less than the tolerance in one step.
+        ``Tolerance(relative=0.1, spare=1)`` by default. The published method has ``spare=0``; with it, rank can be
+        lost for good where a direction grows by less than the tolerance in one step.
     optimizer : Optimizer
         Plain descent by default.
 

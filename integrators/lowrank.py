@@ -27,9 +27,9 @@ class LowRank:
     V : array (..., n, rV)
         numpy or torch arrays of one dtype. Methods on the manifold of rank-r matrices keep U and V orthonormal. The
         points of a K-step (``U = K, S = I``), of an L-step and of LoRA-type methods are not: nothing here but
-        :meth:`project` and :meth:`embed` assumes it. The S of an augmented matrix need not be square.
-        Leading axes make a stack of matrices, on which everything here works; :meth:`random` and :meth:`zeros` draw
-        one matrix.
+        :meth:`project` and :meth:`embed` assumes it. The S of an augmented matrix need not be square. Leading
+        axes make a stack of matrices, on which everything here works; :meth:`random` and :meth:`zeros` draw one
+        matrix.
 
     Raises
     ------

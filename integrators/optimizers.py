@@ -11,7 +11,7 @@ Two kinds of method use it.
   gradients, by names of their own, and moments are elementwise, as in any other training code.
 * **Manifold methods** (projector splitting, the BUG family, GeoLoRA) move their bases, so that the entry (i, j) of
   ``K = U S`` means something else after each step. Their blocks K, L and S are a tangent vector at the point Y.
-  :func:`steered` gives them an optimiser without the method knowing: it stands between the method and whoever answers
+  :func:`steered` gives them an optimiser without the method knowing: it comes between the method and whoever answers
   its requests and replaces each field by its direction.
 
   - *First moment*: a tangent vector M at Y. After the step it is projected onto the tangent space at the new point

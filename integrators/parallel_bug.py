@@ -25,8 +25,8 @@ def augmented(Y: LowRank, dK, dL, dS) -> LowRank:
         \tilde U = \mathrm{orth}((I - U U^H) dK), \quad \tilde V = \mathrm{orth}((I - V V^H) dL).
 
     Since U is orthogonal to :math:`\tilde U`, this is the matrix with :math:`\tilde U^H K_1` and :math:`L_1^H \tilde V`
-    in its blocks. Where ``dK = h F V``, ``dL = h F^H U``, ``dS = h U^H F V`` it equals ``Y + h P(Y) F``.
-    Cost O((m + n) r^2).
+    in its blocks. Where ``dK = h F V``, ``dL = h F^H U``, ``dS = h U^H F V`` it equals ``Y + h P(Y) F``. Cost
+    O((m + n) r^2).
     """
     xp = array_namespace(Y.S)
     Ut, Vt = complement(Y.U, dK), complement(Y.V, dL)

@@ -28,12 +28,13 @@ class Manufactured(Problem):
     sympy derives:
 
     - the field: A' by differentiation; A solves the equation, since g cancels on it;
-    - the **normal component** ``N(t) = (I - P_U) A'(t) (I - P_V)`` along the low-rank part, with ``P_U = U (U^T
-      U)^{-1} U^T``. It is zero for R = 0, because ``(U S V^T)' = U' S V^T + U S' V^T + U S V'^T``; else it is ``(I -
-      P_U) R' (I - P_V)``;
+    - the **normal component** ``N(t) = (I - P_U) A'(t) (I - P_V)`` along the low-rank part, with
+      ``P_U = U (U^T U)^{-1} U^T``. It is zero for R = 0, because ``(U S V^T)' = U' S V^T + U S' V^T + U S V'^T``;
+      else it is ``(I - P_U) R' (I - P_V)``;
     - **Lipschitz data**: in Y, ``L = sup |g'|`` and the one-sided ``l = sup g'`` over the real numbers (entry by
-      entry, hence in the Frobenius norm too); in t, ``||F(s, Y) - F(t, Y)|| <= (sup ||A''|| + L sup ||A'||) |s -
-      t|``, with suprema bounded rigorously by interval arithmetic on a subdivision of the time interval.
+      entry, hence in the Frobenius norm too); in t,
+      ``||F(s, Y) - F(t, Y)|| <= (sup ||A''|| + L sup ||A'||) |s - t|``, with suprema bounded rigorously by interval
+      arithmetic on a subdivision of the time interval.
 
     Fields are dense, O(m n r). Where g = 0 the exact sub-flows are known: they add ``A(t + h) - A(t)``.
 

@@ -1,6 +1,4 @@
-"""The command ``dlrt verify``: theorem checks for the methods and problems known by name, and the matrix of the
-README.
-"""
+"""The command ``dlrt verify``: theorem checks for methods and problems known by name, and the tables of the README."""
 
 from __future__ import annotations
 

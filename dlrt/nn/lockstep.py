@@ -89,8 +89,10 @@ class Batch:
             raise named(error, self.layers) from error
 
     def _field(self, point: LowRank, parts: Sequence[str]) -> Projections:
-        """Minus the gradient of the loss, through the bases of the point; read at once, since a method may come back
-        to it after further backward passes."""
+        """Minus the gradient of the loss, through the bases of the point.
+
+        It is read at once, since a method may come back to it after further backward passes.
+        """
         rU, rV = point.S.shape[-2:]
         shapes = {"K": (None, rV), "L": (None, rU), "S": (rU, rV)}
         found = {}

@@ -50,7 +50,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         Other ``lr`` and ``weight_decay`` for layers by pattern of their names (as in :func:`dlrt.nn.adapt`), the first
         that fits: ``{"*.attention.*": {"lr": 0.02}}``. Each makes a parameter group.
     coefficient_steps : int
-        So many steps on S alone, in fixed bases, after each step of the integrator. They skip two thirds of the
+        Number of steps on S alone, in fixed bases, after each step of the integrator. They skip two thirds of the
         products for the gradients.
     truncate_after : int
         The coefficient step after which the augmented matrix is truncated; 0: at once. The authors of GeoLoRA

@@ -23,9 +23,9 @@ def run(
 ) -> dict[str, Any]:
     """Make each call whose result is not in the store yet, in parallel, and keep its result there.
 
-    The work goes through `joblib.Parallel`, each call with one thread for linear algebra: inside ``with
-    joblib.parallel_config(backend="dask")`` (or ray, or any other registered backend) a cluster does it. A call that
-    raises, or Ctrl-C, ends the runner; what is finished is in the store.
+    The work goes through `joblib.Parallel`, each call with one thread for linear algebra: inside
+    ``with joblib.parallel_config(backend="dask")`` (or ray, or any other registered backend) a cluster does it. A
+    call that raises, or Ctrl-C, ends the runner; what is finished is in the store.
 
     Parameters
     ----------

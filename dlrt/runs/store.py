@@ -1,7 +1,7 @@
-"""Files that are never half written, and the two stores of finished runs: a folder with a file for each run, for
-large results, and a journal with a line for each run, for small ones.
+"""Files that are never half written, and the two stores of finished runs.
 
-A store has two methods: ``find(keys)`` yields (key, result) for each of the keys whose result is there and whole, and
+Large results have a folder with a file for each run, small ones a journal with a line for each run. A store has two
+methods: ``find(keys)`` yields (key, result) for each of the keys whose result is there and whole, and
 ``add(key, result)`` keeps a result at once.
 """
 
@@ -48,8 +48,9 @@ def write_json(path: Path, data: dict) -> Path:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of what numbers and pictures depend on: always Python, dlrt, numpy, scipy, joblib and matplotlib, and
-    of the `packages` named.
+    """Versions of what numbers and pictures depend on.
+
+    These are always Python, dlrt, numpy, scipy, joblib and matplotlib, and the `packages` named.
     """
     names = ("numpy", "scipy", "joblib", "matplotlib", *packages)
     return {"python": platform.python_version(), "dlrt": __version__} | {name: _version(name) for name in names}

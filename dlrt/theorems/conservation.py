@@ -32,12 +32,13 @@ class Conservation(Theorem):
 
     Hypotheses: exact sub-flows (for augmented BUG that of S is enough).
 
-    Proof. Augmented BUG: Y0 lies in the Galerkin space ``{U^ S V^^H}``, an orthogonal projection Pi onto it turns the
-    equation into ``i Y' = Pi H[Y]``, Y = Pi Y; then ``d/dt ||Y||^2 = 2 Re <Y, -i H Y> = 0`` and ``dE/dt = 2 Re <H Y,
-    Y'> = 2 Re <Pi H Y, -i Pi H Y> = 0``. Each sub-flow of projector splitting has this form too, the S-step with the
-    opposite sign, with projections onto ``{K V0^H}``, ``{U1 S V0^H}``, ``{U1 L^H}``. BUG of fixed rank changes the
-    bases in between without keeping Y0. The truncated part is orthogonal to Y1: ``||Y^||^2 = ||Y1||^2 + theta^2``;
-    and ``E(Y1 + Z) = E(Y1) + 2 Re <Z, H[Y1]> + E(Z)``, ``<Z, H[Y1]> = <Sigma_2, U_2^H H[Y1] V_2>``.
+    Proof. Augmented BUG: Y0 lies in the Galerkin space ``{U^ S V^^H}``, an orthogonal projection Pi onto it turns
+    the equation into ``i Y' = Pi H[Y]``, Y = Pi Y; then ``d/dt ||Y||^2 = 2 Re <Y, -i H Y> = 0`` and
+    ``dE/dt = 2 Re <H Y, Y'> = 2 Re <Pi H Y, -i Pi H Y> = 0``. Each sub-flow of projector splitting has this form
+    too, the S-step with the opposite sign, with projections onto ``{K V0^H}``, ``{U1 S V0^H}``, ``{U1 L^H}``. BUG
+    of fixed rank changes the bases in between without keeping Y0. The truncated part is orthogonal to Y1:
+    ``||Y^||^2 = ||Y1||^2 + theta^2``; and ``E(Y1 + Z) = E(Y1) + 2 Re <Z, H[Y1]> + E(Z)``,
+    ``<Z, H[Y1]> = <Sigma_2, U_2^H H[Y1] V_2>``.
 
     What is compared: the change of norm and energy in each step, relative to ``||Y||`` and ``||H|| ||Y||^2``, before
     truncation with 0 and after it with theta. The slack is ``2000 eps`` (matrix exponentials act with an error of

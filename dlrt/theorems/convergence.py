@@ -55,15 +55,16 @@ class Convergence(Theorem):
         \sum_{t<T} \lambda_t (1 - L\lambda_t/2)\, E\|P(W_t) G_t\|^2
         \le f(W_0) - f_{inf} + \sum_{t<T} E[B_t \vartheta_t] + \frac{L}{2} \sum_{t<T} \lambda_t^2\, E\,Var_t =: R_T,
 
-    hence ``min_{t<T} E||P G_t||^2 <= R_T / sum_{t<T} lam_t (1 - L lam_t / 2)``. With Robbins-Monro steps and ``sum E
-    theta_t < inf`` (B bounded) R_T stays bounded, and liminf ``E||P G||^2 = 0``.
+    hence ``min_{t<T} E||P G_t||^2 <= R_T / sum_{t<T} lam_t (1 - L lam_t / 2)``. With Robbins-Monro steps and
+    ``sum E theta_t < inf`` (B bounded) R_T stays bounded, and liminf ``E||P G||^2 = 0``.
 
     Hypotheses: a loss with known L; plain descent, Euler steps; ``lam_t < 2/L``; Robbins-Monro steps; for the limit
     also a summable truncation error, for which a finite run gives evidence only: the second half of its sum is at
     most as large as the first (the bound at finite T does not need it).
 
-    Proof. Descent in expectation (:class:`Descent`), with ``E||P g||^2 = ||P G||^2 + E||P (g - G)||^2 <= ||P G||^2 +
-    Var``, summed over t with ``E f(W_T) >= f_inf``. The minimum is at most the weighted mean.
+    Proof. Descent in expectation (:class:`Descent`), with
+    ``E||P g||^2 = ||P G||^2 + E||P (g - G)||^2 <= ||P G||^2 + Var``, summed over t with ``E f(W_T) >= f_inf``. The
+    minimum is at most the weighted mean.
 
     What is compared: both sides for each T, with all terms. B_t is the bound of :class:`Descent`, taken inside the
     expectation. The expectation runs over *all* sequences of mini-batches where there are at most ``max_nodes``

@@ -39,9 +39,10 @@ class ErrorBound(Theorem):
     r"""The error is bounded by the start error, the normal component, the step size and the truncation error.
 
     (Theorem 3 of the GeoLoRA paper; the robust bounds of projector splitting, BUG, augmented and parallel BUG.) Let
-    W(t) solve ``W' = F(t, W)``, ``||F(t, X) - F(t, Y)|| <= L ||X - Y||``, ``Re <F(t, X) - F(t, Y), X - Y> <= l ||X -
-    Y||^2``, ``||F(s, Y) - F(t, Y)|| <= L_t |s - t|``, ``||F|| <= B``. With delta the error at the start, eps the
-    normal component and theta the truncation error of a step, at ``t = k h``
+    W(t) solve ``W' = F(t, W)``, ``||F(t, X) - F(t, Y)|| <= L ||X - Y||``,
+    ``Re <F(t, X) - F(t, Y), X - Y> <= l ||X - Y||^2``, ``||F(s, Y) - F(t, Y)|| <= L_t |s - t|``, ``||F|| <= B``.
+    With delta the error at the start, eps the normal component and theta the truncation error of a step, at
+    ``t = k h``
 
     .. math::
         \|Y_k - W(t)\| \le e^{lt} \delta
@@ -53,16 +54,17 @@ class ErrorBound(Theorem):
     it reads ``e^{Lt} delta + (e^{Lt}-1)/L (eps + L B lam / 2 + theta / lam)``.
 
     Hypotheses: L, l, L_t are known and finite; plain descent; explicit Euler steps or exact sub-flows; a reference
-    solution. B is computed: within a step nothing moves for longer than 3 h along fields of size at most ``b_0 + L
-    d`` at distance d from Y_0, ``b_0 = ||F(t_0, Y_0)|| + L_t h``, so ``B = b_0 e^{3 L h}`` (Grönwall), and ``e^{L
-    h}`` for GeoLoRA, the full matrix, and augmented and parallel BUG, which do not move for longer than h.
+    solution. B is computed: within a step nothing moves for longer than 3 h along fields of size at most
+    ``b_0 + L d`` at distance d from Y_0, ``b_0 = ||F(t_0, Y_0)|| + L_t h``, so ``B = b_0 e^{3 L h}`` (Grönwall),
+    and ``e^{L h}`` for GeoLoRA, the full matrix, and augmented and parallel BUG, which do not move for longer than
+    h.
 
     The normal component eps of a step, and the derivation of (a, b, c) for every method, are in
     :mod:`dlrt.theorems.local_error`.
 
     **Proof, from local to global.** The exact flow is stable, ``||Phi(X) - Phi(Y)|| <= e^{lh} ||X - Y||``, so the
-    errors obey ``e_{k+1} <= e^{lh} e_k + d_k``, d_k the local error plus theta, and ``sum_{j<k} e^{ljh} = (e^{lt} -
-    1) / (e^{lh} - 1)``.
+    errors obey ``e_{k+1} <= e^{lh} e_k + d_k``, d_k the local error plus theta, and
+    ``sum_{j<k} e^{ljh} = (e^{lt} - 1) / (e^{lh} - 1)``.
 
     What is compared: the measured error with the bound, both with the largest eps, B, theta of the run (the theorem)
     and summed with each step's own values (``step by step``), at each step. Slack: accumulated rounding.

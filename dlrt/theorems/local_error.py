@@ -3,31 +3,32 @@ r"""Local errors: what one step of each method adds to the error, and the bases 
 The setting is that of :class:`~dlrt.theorems.ErrorBound`: F has the Lipschitz constants L in Y and L_t in t and is
 bounded by B.
 
-**The normal component** of a step is ``eps = max ||(I - U U^H) F* (I - V V^H)||_F`` over the pairs (U, V) of
-bases that the step itself uses: (U_0, V_0) for GeoLoRA and parallel BUG; (U_1, V_0) and (U_0, V_1) for BUG, with
-U^ and V^ in the place of U_1 and V_1 for augmented BUG; (U_1, V_0) for projector splitting, and (U_1, V_1) too
-for Strang. With Euler steps ``F* = F(t_0, Y_0)``; with exact sub-flows it is the mean of F(s, Y_0) over the step
-(over its first half with (U_1, V_0) and its second half with (U_1, V_1) for Strang), known where F does not
-depend on t, or not on Y (``(A(t_1) - A(t_0)) / h``). (At Y_0 alone it would not do for fixed-rank methods: from
+**The normal component** of a step is ``eps = max ||(I - U U^H) F* (I - V V^H)||_F`` over the pairs (U, V) of bases
+that the step itself uses: (U_0, V_0) for GeoLoRA and parallel BUG; (U_1, V_0) and (U_0, V_1) for BUG, with U^ and
+V^ in the place of U_1 and V_1 for augmented BUG; (U_1, V_0) for projector splitting, and (U_1, V_1) too for Strang.
+With Euler steps ``F* = F(t_0, Y_0)``; with exact sub-flows it is the mean of F(s, Y_0) over the step (over its
+first half with (U_1, V_0) and its second half with (U_1, V_1) for Strang), known where F does not depend on t, or
+not on Y (``(A(t_1) - A(t_0)) / h``). (At Y_0 alone it would not do for fixed-rank methods: from
 ``Y_0 = diag(1, sigma)`` with ``F = e_3 e_2^T + e_2 e_3^T``, normal component 0 at Y_0, no rank-2 matrix stays
 closer than about t.)
 
-**Local errors.** Let W(s) be the exact flow from Y_0, F_0(s) = F(t_0 + s, Y_0), and "x moves" mean ``||x - Y_0||
-<= B s``. All norms are Frobenius, blocks in orthogonal spaces add as squares, and fields at points of distance d
-differ by at most L d.
+**Local errors.** Let W(s) be the exact flow from Y_0, F_0(s) = F(t_0 + s, Y_0), and "x moves" mean
+``||x - Y_0|| <= B s``. All norms are Frobenius, blocks in orthogonal spaces add as squares, and fields at points of
+distance d differ by at most L d.
 
-- *GeoLoRA, parallel BUG (Euler)*: ``Y^ = Y_0 + h P F_0(0)``. The normal part is h eps, ``W(h) - Y_0 - h F_0(0) =
-  int F(s, W) - F_0(0)`` is at most ``(L B + L_t) h^2 / 2``: (1, 1/2, 1/2). The full matrix has no normal part.
-- *Parallel BUG (exact)*: the three blocks of Y^ hold ``int F(s, .)`` at points that move; replacing them by
-  F_0(s) costs ``L B h^2 / 2`` each. What the blocks miss of ``int F_0``: the normal part, eps h, and ``(I - U^
-  U^^H) int F_0 V_0 V_0^H``, at most ``L B h^2 / 2`` as ``(I - U^ U^^H) int F(s, K V_0^H) V_0 = 0``, and its
-  transpose. These five are orthogonal to each other, sqrt(5) L B h^2 / 2; W adds L B h^2 / 2: b = (1 + sqrt 5) /
-  2: (1, b, 0).
+- *GeoLoRA, parallel BUG (Euler)*: ``Y^ = Y_0 + h P F_0(0)``. The normal part is h eps,
+  ``W(h) - Y_0 - h F_0(0) = int F(s, W) - F_0(0)`` is at most ``(L B + L_t) h^2 / 2``: (1, 1/2, 1/2). The full
+  matrix has no normal part.
+- *Parallel BUG (exact)*: the three blocks of Y^ hold ``int F(s, .)`` at points that move; replacing them by F_0(s)
+  costs ``L B h^2 / 2`` each. What the blocks miss of ``int F_0``: the normal part, eps h, and
+  ``(I - U^ U^^H) int F_0 V_0 V_0^H``, at most ``L B h^2 / 2`` as ``(I - U^ U^^H) int F(s, K V_0^H) V_0 = 0``, and
+  its transpose. These five are orthogonal to each other, sqrt(5) L B h^2 / 2; W adds L B h^2 / 2: b = (1 + sqrt 5)
+  / 2: (1, b, 0).
 - *Augmented BUG (exact)*: U^ contains U_0 and K_1, so ``||(I - U^ U^^H) W(h)|| <= eps h + L B h^2 =: eta`` (W
-  moves, K moves, and ``(I - U^ U^^H) F_0 (I - V_0 V_0^H)`` is the normal part), likewise V^. In the
-  Galerkin step both Y^(s) and W(s) move, ``||U^ U^^H W V^ V^^H - Y^|| <= L B h^2``. Sum 2 eta + L B h^2: (2, 3,
-  0). *Euler*: ``(I - U^ U^^H) F_0(0) V_0 = 0`` exactly, eta = eps h + (L B + L_t) h^2 / 2, Galerkin (L B + L_t)
-  h^2 / 2: (2, 3/2, 3/2).
+  moves, K moves, and ``(I - U^ U^^H) F_0 (I - V_0 V_0^H)`` is the normal part), likewise V^. In the Galerkin
+  step both Y^(s) and W(s) move, ``||U^ U^^H W V^ V^^H - Y^|| <= L B h^2``. Sum 2 eta + L B h^2: (2, 3, 0). *Euler*:
+  ``(I - U^ U^^H) F_0(0) V_0 = 0`` exactly, eta = eps h + (L B + L_t) h^2 / 2, Galerkin (L B + L_t) h^2 / 2:
+  (2, 3/2, 3/2).
 - *BUG (exact)*: U_1 contains K_1 but not U_0. ``(I - U_1 U_1^H) W(h) = (I - U_1 U_1^H)(W(h) - K_1 V_0^H)``, and
   ``W(h) - K_1 V_0^H = int F(s, W) - F(s, K V_0^H) V_0 V_0^H``, so eta is as above, with the pair (U_1, V_0). The
   Galerkin step starts at ``U_1 U_1^H Y_0 V_1 V_1^H``, at most 2 B h from Y_0 because ``(I - U_1 U_1^H) Y_0 = -(I
@@ -35,9 +36,9 @@ differ by at most L d.
   3 L B h^2: (2, 5, 0). *Euler*: eta = eps h + (L B + L_t) h^2 / 2, Galerkin int L (B s + 2 B h) + L_t s = 5/2 L B
   h^2 + L_t h^2 / 2: (2, 7/2, 3/2).
 - *Lie splitting (exact)*: ``Y_1 - Y_0 = int F_K V_0 V_0^H - U_1 U_1^H F_S V_0 V_0^H + U_1 U_1^H F_L``. Replacing
-  the arguments by Y_0 (distances s, h + s, 2 h + s, times B) costs (1/2 + 3/2 + 5/2) L B h^2 and leaves ``int
-  F_0`` less the part normal to (U_1, V_0), eps h; W adds 1/2: (1, 5, 0). *Euler*: distances 0, h, 2 h: 3, W 1/2:
-  (1, 7/2, 1/2).
+  the arguments by Y_0 (distances s, h + s, 2 h + s, times B) costs (1/2 + 3/2 + 5/2) L B h^2 and leaves ``int F_0``
+  less the part normal to (U_1, V_0), eps h; W adds 1/2: (1, 5, 0). *Euler*: distances 0, h, 2 h: 3, W 1/2: (1, 7/2,
+  1/2).
 - *Strang (exact)*: sub-flows K, S over [0, h/2], L over [0, h], S, K over [h/2, h] begin at distances 0, h/2, h,
   2 h, 5/2 h (times B): 1/8 + 3/8 + 3/2 + 9/8 + 11/8 + 1/2 (W) = 5, normal to (U_1, V_0) on the first half and
   (U_1, V_1) on the second: (1, 5, 0). *Euler*: 0 + 1/4 + 1 + 1 + 5/4 + 1/2 = 4; the last two fields are taken at
@@ -119,13 +120,12 @@ def _orthonormal(U) -> bool:
 
 
 def simultaneous_descent(integrator, seed: int = 0) -> list[Series]:
-    r"""One step of simultaneous descent against the exact flow: ``h ||F - P^ F||`` up to explicit terms of second
-    order.
+    r"""One step of simultaneous descent against the exact flow.
 
-    With factors ``X_1 X_2 ...`` moved by ``h D_i`` the product is exactly ``W + h P^ F + h^2 R``, R computed from
-    the factors; the flow is ``W + h F + q``, ``||q|| <= (L ||F|| + L_t) h^2 e^{L h} / 2``. So the local error
-    lies within ``h^2 ||R|| + ||q||`` of ``h ||F - P^ F||``, and does not vanish with h relative to h, unless P^ F
-    = F.
+    The error is ``h ||F - P^ F||`` up to explicit terms of second order. With factors ``X_1 X_2 ...`` moved by
+    ``h D_i`` the product is exactly ``W + h P^ F + h^2 R``, R computed from the factors; the flow is
+    ``W + h F + q``, ``||q|| <= (L ||F|| + L_t) h^2 e^{L h} / 2``. So the local error lies within
+    ``h^2 ||R|| + ||q||`` of ``h ||F - P^ F||``, and does not vanish with h relative to h, unless P^ F = F.
     """
     found = []
     families: dict[str, Callable] = {"sigma_min": nonlinear, "sigma_1": scaled_flow}

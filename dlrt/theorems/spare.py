@@ -45,10 +45,10 @@ class Spare(Theorem):
 
     and the same lower bound with ``M^H u_k`` and v_k exchanged for ``M v_k`` and u_k. Proof of (b) and (c). The
     gradient at ``W + s u v^H`` is ``s u v^H - M``, which is again normal to U and V: the block of S rests and the
-    rest moves by itself, ``X^ = (1 - lam) s u v^H + lam (u u^H M + M v v^H - u u^H M v v^H)`` (Riemannian step), and
-    ``s_1 = ||X^||_2``. Applied to v this is ``(1 - lam) s u + lam M v``: the lower bound (s = 0: for every loss, as G
-    is evaluated at W only). For the upper one let ``||M||_2 = 1``: the bracket is ``[[a, b], [c, 0]]`` with ``|b|^2,
-    |c|^2 <= 1 - a^2``, of norm at most ``(a + (4 - 3 a^2)^{1/2}) / 2 <= 2 / sqrt(3)``.
+    rest moves by itself, ``X^ = (1 - lam) s u v^H + lam (u u^H M + M v v^H - u u^H M v v^H)`` (Riemannian step),
+    and ``s_1 = ||X^||_2``. Applied to v this is ``(1 - lam) s u + lam M v``: the lower bound (s = 0: for every
+    loss, as G is evaluated at W only). For the upper one let ``||M||_2 = 1``: the bracket is ``[[a, b], [c, 0]]``
+    with ``|b|^2, |c|^2 <= 1 - a^2``, of norm at most ``(a + (4 - 3 a^2)^{1/2}) / 2 <= 2 / sqrt(3)``.
 
     **(d) Aligned,** u = x_1, v = y_1: X^ has rank one, the direction stays, and
 
@@ -56,15 +56,16 @@ class Spare(Theorem):
         k^* = \Big\lceil \frac{\log(1 - \theta/\sigma_1) - \log(1 - s_0/\sigma_1)}{\log(1-\lambda)} \Big\rceil, \quad
         \theta = \frac{\tau \|S\|}{\sqrt{1-\tau^2}},
 
-    is the number of steps until the rule counts the direction (``s > tau (||S||^2 + s^2)^{1/2}``), never if ``sigma_1
-    <= theta``. The growth is by an *increment* ``lam (sigma_1 - s)``, not by a factor: it does not matter how small s
-    is.
+    is the number of steps until the rule counts the direction (``s > tau (||S||^2 + s^2)^{1/2}``), never if
+    ``sigma_1 <= theta``. The growth is by an *increment* ``lam (sigma_1 - s)``, not by a factor: it does not matter
+    how small s is.
 
-    **(e) Misaligned,** s > 0 in a direction on which M vanishes, with overlaps ``alpha = x_1^H u``, ``beta = y_1^H
-    v`` small: to first order ``alpha' = alpha + lam sigma_1 beta / ((1 - lam) s)`` and vice versa, so the sum of the
-    overlaps grows by the factor ``1 + lam sigma_1 / ((1 - lam) s)`` per step, the faster the smaller s is: every
-    spare direction but x_1 y_1^H is linearly unstable. Proof. ``X^ = (1 - lam) s u v^H + lam sigma_1 (alpha u y_1^H +
-    beta x_1 v^H)`` up to second order; first-order perturbation of a singular pair of a matrix of rank one.
+    **(e) Misaligned,** s > 0 in a direction on which M vanishes, with overlaps ``alpha = x_1^H u``,
+    ``beta = y_1^H v`` small: to first order ``alpha' = alpha + lam sigma_1 beta / ((1 - lam) s)`` and vice versa,
+    so the sum of the overlaps grows by the factor ``1 + lam sigma_1 / ((1 - lam) s)`` per step, the faster the
+    smaller s is: every spare direction but x_1 y_1^H is linearly unstable. Proof.
+    ``X^ = (1 - lam) s u v^H + lam sigma_1 (alpha u y_1^H + beta x_1 v^H)`` up to second order; first-order
+    perturbation of a singular pair of a matrix of rank one.
 
     **(f) Descent on factors, compared.** LoRA with a balanced spare column, ``b = beta x_1``, ``a = beta y_1``, has
     ``beta_1 = beta (1 + lam (sigma_1 - beta^2))``: growth by the factor ``1 + lam sigma_1(N)``, exponential from
@@ -141,7 +142,7 @@ class Spare(Theorem):
         return Measured(found, constants)
 
     def fixed_point(self, integrator, scene):
-        """(a)"""
+        """Part (a): without spare directions nothing moves."""
         bare = replace(integrator, truncation=replace(integrator.truncation, spare=0))
         state, rows = bare.init(scene.Y), []
         for k in range(self.steps):
@@ -151,7 +152,7 @@ class Spare(Theorem):
         return Series.of("(a) fixed point without spare directions", "step", rows, "||W_k - W|| / ||W||", "0")
 
     def aligned(self, integrator, scene):
-        """(d)"""
+        """Part (d), growth of the aligned coefficient."""
         x, y, rows = scene.X[:, 0], scene.Z[:, 0], []
         for s0 in (0.0, 1e-6):
             state = integrator.init(scene.with_spare(x, y, s0))
@@ -164,7 +165,7 @@ class Spare(Theorem):
         return Series.of("(d) growth of the aligned coefficient", "step", rows, "|s_k - predicted| / sigma_1", "0")
 
     def passing(self, integrator, scene):
-        """(d), the number of steps."""
+        """Part (d), the number of steps until the tolerance is passed."""
         x, y, lam = scene.X[:, 0], scene.Z[:, 0], scene.lam
         rows = []
         for factor in (0.05, 0.3, 0.6, 0.9):
@@ -182,7 +183,7 @@ class Spare(Theorem):
         return Series.of("(d) steps until the tolerance is passed", "threshold / sigma_1", rows, "|steps - k*|", "0")
 
     def random_spare(self, integrator, scene):
-        """(b) and (c)."""
+        """Parts (b) and (c): growth in a random direction."""
         lower, upper = [], []
         rng = np.random.default_rng(self.seed + 1)
         u, v = (scene.normal(side, rng) for side in (0, 1))
@@ -208,7 +209,7 @@ class Spare(Theorem):
         ]
 
     def overlap(self, integrator, scene):
-        """(e)"""
+        """Part (e): growth of the overlap."""
         rows, alpha = [], 1e-5
         for s in (0.5, 1.0, 2.0):
             u, v = scene.X[:, -1] + alpha * scene.X[:, 0], scene.Z[:, -1] + alpha * scene.Z[:, 0]
@@ -222,7 +223,7 @@ class Spare(Theorem):
         return Series.of("(e) growth of the overlap", "s", rows, "|factor / predicted - 1|", "0")
 
     def factors(self, scene):
-        """(f)"""
+        """Part (f): the factors of LoRA, for comparison."""
         rows, lora = [], LoRA()
         for beta in (1e-6, 1e-3, 0.1, 0.5):
             B = np.hstack([scene.Y.U * scene.d, beta * scene.X[:, :1]])

@@ -19,15 +19,15 @@ CASES = ("column", "row")
 
 
 def resting_point(which: str, size: int = 6, gradient: float = 0.5) -> tuple[LowRank, MatrixRegression]:
-    r"""A point of singular S and a regression problem with ``P^ G = 0`` and ``P G = G != 0`` there, without any
-    rounding.
+    r"""A point of singular S and a regression problem with ``P^ G = 0`` and ``P G = G != 0`` there.
 
-    With unit vectors e_i, ``U = V = [e_1, e_2]``, ``S = diag(1, 0)``, and the gradient
+    There is no rounding: all numbers are powers of two. With unit vectors e_i, ``U = V = [e_1, e_2]``,
+    ``S = diag(1, 0)``, and the gradient
 
     - ``column``: ``G = g e_3 e_2^T``, so ``G V S^T = g e_3 (S e_2)^T = 0``, ``U^T G = 0``;
     - ``row``: ``G = g e_2 e_3^T``, so ``G V = 0``, ``G^T U S = g e_3 (e_2^T S) = 0``.
 
-    The target of the regression is ``A = W - G``. All numbers are powers of two.
+    The target of the regression is ``A = W - G``.
     """
     if which not in CASES:
         raise ValueError(f"which must be one of {', '.join(CASES)}, got {which!r}")

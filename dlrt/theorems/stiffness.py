@@ -26,10 +26,11 @@ def predicted_rate(integrator, sigma: float, balanced: bool) -> tuple[float, str
 
     At a minimiser W = A the gradient vanishes, so the Hessian in the factors is ``J^H J`` with J the derivative of
     the factors' product, and has the nonzero eigenvalues of ``J J^H = P^``. On ``Z = u_1 v_1^H`` the operator P^ of
-    :class:`~dlrt.theorems.Stationary` is ``2 sigma^2 + 1`` for orthonormal U, V, and with all three factors balanced
-    (``U Sigma^{1/3}``, ``Sigma^{1/3}``, ``V Sigma^{1/3}``) each term is ``sigma^{4/3}``; for ``B = U Sigma``, ``A =
-    V^H`` it is ``sigma^2 + 1``, for balanced B, A ``2 sigma``. These are the largest eigenvalues for sigma >= 1 (that
-    of u_i v_j^H has ``sigma_i sigma_j`` type products below them). Descent is linearly stable up to 2 over that.
+    :class:`~dlrt.theorems.Stationary` is ``2 sigma^2 + 1`` for orthonormal U, V, and with all three factors
+    balanced (``U Sigma^{1/3}``, ``Sigma^{1/3}``, ``V Sigma^{1/3}``) each term is ``sigma^{4/3}``; for
+    ``B = U Sigma``, ``A = V^H`` it is ``sigma^2 + 1``, for balanced B, A ``2 sigma``. These are the largest
+    eigenvalues for sigma >= 1 (that of u_i v_j^H has ``sigma_i sigma_j`` type products below them). Descent is
+    linearly stable up to 2 over that.
     """
     if isinstance(integrator, SVDLoRA):
         return (
@@ -46,8 +47,8 @@ def predicted_rate(integrator, sigma: float, balanced: bool) -> tuple[float, str
 class Stiffness(Theorem):
     r"""The stable step size is 2 / L, whatever the singular values.
 
-    On a regression loss (L = 1), near a minimiser ``W = A`` of rank r, GeoLoRA's error evolves to first order as ``D
-    <- (I - lam P(A)) D``: stable for ``lam < 2``, for every sigma_1. Simultaneous descent is stable up to
+    On a regression loss (L = 1), near a minimiser ``W = A`` of rank r, GeoLoRA's error evolves to first order as
+    ``D <- (I - lam P(A)) D``: stable for ``lam < 2``, for every sigma_1. Simultaneous descent is stable up to
     :func:`predicted_rate` only.
 
     Hypotheses: plain descent, Euler steps; start within 1e-7 of the minimiser; rank fixed at r.

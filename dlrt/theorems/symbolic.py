@@ -1,11 +1,11 @@
 r"""Proofs by computer algebra of the identities behind the theorems.
 
-Where an identity holds for matrices of every size it is proved in the algebra of the *operators*, not for an example:
-left multiplication by ``p = U U^H`` and right multiplication by ``q = V V^H`` are commuting, self-adjoint
-idempotents, so the tangent projection is the polynomial ``P = p + q - p q`` in two commuting variables with ``p^2 =
-p``, ``q^2 = q``; products of matrices are words in noncommuting variables. What depends on entries (gradients of
-factors, singular values) is proved for generic symbolic entries at a small size; the chain rule and the SVD know no
-other structure at larger ones.
+Where an identity holds for matrices of every size it is proved in the algebra of the *operators*, not for an
+example: left multiplication by ``p = U U^H`` and right multiplication by ``q = V V^H`` are commuting, self-adjoint
+idempotents, so the tangent projection is the polynomial ``P = p + q - p q`` in two commuting variables with
+``p^2 = p``, ``q^2 = q``; products of matrices are words in noncommuting variables. What depends on entries
+(gradients of factors, singular values) is proved for generic symbolic entries at a small size; the chain rule and
+the SVD know no other structure at larger ones.
 
 Each function returns a :class:`Proof`: the statement and the expressions that must vanish, as they came out.
 """
@@ -66,9 +66,9 @@ def _reduce(expression, p, q):
 def projection() -> Proof:
     r"""``P^2 = P = P*`` for ``P Z = p Z + Z q - p Z q``; and ``1 - P = (1 - p)(1 - q)``.
 
-    p and q stand for the commuting operators ``Z -> U U^H Z`` and ``Z -> Z V V^H``. Both are self-adjoint, ``<p Z, X>
-    = tr((p Z)^H X) = tr(Z^H p X) = <Z, p X>`` as ``p^H = p``, and so is a real polynomial in them; this is verified
-    below on generic 2 x 3 matrices and a rational parametrisation of the unit vectors.
+    p and q denote the commuting operators ``Z -> U U^H Z`` and ``Z -> Z V V^H``. Both are self-adjoint,
+    ``<p Z, X> = tr((p Z)^H X) = tr(Z^H p X) = <Z, p X>`` as ``p^H = p``, and so is a real polynomial in them; this
+    is verified below on generic 2 x 3 matrices and a rational parametrisation of the unit vectors.
     """
     p, q = sp.symbols("p q", commutative=True)
     P = p + q - p * q
@@ -115,8 +115,9 @@ def simultaneous_operator() -> Proof:
 def augmented_step() -> Proof:
     r"""The four blocks of the augmented matrix add up to ``W - lam P G``, for all sizes.
 
-    Words in noncommuting p, q, W, G, pt = Ut Ut^H, qt = Vt Vt^H; what is known of them: ``p W = W = W q`` and ``W qt
-    = 0 = pt W``; Ut spans ``(1 - p) G V``, so ``pt G q = (1 - p) G q``, and likewise ``p G qt = p G (1 - q)``.
+    Words in noncommuting p, q, W, G, pt = Ut Ut^H, qt = Vt Vt^H; what is known of them: ``p W = W = W q`` and
+    ``W qt = 0 = pt W``; Ut spans ``(1 - p) G V``, so ``pt G q = (1 - p) G q``, and likewise
+    ``p G qt = p G (1 - q)``.
     """
     lam = sp.Symbol("lambda")
     p, q, W, G, pt, qt = sp.symbols("p q W G p_t q_t", commutative=False)
@@ -158,9 +159,9 @@ def augmented_step_entries() -> Proof:
 def factor_gradients() -> Proof:
     r"""Gradients of ``f(U S V^T)`` by the factors, and the projected gradients from them.
 
-    ``grad_U = G V S^T``, ``grad_S = U^T G V``, ``grad_V = G^T U S``, so ``G V = grad_U S^{-T}`` and ``G^T U = grad_V
-    S^{-1}`` where S is invertible. Differentiation sees only the linear part of f at W, ``<G, W>``: generic G, U, S,
-    V at size 3 x 2, rank 2.
+    ``grad_U = G V S^T``, ``grad_S = U^T G V``, ``grad_V = G^T U S``, so ``G V = grad_U S^{-T}`` and
+    ``G^T U = grad_V S^{-1}`` where S is invertible. Differentiation sees only the linear part of f at W,
+    ``<G, W>``: generic G, U, S, V at size 3 x 2, rank 2.
     """
     m, n, r = 3, 2, 2
     G, U, S, V = (
@@ -228,9 +229,10 @@ def resting_points() -> Proof:
 def error_recursion() -> Proof:
     r"""The constants of the error bound from its recursion.
 
-    ``e_{k+1} = q e_k + c`` with ``q = e^{L h}`` has the solution ``q^k e_0 + c (q^k - 1)/(q - 1)``; ``c = h d``; ``h
-    / (e^{Lh} - 1) <= 1 / L`` because ``e^x - 1 - x = sum_{j >= 2} x^j / j!`` has no negative coefficient; the limit
-    for L -> 0 is t. The local error of an Euler step with speed at most B is ``int_0^h L B s ds = L B h^2 / 2``.
+    ``e_{k+1} = q e_k + c`` with ``q = e^{L h}`` has the solution ``q^k e_0 + c (q^k - 1)/(q - 1)``; ``c = h d``;
+    ``h / (e^{Lh} - 1) <= 1 / L`` because ``e^x - 1 - x = sum_{j >= 2} x^j / j!`` has no negative coefficient; the
+    limit for L -> 0 is t. The local error of an Euler step with speed at most B is
+    ``int_0^h L B s ds = L B h^2 / 2``.
     """
     k = sp.Symbol("k", integer=True, nonnegative=True)
     q, c, e0, h, L, B, s, x, t = sp.symbols("q c e_0 h L B s x t", positive=True)
@@ -287,9 +289,9 @@ def local_error_constants() -> Proof:
 
 
 def spare_growth() -> Proof:
-    r"""The spare coefficient: ``s_k = sigma - (1 - lam)^k (sigma - s_0)``, and the bound 2 / sqrt(3) of the tangent
-    part.
+    r"""The spare coefficient and the bound 2 / sqrt(3) of the tangent part.
 
+    The coefficient is ``s_k = sigma - (1 - lam)^k (sigma - s_0)``; and
     ``max_a (a + sqrt(4 - 3 a^2)) / 2 = 2 / sqrt(3)`` at ``a = 1 / sqrt(3)``: the derivative vanishes there, and the
     second one is negative.
     """
