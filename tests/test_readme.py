@@ -4,28 +4,14 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from integrators import INTEGRATORS, count_evaluations
+from dlrt.theorems.matrix import with_integrators
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def rows():
-    return re.findall(r"^\| ([a-z-]+) \| `(.+?)` \| (.+?) \| (yes|no) \| (\d+) \|", README, re.MULTILINE)
-
-
-def test_all_integrators_are_in_the_table():
-    assert [row[0] for row in rows()] == list(INTEGRATORS)
-
-
-@pytest.mark.parametrize("name,call,order,robust,tapes", rows(), ids=lambda x: x)
-def test_table(name, call, order, robust, tapes):
-    method = INTEGRATORS[name]
-    assert type(method).__name__ == call.split("(")[0]
-    assert order == ("–" if method.order is None else str(method.order))
-    assert robust == ("yes" if method.robust else "no")
-    assert int(tapes) == count_evaluations(method)
+def test_table_of_integrators():
+    assert with_integrators(README) == README, "run `dlrt verify --write-matrix README.md`"
 
 
 def test_python_examples(tmp_path, monkeypatch, capsys):

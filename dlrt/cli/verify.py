@@ -30,7 +30,7 @@ def verify(
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps, with --problem.")] = None,
     step_size: Annotated[float | None, typer.Option(help="Step size, with --problem.")] = None,
     write_matrix: Annotated[
-        Path | None, typer.Option(help="Write the table integrators x theorems into this file, between its markers.")
+        Path | None, typer.Option(help="Write the tables of integrators and theorems between the markers of this file.")
     ] = None,
 ) -> None:
     """Check theorems with explicit constants; exit code 1 if one is violated by a method for which it is promised."""
@@ -155,7 +155,7 @@ def _save(found, out, console) -> None:
 
 
 def _matrix(path: Path, console, full: bool) -> list:
-    """Write the matrix between the markers of a file."""
+    """Write the tables between the markers of a file."""
     from ..theorems import matrix
 
     if not path.is_file():
@@ -163,7 +163,7 @@ def _matrix(path: Path, console, full: bool) -> list:
     with console.status("theorems") as status:
         found = matrix.certificates(matrix.methods(), full=full, progress=status.update)
     text = path.read_text(encoding="utf-8")
-    path.write_text(matrix.with_matrix(text, matrix.matrix_text(found)), encoding="utf-8")
+    path.write_text(matrix.with_integrators(matrix.with_matrix(text, matrix.matrix_text(found))), encoding="utf-8")
     rows = list(found.values())
     console.print(f"{len(rows)} integrators x {len(rows[0])} theorems written to {path}")
     return [c for row in rows for cells in row.values() for c in cells]

@@ -1,22 +1,25 @@
-"""The table integrators x theorems of the README."""
+"""The tables of the README: the integrators, and integrators x theorems."""
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 
-from integrators import INTEGRATORS, Integrator, Tolerance
+from integrators import INTEGRATORS, Integrator, Tolerance, count_evaluations
 
-from ..registry import with_options
+from ..registry import description, with_options
 from .certificate import NOT_APPLICABLE, VIOLATED, Certificate, worst_of
 from .table import THEOREMS, verify
+from .theorem import label
 
 BEGIN, END = "<!-- theorem matrix begin -->", "<!-- theorem matrix end -->"
 SECTION = f"""
 ## Theorems
 
 `dlrt verify` checks what theory promises, with explicit constants; `dlrt verify --write-matrix README.md` writes this
-table. It has a row for every integrator in the registry.
+table and that of the integrators. It has a row for every integrator known by name.
 
 {BEGIN}
 {END}
@@ -84,14 +87,46 @@ def matrix_text(found: Certificates) -> str:
     return "\n".join([header.replace("|  |", "| |", 1), rule.replace(" ", ""), *rows, "", LEGEND])
 
 
+def reference(integrator: Integrator) -> str:
+    """Authors, year and link of the first reference in the docstring of a method's class, else what the method is."""
+    text = " ".join((inspect.getdoc(type(integrator)) or "").partition("References\n----------\n")[2].split())
+    found = re.match(r"(.+?) \((\d{4})\).*?(?:doi:(\S+?)|arXiv:(\S+?))[.,;]?(?: |$)", text)
+    if found is None:
+        return description(integrator)
+    authors, year, doi, arxiv = found.groups()
+    link = f"[doi](https://doi.org/{doi})" if doi else f"[arXiv:{arxiv}](https://arxiv.org/abs/{arxiv})"
+    first, *others = authors.split(", ")
+    return f"{authors if len(others) < 3 else first + ' et al.'} {year}, {link}"
+
+
+def integrators_text(methods: Mapping[str, Integrator] = INTEGRATORS) -> str:
+    """The methods as Markdown: how to call them, order, robustness, tapes as counted, reference."""
+    lines = ["| name | class | order | robust | tapes per step | reference |", "|---|---|---|---|---|---|"]
+    for name, m in methods.items():
+        order, robust = "–" if m.order is None else m.order, "yes" if m.robust else "no"
+        call = label(m).removesuffix("()")
+        lines.append(f"| {name} | `{call}` | {order} | {robust} | {count_evaluations(m)} | {reference(m)} |")
+    return "\n".join(lines)
+
+
 def with_matrix(text: str, table: str) -> str:
-    """The text with the table between the markers; a section with both is added at the end where they are missing.
+    """The text with the matrix between its markers; a section with both is added at the end where they are missing.
 
     Raises ValueError if only one of the markers is there, or they are in the wrong order.
     """
     if BEGIN not in text and END not in text:
         text = text.rstrip("\n") + "\n" + SECTION
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"expected {BEGIN} and then {END} once each")
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+    return _between(text, BEGIN, END, table)
+
+
+def with_integrators(text: str) -> str:
+    """The text with the table of integrators, where it has markers for it; errors as of :func:`with_matrix`."""
+    begin, end = "<!-- integrators begin -->", "<!-- integrators end -->"
+    return _between(text, begin, end, integrators_text()) if begin in text or end in text else text
+
+
+def _between(text: str, begin: str, end: str, table: str) -> str:
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"expected {begin} and then {end} once each")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"

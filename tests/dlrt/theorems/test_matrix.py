@@ -1,11 +1,20 @@
-"""The table integrators x theorems, and the one in the README."""
+"""The tables of integrators and of theorems, and those in the README."""
 
 from pathlib import Path
 
 import pytest
 
 from dlrt.theorems import THEOREMS, Certificate, RiemannianStep, Series
-from dlrt.theorems.matrix import BEGIN, END, cell, certificates, matrix_text, with_matrix
+from dlrt.theorems.matrix import (
+    BEGIN,
+    END,
+    cell,
+    certificates,
+    integrators_text,
+    matrix_text,
+    with_integrators,
+    with_matrix,
+)
 from integrators import INTEGRATORS, GeoLoRA
 from tests.dlrt.theorems.conftest import Hasty
 
@@ -45,6 +54,32 @@ def test_text_between_the_markers():
     for wrong in (BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
         with pytest.raises(ValueError, match="once each"):
             with_matrix(wrong, "")
+
+
+def test_table_of_integrators():
+    """What the methods and their docstrings say; a method without references is described."""
+    rows = integrators_text(INTEGRATORS | {"hasty": Hasty()}).splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [*INTEGRATORS, "hasty"]
+    link = "Lubich, Oseledets 2014, [doi](https://doi.org/10.1007/s10543-013-0454-0) |"
+    assert rows[4] == f"| projector-splitting | `ProjectorSplitting` | 1 | yes | 3 | {link}"
+    call = "`ProjectorSplitting(order=2, substep=Heun())`"
+    assert rows[5] == f"| projector-splitting-strang | {call} | 2 | yes | 10 | {link}"
+    link = "Schotthöfer et al. 2025, [arXiv:2410.18720](https://arxiv.org/abs/2410.18720) |"
+    assert rows[10] == f"| geolora | `GeoLoRA` | 1 | yes | 1 | {link}"
+    assert rows[1].startswith("| lora | `LoRA` | – | no | 1 | Hu et al. 2022, [arXiv:2106.09685]")
+    assert rows[0].endswith(
+        " | The matrix itself without any low-rank constraint: explicit Euler on W, which is plain gradient descent |"
+    )
+    assert "| hasty | `Hasty` |" in rows[-1]
+
+
+def test_table_of_integrators_between_its_markers():
+    assert with_integrators("no place for it") == "no place for it"
+    begin, end = "<!-- integrators begin -->", "<!-- integrators end -->"
+    text = with_integrators(f"a\n{begin}\nold\n{end}\nb\n")
+    assert text == f"a\n{begin}\n{integrators_text()}\n{end}\nb\n"
+    with pytest.raises(ValueError, match="once each"):
+        with_integrators(end)
 
 
 def test_readme_has_the_matrix_of_all_integrators_and_theorems():
