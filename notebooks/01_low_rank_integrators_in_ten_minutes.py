@@ -138,7 +138,7 @@ for steps in (50, 200):
     assert not broken[sigma >= 5 / steps].any() and broken[sigma <= 0.2 / steps].all()
     assert max(errors[BUG(), steps]) < 1.3 * min(errors[BUG(), steps])
 
-fig, ax = plt.subplots(figsize=(3.3, 2.5))
+fig, ax = plt.subplots(figsize=(3.3, 2.7))
 for (method, steps), values in errors.items():
     name = type(method).__name__.replace("EulerOnFactors", "Euler on factors")
     look = plots.style(method, variant=steps == 200)
@@ -147,8 +147,8 @@ for (method, steps), values in errors.items():
     if last + 1 < len(values):
         ax.plot(sigma[last], values[last], "x", color=look["color"], markersize=8, markeredgewidth=2)
 ax.invert_xaxis()
-ax.set(xlabel=r"smallest singular value $\sigma_4$", ylabel="relative error at $t = 1$", ylim=(4e-3, 0.5))
-ax.legend(frameon=False, ncols=2, columnspacing=1.0, handlelength=3)
+ax.set(xlabel=r"smallest singular value $\sigma_4$", ylabel="relative error at $t = 1$", ylim=(4e-3, 0.1))
+fig.legend(frameon=False, loc="outside upper center", ncols=2, columnspacing=1.0)
 plt.show()
 
 # %% [markdown]
@@ -286,7 +286,7 @@ for i, (rank, run) in enumerate(runs.items()):
 top.set(ylabel="loss")
 top.legend(frameon=False)
 bottom.axhline(5, color="black", linestyle=":")
-bottom.text(79, 5.2, "rank of the target", ha="right", fontsize=7)
+bottom.text(79, 4.7, "rank of the target", ha="right", va="top", fontsize=7)
 bottom.set(xlabel="iteration", ylabel="rank (with the spare one)")
 plt.show()
 
