@@ -15,7 +15,7 @@ def test_table_of_integrators():
 
 
 def test_python_examples(tmp_path, monkeypatch, capsys):
-    """The examples run as they stand; GeoLoRA finds the rank at a step size at which SVD-LoRA diverges."""
+    """The examples run as they are; GeoLoRA finds the rank at a step size at which SVD-LoRA diverges."""
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):

@@ -16,6 +16,7 @@ by the inequality of the means. Balanced factors ``P D^{1/3}, D^{1/3}, Q D^{1/3}
 linearly unstable at *every* minimiser for steps above ``2 / (3 sigma_1^{4/3})``. At the limit itself the linear
 multiplier is -1: a 2-periodic oscillation that only higher-order terms damp, in the end with a loss ~ 1/k. Above it the
 oscillation stays for good.
+
 GeoLoRA is descent with a projected gradient: its limit is 2 / L = 2 whatever A.
 """
 
