@@ -168,8 +168,9 @@ plt.show()
 # %% [markdown]
 # ## 3. What every integrator must do
 #
-# `dlrt.testing` has a class of tests that every method of the library inherits, and yours can too. These are the main
-# ones, by hand for projected Heun. *Compare matrices, never factors*: the factors are determined up to rotations only.
+# `dlrt.testing` has a class of tests that every method of the library inherits, and yours can too. (It needs pytest,
+# which the extra `test` installs.) These are the main ones, by hand for projected Heun. *Compare matrices, never
+# factors*: the factors are determined up to rotations only.
 #
 # **Every array library and number type; orthonormal bases.**
 
