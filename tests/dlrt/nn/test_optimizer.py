@@ -487,7 +487,7 @@ def test_ordinary_optimisers_refuse_the_factors(make):
     optimizer = make(layer.parameters())
     layer(torch.randn(3, 5)).sum().backward()
     before = copy.deepcopy(layer.state_dict())
-    with pytest.raises(TypeError, match=r"use dlrt\.LowRankOptimizer"):
+    with pytest.raises(TypeError, match=r"use dlrt\.nn\.LowRankOptimizer"):
         optimizer.step(lambda: layer(torch.randn(3, 5)).sum())
     assert all(torch.equal(X, before[name]) for name, X in layer.state_dict().items())
     make([p for p in layer.parameters() if not isinstance(p, Factor)]).step(lambda: torch.zeros(()))
