@@ -189,7 +189,7 @@ def table(results) -> Table:
     many = max(len(runs) for runs in groups.values()) > 1
     made = Table(title=_title(results[0], many))
     made.add_column("integrator", no_wrap=True)
-    for name in ("step size", *([measure] if measure else []), "rank", "evaluations", "time [s]"):
+    for name in ("step size", *([measure] if measure else []), "rank", "evaluations", "time \\[s]"):
         made.add_column(name, justify="right")
     made.add_column("status")
     for (label, h), runs in groups.items():
