@@ -1,5 +1,7 @@
 """``dlrt list``: every name once, with what it is."""
 
+from types import SimpleNamespace
+
 from typer.testing import CliRunner
 
 from dlrt.cli import app
@@ -13,7 +15,8 @@ def run(*arguments):
 
 
 def test_list_names_everything(monkeypatch):
-    monkeypatch.setattr("dlrt.cli.list.known", lambda kind: {kind.lower(): ("nowhere", "loss and entries of S")})
+    item = SimpleNamespace(description="loss and entries of S")
+    monkeypatch.setattr("dlrt.cli.list.known", lambda kind: {kind.lower(): item})
     result = run("list")
     lines = [line.split() for line in result.output.splitlines()]
     assert result.exit_code == 0
