@@ -61,7 +61,7 @@ class Item:
     The module has
 
     - ``compute(runs, quick, **options) -> dict``: the data, as JSON values, from :class:`Runs`;
-    - ``statements(data) -> list of dict``: see :func:`paper_figures.statements.statement`;
+    - ``statements(data) -> dict``: claims, each with its :func:`paper_figures.statements.finding`;
     - ``draw(data) -> Figure``, or a dict of them by the suffix of their file names;
     - ``PACKAGES``, optional: names of packages whose versions are recorded besides the usual ones;
     - ``tables(data) -> dict``, optional: tables by name, as lists of rows. A table has one with the name ``rows``.
@@ -136,7 +136,7 @@ class Item:
 
     def statements(self, data: dict) -> list[dict]:
         """What is claimed, and in how many of the runs it held."""
-        return self.load().statements(data)
+        return [{"claim": claim, **finding} for claim, finding in self.load().statements(data).items()]
 
     def draw(self, data: dict) -> dict:
         """The pictures, by the suffix of their file names."""

@@ -1,27 +1,44 @@
-"""Statements about results, the numbers in their words, and tables of them."""
+"""Claims about results: what was found, in how many runs it held, the numbers in words, and tables of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import numpy as np
 
 
-def statement(claim: str, found: str, holds: Iterable[Any], paper: str = "—") -> dict:
-    """A claim, what the paper says of it, what was found, and in how many of the runs it held."""
+def finding(found: str, holds: Iterable[Any], paper: str = "—") -> dict:
+    """What the paper says of a claim, what was found, and in how many of the runs it held."""
     outcomes = [bool(x) for x in holds]
-    return {"claim": claim, "paper": paper, "found": found, "holds": sum(outcomes), "of": len(outcomes)}
+    return {"paper": paper, "found": found, "holds": sum(outcomes), "of": len(outcomes)}
 
 
-def markdown_table(rows: Sequence[dict]) -> list[str]:
-    """Rows of strings by their headings as lines of a Markdown table."""
-    heads = list(rows[0])
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *("| " + " | ".join(row.values()) + " |" for row in rows),
-    ]
+def each(
+    rows: Sequence[dict], found: str, holds: Callable[[dict], Any], paper: str = "—", *, missing: bool = False
+) -> dict:
+    """A finding run by run.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The numbers of each run.
+    found : str
+        Words with the numbers by their keys: ``{error:.1e}`` stands for median, least and largest of all runs,
+        ``{error.range:.1e}`` for the latter two alone.
+    holds : callable
+        Whether the claim holds of a run.
+    paper : str
+        What the paper says.
+    missing : bool
+        Whether the claim holds of a run without one of the numbers in `found`.
+    """
+    keys = [name.split(".")[0] for _, name, _, _ in Formatter().parse(found) if name]
+    there = [all(row.get(key) is not None for key in keys) for row in rows]
+    words = found.format(**{key: _Numbers([row.get(key) for row in rows]) for key in keys})
+    return finding(words, [holds(row) if known else missing for row, known in zip(rows, there, strict=True)], paper)
 
 
 def spread(values: Iterable[float | None]) -> dict:
@@ -47,9 +64,40 @@ def range_text(values: Iterable[float | None], form: str = ".3g", to: str = " to
     return to.join(dict.fromkeys(format(v, form) for v in (min(there), max(there))))
 
 
+@dataclass(frozen=True)
+class _Numbers:
+    """Numbers of all runs, and with ``range`` what :func:`range_text` makes of them, for the words of a finding."""
+
+    values: list
+    short: bool = False
+
+    @property
+    def range(self):
+        return _Numbers(self.values, short=True)
+
+    def __format__(self, form):
+        form = form or ".3g"
+        return range_text(self.values, form) if self.short else median_text(spread(self.values), form)
+
+
+def where(rows: Iterable[dict], **values) -> list[dict]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
 def grouped(rows, *keys):
     """Rows with equal values of the keys together: {values: rows}."""
     groups: dict[tuple, list] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
     return groups
+
+
+def markdown_table(rows: Sequence[dict]) -> list[str]:
+    """Rows of strings by their headings as lines of a Markdown table."""
+    heads = list(rows[0])
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(row.values()) + " |" for row in rows),
+    ]

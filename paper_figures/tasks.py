@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dlrt.runs import Task
 
@@ -17,3 +17,8 @@ def cases(function: Callable[..., dict], **arguments: Sequence) -> list[Task]:
     [{'sep': 'a', 'end': 'c'}, {'sep': 'b', 'end': 'c'}]
     """
     return [(function, dict(zip(arguments, values, strict=True))) for values in itertools.product(*arguments.values())]
+
+
+def rows(tasks: Iterable[Task], results: Iterable[dict]) -> list[dict]:
+    """The results, each with the arguments of its task."""
+    return [arguments | result for (_, arguments), result in zip(tasks, results, strict=True)]

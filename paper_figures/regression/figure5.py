@@ -29,32 +29,56 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dlrt import solve
 from integrators import FullRank, GeoLoRA, LoRA, SVDLoRA
 
 from ..pictures import look, shades
-from ..statements import median_text, spread, statement
-from ..tasks import cases
+from ..statements import each, grouped, median_text, spread
+from ..tasks import cases, rows
 from .problem import (
     BUDGET,
     GEOLORA_RATE,
-    RANK,
     RATE,
+    SETTINGS,
     SIGMA,
     SINGLE,
-    SIZE,
     STEPS,
-    TAU,
     TRUE_RANK,
     adalora_method,
+    descend,
+    norm,
     problem,
+    stable,
     tolerance,
 )
 
 SETTLED = 1e-7
 """A run has settled if it takes its loss below this multiple of the start: for a relative error of W of 3e-4."""
 QUARTERS = [-3.25, -3.0, -2.75, -2.5, -2.25]
-GAMMAS = [0.001, 0.01, 0.1, 0.5]
+FULL = {
+    "seeds": range(20),
+    "gammas": [0.001, 0.01, 0.1, 0.5],
+    "adalora_quarters": [-4.0, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25],
+    "lora_quarters": [-3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5],
+    "factors": [0.98, 0.99, 0.995, 0.999, 1.0, 1.001, 1.005, 1.01, 1.02],
+    "long": [1.0, 1.001],
+    "sigmas": [10.0, SIGMA, 1000.0],
+    "targets": {
+        "two equal singular values": {"rank": 2, "equal": True},
+        "rank 2, Gaussian": {"rank": 2},
+        "100 x 100": {"size": 100},
+    },
+}
+"""Of a run for the README; ``factors`` and ``long`` are rates of SVD-LoRA relative to :data:`RATE`."""
+QUICK = FULL | {
+    "seeds": range(1),
+    "gammas": [0.001],
+    "adalora_quarters": [-2.75],
+    "lora_quarters": [-2.25, -2.0],
+    "factors": [0.99],
+    "long": [],
+    "sigmas": [],
+    "targets": {},
+}
 
 
 def stable_limit(sigma):
@@ -72,9 +96,11 @@ def limit_from_start(sigma):
     return 2 / (2 * s**2 * (1 + s**2) + (1 + s**2) ** 2)
 
 
-def relative_error(run, target):
-    """||W - A|| / ||A|| at the end in double precision; the loss is accumulated in double."""
-    return math.sqrt(2 * run.losses[-1]) / float(np.linalg.norm(target.astype(np.float64)))
+def ending(run, regression):
+    """Final loss and relative error of W, or no loss if the run is not stable."""
+    if not stable(run):
+        return {"loss": None}
+    return {"loss": float(run.losses[-1]), "relative_error": math.sqrt(2 * run.losses[-1]) / norm(regression)}
 
 
 def oscillation(run):
@@ -91,50 +117,35 @@ def oscillation(run):
     }
 
 
-def loss_of_svd_lora(run):
-    """The final loss, or None if the run is not stable: finite, and below its start."""
-    return None if run.diverged or not run.losses[-1] < run.losses[0] else float(run.losses[-1])
-
-
 # -- tasks: one seed each, JSON in and out -----------------------------------------------------------------------------
 
 
 def svd_lora(seed, rate=RATE, steps=STEPS, **target):
     """Loss after the given steps, oscillation of S, and the exponent p in loss ~ k^p over the second half."""
-    run = solve(
-        SVDLoRA(), problem(seed, **target), step_size=rate, steps=steps, rank=RANK, seed=seed, coefficients=True
-    )
-    loss = loss_of_svd_lora(run)
-    if loss is None:
+    run = descend(SVDLoRA(), problem(seed, **target), rate, seed, steps=steps, coefficients=True)
+    if not stable(run):
         return {"loss": None}
     late = slice(steps // 2, None)
     slope = np.polyfit(np.log(run.steps[late]), np.log(run.losses[late]), 1)[0]
-    return {"loss": loss, "exponent": float(slope), **oscillation(run)}
+    return {"loss": float(run.losses[-1]), "exponent": float(slope), **oscillation(run)}
 
 
 def svd_lora_limits(seed, quarters, **target):
     """Largest stable rate on the grid of quarter decades, and by bisection of two definitions."""
     regression = problem(seed, **target)
 
-    def loss(rate):
-        run = solve(SVDLoRA(), regression, step_size=rate, steps=STEPS, rank=RANK, seed=seed, every=STEPS)
-        return loss_of_svd_lora(run), run.losses[0]
-
-    def stable(rate):
-        return loss(rate)[0] is not None
-
-    def settled(rate):
-        end, start = loss(rate)
-        return end is not None and end < SETTLED * start
+    def accepted(rate, factor=1.0):
+        run = descend(SVDLoRA(), regression, rate, seed, every=STEPS)
+        return stable(run) and bool(run.losses[-1] < factor * run.losses[0])
 
     limit = stable_limit(target.get("sigma", SIGMA))
-    on_grid = [stable(10**q) for q in quarters]
+    on_grid = [accepted(10**q) for q in quarters]
     first = on_grid.index(False) if False in on_grid else len(on_grid)
     return {
         "stable_on_grid": on_grid,
         "grid": quarters[first - 1] if first else None,
-        "bisection": bisect(stable, limit / 2, 4 * limit),
-        "settled": bisect(settled, limit / 2, 2 * limit),
+        "bisection": bisect(accepted, limit / 2, 4 * limit),
+        "settled": bisect(lambda rate: accepted(rate, SETTLED), limit / 2, 2 * limit),
     }
 
 
@@ -150,29 +161,20 @@ def bisect(accepts, low, high, ratio=1.002):
 
 def geolora(seed, spare, rate=GEOLORA_RATE, **target):
     """Counted rank, columns, error, and when single precision was reached."""
-    regression = problem(seed, **target)
-    norm = float(np.linalg.norm(regression.target.astype(np.float64)))
-    truncation = tolerance(spare)
-    run = solve(
-        GeoLoRA(truncation=truncation),
-        regression,
-        step_size=rate,
-        steps=STEPS,
-        rank=RANK,
-        seed=seed,
-        coefficients=True,
-    )
+    regression, truncation = problem(seed, **target), tolerance(spare)
+    run = descend(GeoLoRA(truncation=truncation), regression, rate, seed, coefficients=True)
     if run.diverged:
         return {"status": run.status}
-    below = np.flatnonzero(np.sqrt(2 * run.losses) < SINGLE * norm)
+    errors = np.sqrt(2 * run.losses) / norm(regression)
+    below = np.flatnonzero(errors < SINGLE)
     d = run.singular_values[-1]
     [counted] = truncation.ranks([d[np.isfinite(d)]])
     return {
         "status": run.status,
         "rank": counted,
         "columns": int(run.ranks[-1]),
-        "relative_error": relative_error(run, regression.target),
-        "largest_late_error": float(np.sqrt(2 * run.losses[STEPS // 2 :]).max() / norm),
+        "relative_error": float(errors[-1]),
+        "largest_late_error": float(errors[STEPS // 2 :].max()),
         "iterations_to_single": int(run.steps[below[0]]) if len(below) else None,
         "amplitude": float(np.nanmax(np.abs(np.diff(run.coefficients[-101:], axis=0)))),
     }
@@ -180,43 +182,24 @@ def geolora(seed, spare, rate=GEOLORA_RATE, **target):
 
 def geolora_grid(seed, quarters, sigma):
     """The largest of the rates with which GeoLoRA ends finite and below its start."""
-    stable = [
-        q
-        for q in quarters
-        if not (
-            run := solve(
-                GeoLoRA(truncation=tolerance(0)),
-                problem(seed, sigma=sigma),
-                step_size=10**q,
-                steps=200,
-                rank=RANK,
-                seed=seed,
-                every=200,
-            )
-        ).diverged
-        and run.losses[-1] < run.losses[0]
-    ]
-    return {"grid": max(stable, default=None)}
+    method, regression = GeoLoRA(truncation=tolerance(0)), problem(seed, sigma=sigma)
+    accepted = [q for q in quarters if stable(descend(method, regression, 10**q, seed, steps=200, every=200))]
+    return {"grid": max(accepted, default=None)}
+
+
+def rate_of(quarter):
+    """The learning rate of a quarter decade; one of them is the paper's rate, rounded."""
+    return RATE if quarter == -2.75 else 10**quarter
 
 
 def adalora(seed, quarter, gamma, final=BUDGET[1], coefficients=False):
     """Loss, error, triplets that are not zero, and the numerical rank."""
-    regression = problem(seed)
-    run = solve(
-        adalora_method(gamma, final),
-        regression,
-        step_size=RATE if quarter == -2.75 else 10**quarter,  # the paper's rate is this quarter decade, rounded
-        steps=STEPS,
-        rank=BUDGET[0],
-        seed=seed,
-        every=1 if coefficients else STEPS,
-        coefficients=coefficients,
-    )
-    if run.diverged or not run.losses[-1] < run.losses[0]:
+    regression, every = problem(seed), 1 if coefficients else STEPS
+    method, options = adalora_method(gamma, final), {"every": every, "coefficients": coefficients}
+    run = descend(method, regression, rate_of(quarter), seed, rank=BUDGET[0], **options)
+    if not stable(run):
         return {"loss": None}
-    return {
-        "loss": float(run.losses[-1]),
-        "relative_error": relative_error(run, regression.target),
+    return ending(run, regression) | {
         "triplets": int(np.count_nonzero(np.diagonal(run.Y.S))),
         "rank": int(run.numerical_ranks[-1]),
         "amplitude": oscillation(run)["amplitude"] if coefficients else None,
@@ -226,59 +209,41 @@ def adalora(seed, quarter, gamma, final=BUDGET[1], coefficients=False):
 def lora(seed, quarter):
     """Loss and error of LoRA."""
     regression = problem(seed)
-    run = solve(LoRA(), regression, step_size=10**quarter, steps=STEPS, rank=RANK, seed=seed, every=STEPS)
-    if run.diverged or not run.losses[-1] < run.losses[0]:
-        return {"loss": None}
-    return {"loss": float(run.losses[-1]), "relative_error": relative_error(run, regression.target)}
+    return ending(descend(LoRA(), regression, 10**quarter, seed, every=STEPS), regression)
 
 
 def full_rank(seed, rate=GEOLORA_RATE):
     """Loss and error of descent on the dense matrix."""
     regression = problem(seed)
-    run = solve(FullRank(), regression, step_size=rate, steps=STEPS, rank=RANK, seed=seed, every=STEPS)
-    return {"loss": float(run.losses[-1]), "relative_error": relative_error(run, regression.target)}
+    return ending(descend(FullRank(), regression, rate, seed, every=STEPS), regression)
 
 
 # -- the figure --------------------------------------------------------------------------------------------------------
 
-FACTORS = [0.98, 0.99, 0.995, 0.999, 1.0, 1.001, 1.005, 1.01, 1.02]
-"""Rates of SVD-LoRA relative to :data:`RATE`."""
-OTHER_TARGETS = {
-    "two equal singular values": {"rank": 2, "equal": True},
-    "rank 2, Gaussian": {"rank": 2},
-    "100 x 100": {"size": 100},
-}
-LONG = [1.0, 1.001]
-
 
 def compute(runs, quick):
     """Stable steps, losses and ranks for 20 seeds; quick: for one, without the other targets and the long runs."""
-    seeds = list(range(1 if quick else 20))
-    few = seeds[:3]
-    gammas = GAMMAS[:1] if quick else GAMMAS
-    adalora_quarters = [-2.75] if quick else [-4.0, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25]
-    lora_quarters = [-2.25, -2.0] if quick else [-3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5]
-    sigmas = [] if quick else [10.0, SIGMA, 1000.0]
-    factors = FACTORS[1:2] if quick else FACTORS
-    long = [] if quick else LONG
-    targets = {} if quick else OTHER_TARGETS
+    given = QUICK if quick else FULL
+    seeds, few = list(given["seeds"]), list(given["seeds"][:3])
+    factors, long, sigmas, targets = (given[key] for key in ("factors", "long", "sigmas", "targets"))
     groups = {
         "svd_lora": cases(svd_lora, seed=seeds),
         "limits": cases(svd_lora_limits, quarters=[QUARTERS], seed=seeds),
         "full_rank": cases(full_rank, seed=seeds),
-        "adalora_tuning": cases(adalora, gamma=gammas, quarter=adalora_quarters, seed=few),
-        "lora_tuning": cases(lora, quarter=lora_quarters, seed=few),
-        **{f"geolora {spare}": cases(geolora, spare=[spare], seed=seeds) for spare in (0, 1)},
+        "adalora_tuning": cases(adalora, gamma=given["gammas"], quarter=given["adalora_quarters"], seed=few),
+        "lora_tuning": cases(lora, quarter=given["lora_quarters"], seed=few),
+        "geolora": cases(geolora, spare=[0], seed=seeds),
+        "geolora_spare": cases(geolora, spare=[1], seed=seeds),
         **{f"factor {x}": cases(svd_lora, rate=[RATE * x], seed=few) for x in factors},
-        **{f"long {x}": cases(svd_lora, rate=[RATE * x], steps=[20_000], seed=seeds[:2]) for x in long},
+        "long_run": cases(svd_lora, rate=[RATE * x for x in long], steps=[20_000], seed=seeds[:2]),
     }
     for x in sigmas:
         groups[f"limits {x}"] = cases(svd_lora_limits, quarters=[[]], sigma=[x], seed=few)
         groups[f"grid {x}"] = cases(geolora_grid, quarters=[[-0.25, 0.0, 0.25, 0.5]], sigma=[x], seed=few)
     for name, target in targets.items():
-        given = {key: [value] for key, value in target.items()}
-        groups[name] = cases(svd_lora, **given, seed=seeds)
-        groups[f"limits {name}"] = cases(svd_lora_limits, quarters=[QUARTERS], **given, seed=seeds)
+        shape = {key: [value] for key, value in target.items()}
+        groups[name] = cases(svd_lora, **shape, seed=seeds)
+        groups[f"limits {name}"] = cases(svd_lora_limits, quarters=[QUARTERS], **shape, seed=seeds)
     found = runs.groups(groups)
 
     # The baselines at their best, by the same rule
@@ -293,38 +258,28 @@ def compute(runs, quick):
             "lora": cases(lora, quarter=[best_lora["quarter"]], seed=seeds),
         }
     )
-    names = ("svd_lora", "limits", "adalora", "adalora_usual", "lora", "adalora_true_rank", "full_rank")
-    curves = _curves(seeds[0], best_adalora["quarter"], best_adalora["gamma"], best_lora["quarter"])
+    found["long_run"] = [
+        {key: r[key] for key in ("rate", "loss", "exponent", "flips")}
+        for r in rows(groups["long_run"], found["long_run"])
+    ]
+    shown = ("svd_lora", "limits", "adalora", "adalora_usual", "lora", "adalora_true_rank", "full_rank", "geolora")
+    settings = SETTINGS | {
+        "start": "W = 0, Haar-distributed orthonormal bases",
+        "target": "Gaussian product of rank 5, scaled to sigma_1; generator default_rng([seed, 5])",
+        "steps": STEPS,
+        "rates": {"SVD-LoRA": RATE, "GeoLoRA": GEOLORA_RATE, "full rank": GEOLORA_RATE},
+        "adalora": {"budget": list(BUDGET), "best": best_adalora, "beta": 0.85},
+        "lora": best_lora,
+        "stable": "finite and below its start after 1000 iterations",
+        "settled": f"loss below {SETTLED} of its start after 1000 iterations",
+        "seeds": seeds,
+        "tuning_seeds": few,
+    }
     return {
-        "settings": {
-            "shape": [SIZE, SIZE],
-            "true_rank": TRUE_RANK,
-            "rank": RANK,
-            "sigma_1": SIGMA,
-            "dtype": "float32",
-            "start": "W = 0, Haar-distributed orthonormal bases",
-            "target": "Gaussian product of rank 5, scaled to sigma_1; generator default_rng([seed, 5])",
-            "steps": STEPS,
-            "rates": {"SVD-LoRA": RATE, "GeoLoRA": GEOLORA_RATE, "full rank": GEOLORA_RATE},
-            "adalora": {"budget": list(BUDGET), "best": best_adalora, "beta": 0.85},
-            "lora": best_lora,
-            "tau": TAU,
-            "stable": "finite and below its start after 1000 iterations",
-            "settled": f"loss below {SETTLED} of its start after 1000 iterations",
-            "seeds": seeds,
-            "tuning_seeds": few,
-        },
+        "settings": settings,
         "analytic_limit": stable_limit(SIGMA),
         "analytic_limit_from_start": limit_from_start(SIGMA),
-        "runs": {name: found[name] for name in names}
-        | {"geolora": found["geolora 0"], "geolora_spare": found["geolora 1"]}
-        | {
-            "long_run": [
-                {"rate": RATE * x, **{key: r[key] for key in ("loss", "exponent", "flips")}}
-                for x in long
-                for r in found[f"long {x}"]
-            ]
-        },
+        "runs": {name: found[name] for name in (*shown, "geolora_spare", "long_run")},
         "sensitivity": [{"factor": x, "loss": _spread(found[f"factor {x}"], "loss")} for x in factors],
         "scaling": [
             {
@@ -347,7 +302,8 @@ def compute(runs, quick):
             for name in targets
         ],
         "curves": {
-            name: {"step": c.steps[::20].tolist(), "loss": c.losses[::20].tolist()} for name, c in curves.items()
+            name: {"step": c.steps[::20].tolist(), "loss": c.losses[::20].tolist()}
+            for name, c in _curves(settings).items()
         },
     }
 
@@ -358,16 +314,14 @@ def _spread(rows, key):
 
 def _tuned(tasks, results):
     """The best setting and the table of all: by the largest loss over the seeds, the faster one at single precision."""
-    runs: dict[tuple, list] = {}
-    for (_, arguments), result in zip(tasks, results, strict=True):
-        runs.setdefault(tuple((k, v) for k, v in arguments.items() if k != "seed"), []).append(result)
+    keys = [key for key in tasks[0][1] if key != "seed"]
     table = []
-    for setting, rows in runs.items():
-        stable = all(r["loss"] is not None for r in rows)
+    for values, runs in grouped(rows(tasks, results), *keys).items():
+        finite = all(r["loss"] is not None for r in runs)
         table.append(
-            dict(setting)
-            | {"largest_loss": max(r["loss"] for r in rows) if stable else None}
-            | {"single_precision": stable and all(r["relative_error"] < SINGLE for r in rows)}
+            dict(zip(keys, values, strict=True))
+            | {"largest_loss": max(r["loss"] for r in runs) if finite else None}
+            | {"single_precision": finite and all(r["relative_error"] < SINGLE for r in runs)}
         )
 
     def merit(row):
@@ -376,7 +330,7 @@ def _tuned(tasks, results):
         return (math.inf if row["largest_loss"] is None else row["largest_loss"]), 0.0
 
     best = min(table, key=merit)
-    return {key: value for key, value in best.items() if key in ("quarter", "gamma")}, table
+    return {key: best[key] for key in keys}, table
 
 
 def statements(data):
@@ -384,115 +338,87 @@ def statements(data):
     runs, limit = data["runs"], data["analytic_limit"]
     true = data["settings"]["true_rank"]
 
-    def span(name, key, form=".3g"):
-        return median_text(_spread(runs[name], key), form)
+    def beside_svd_lora(name):
+        return [r | {"svd_lora": s.get("amplitude")} for r, s in zip(runs[name], runs["svd_lora"], strict=True)]
 
-    geo, spare, ada = runs["geolora"], runs["geolora_spare"], runs["adalora"]
-    return [
-        statement(
-            "SVD-LoRA: analytic limit 2/(3 σ₁^{4/3}); steps settle up to within 1 % of it",
-            f"{limit:.5f} (fitted); measured {span('limits', 'settled', '.5f')}",
-            [r["settled"] is not None and abs(r["settled"] / limit - 1) < 0.01 for r in runs["limits"]],
+    return {
+        "SVD-LoRA: analytic limit 2/(3 σ₁^{4/3}); steps settle up to within 1 % of it": each(
+            runs["limits"],
+            f"{limit:.5f} (fitted); measured {{settled:.5f}}",
+            lambda r: abs(r["settled"] / limit - 1) < 0.01,
             paper=f"{RATE} largest stable rate",
         ),
-        statement(
-            "SVD-LoRA: largest stable rate on the grid of quarter decades is 10^-2.75 = 0.00178",
-            "10^" + span("limits", "grid", ".2f"),
-            [r["grid"] == -2.75 for r in runs["limits"]],
-            paper=f"{RATE}",
+        "SVD-LoRA: largest stable rate on the grid of quarter decades is 10^-2.75 = 0.00178": each(
+            runs["limits"], "10^{grid:.2f}", lambda r: r["grid"] == -2.75, paper=f"{RATE}"
         ),
-        statement(
-            "SVD-LoRA: the largest stable rate by bisection lies in the same quarter decade, above the analytic limit",
-            span("limits", "bisection", ".5f"),
-            [r["bisection"] is not None and limit < r["bisection"] < 10**-2.5 for r in runs["limits"]],
+        "SVD-LoRA: the largest stable rate by bisection lies in the same quarter decade, "
+        "above the analytic limit": each(
+            runs["limits"], "{bisection:.5f}", lambda r: limit < r["bisection"] < 10**-2.5
         ),
-        statement(
-            f"SVD-LoRA at {RATE}: loss after {STEPS} iterations between 0.5 and 3",
-            span("svd_lora", "loss", ".2f"),
-            [r["loss"] is not None and 0.5 <= r["loss"] <= 3 for r in runs["svd_lora"]],
-            paper="1.7",
+        f"SVD-LoRA at {RATE}: loss after {STEPS} iterations between 0.5 and 3": each(
+            runs["svd_lora"], "{loss:.2f}", lambda r: 0.5 <= r["loss"] <= 3, paper="1.7"
         ),
-        statement(
-            "SVD-LoRA: an entry of S flips the sign of its increment in each of the last 500 iterations",
-            span("svd_lora", "flips", ".3f"),
-            [r.get("flips") == 1 for r in runs["svd_lora"]],
-            paper="oscillation",
+        "SVD-LoRA: an entry of S flips the sign of its increment in each of the last 500 iterations": each(
+            runs["svd_lora"], "{flips:.3f}", lambda r: r["flips"] == 1, paper="oscillation"
         ),
-        statement(
-            "SVD-LoRA: the oscillation persists (increments of the last 100 iterations over those of 501 to 600)",
-            span("svd_lora", "amplitude_ratio", ".2f"),
-            [r.get("amplitude_ratio", 0) > 0.6 for r in runs["svd_lora"]],
-            paper="oscillation",
+        "SVD-LoRA: the oscillation persists (increments of the last 100 iterations over those of 501 to 600)": each(
+            runs["svd_lora"], "{amplitude_ratio:.2f}", lambda r: r["amplitude_ratio"] > 0.6, paper="oscillation"
         ),
-        statement(
-            f"GeoLoRA (published, no spare direction) at {GEOLORA_RATE}: relative error of W below 1e-6",
-            span("geolora", "relative_error", ".1e"),
-            [r.get("relative_error", 1) < SINGLE for r in geo],
+        f"GeoLoRA (published, no spare direction) at {GEOLORA_RATE}: relative error of W below 1e-6": each(
+            runs["geolora"], "{relative_error:.1e}", _precise, paper="single precision"
+        ),
+        "GeoLoRA stays below 1e-6 over the last 500 iterations": each(
+            runs["geolora"],
+            "{largest_late_error:.1e}",
+            lambda r: r["largest_late_error"] < SINGLE,
             paper="single precision",
         ),
-        statement(
-            "GeoLoRA stays below 1e-6 over the last 500 iterations",
-            span("geolora", "largest_late_error", ".1e"),
-            [r.get("largest_late_error", 1) < SINGLE for r in geo],
-            paper="single precision",
+        "GeoLoRA: true rank": each(
+            runs["geolora"], "{rank:.0f}", lambda r: r["rank"] == true, paper=f"rank of A (here {true})"
         ),
-        statement(
-            "GeoLoRA: true rank",
-            span("geolora", "rank", ".0f"),
-            [r.get("rank") == true for r in geo],
-            paper=f"rank of A (here {true})",
+        "GeoLoRA with one spare direction: the same error, true rank plus the spare column": each(
+            runs["geolora_spare"],
+            "{relative_error:.1e}",
+            lambda r: _precise(r) and (r["rank"], r["columns"]) == (true, true + 1),
         ),
-        statement(
-            "GeoLoRA with one spare direction: the same error, true rank plus the spare column",
-            span("geolora_spare", "relative_error", ".1e"),
-            [r.get("relative_error", 1) < SINGLE and (r["rank"], r["columns"]) == (true, true + 1) for r in spare],
-        ),
-        statement(
-            "AdaLoRA (budget 12 to 8, tuned): wrong number of triplets",
-            f"{span('adalora', 'triplets', '.0f')}, numerical rank {span('adalora', 'rank', '.0f')}",
-            [r["loss"] is None or (r["triplets"] != true and r["rank"] != true) for r in ada],
+        "AdaLoRA (budget 12 to 8, tuned): wrong number of triplets": each(
+            runs["adalora"],
+            "{triplets:.0f}, numerical rank {rank:.0f}",
+            lambda r: r["triplets"] != true and r["rank"] != true,
             paper="wrong rank",
+            missing=True,
         ),
-        statement(
-            "AdaLoRA (tuned): does not converge, relative error above 1e-5",
-            span("adalora", "relative_error", ".1e"),
-            [r["loss"] is None or r["relative_error"] > 1e-5 for r in ada],
-            paper="does not converge",
+        "AdaLoRA (tuned): does not converge, relative error above 1e-5": each(
+            runs["adalora"], "{relative_error:.1e}", _far, paper="does not converge", missing=True
         ),
-        statement(
-            "AdaLoRA (tuned): S oscillates less at the end than that of SVD-LoRA",
-            f"{span('adalora', 'amplitude', '.1e')} against {span('svd_lora', 'amplitude', '.1e')} per step",
-            [
-                a["loss"] is not None and a["amplitude"] < s.get("amplitude", 0)
-                for a, s in zip(ada, runs["svd_lora"], strict=True)
-            ],
+        "AdaLoRA (tuned): S oscillates less at the end than that of SVD-LoRA": each(
+            beside_svd_lora("adalora"),
+            "{amplitude:.1e} against {svd_lora:.1e} per step",
+            lambda r: r["amplitude"] < r["svd_lora"],
             paper="damps the oscillation",
         ),
-        statement(
-            "AdaLoRA with γ = 0.1 at 0.00178: S oscillates less at the end than that of SVD-LoRA",
-            f"loss {span('adalora_usual', 'loss')}, increment {span('adalora_usual', 'amplitude', '.1e')}",
-            [
-                a["loss"] is not None and a["amplitude"] < s.get("amplitude", 0)
-                for a, s in zip(runs["adalora_usual"], runs["svd_lora"], strict=True)
-            ],
+        "AdaLoRA with γ = 0.1 at 0.00178: S oscillates less at the end than that of SVD-LoRA": each(
+            beside_svd_lora("adalora_usual"),
+            "loss {loss:.3g}, increment {amplitude:.1e}",
+            lambda r: r["amplitude"] < r["svd_lora"],
             paper="damps the oscillation",
         ),
-        statement(
-            "AdaLoRA told the true rank (budget 12 to 5): still above 1e-5",
-            span("adalora_true_rank", "relative_error", ".1e"),
-            [r["loss"] is None or r["relative_error"] > 1e-5 for r in runs["adalora_true_rank"]],
+        "AdaLoRA told the true rank (budget 12 to 5): still above 1e-5": each(
+            runs["adalora_true_rank"], "{relative_error:.1e}", _far, missing=True
         ),
-        statement(
-            "LoRA (tuned): relative error of W below 1e-6",
-            span("lora", "relative_error", ".1e"),
-            [r["loss"] is not None and r["relative_error"] < SINGLE for r in runs["lora"]],
+        "LoRA (tuned): relative error of W below 1e-6": each(runs["lora"], "{relative_error:.1e}", _precise),
+        f"full-rank descent at {GEOLORA_RATE}: relative error of W below 1e-6": each(
+            runs["full_rank"], "{relative_error:.1e}", _precise
         ),
-        statement(
-            f"full-rank descent at {GEOLORA_RATE}: relative error of W below 1e-6",
-            span("full_rank", "relative_error", ".1e"),
-            [r["relative_error"] < SINGLE for r in runs["full_rank"]],
-        ),
-    ]
+    }
+
+
+def _precise(row):
+    return row["relative_error"] < SINGLE
+
+
+def _far(row):
+    return row["relative_error"] > 1e-5
 
 
 def tables(data):
@@ -528,29 +454,31 @@ def tables(data):
     }
 
 
-@functools.cache
-def _curves(seed, quarter, gamma, lora_quarter):
+def _curves(settings):
     """The runs that are drawn, recorded at every iteration."""
+    best = settings["adalora"]["best"]
+    return _followed(settings["seeds"][0], best["quarter"], best["gamma"], settings["lora"]["quarter"])
+
+
+@functools.cache
+def _followed(seed, quarter, gamma, lora_quarter):
     methods = {
-        "SVD-LoRA": (SVDLoRA(), RATE, RANK),
-        "AdaLoRA": (adalora_method(gamma), RATE if quarter == -2.75 else 10**quarter, BUDGET[0]),
-        "GeoLoRA": (GeoLoRA(truncation=tolerance(0)), GEOLORA_RATE, RANK),
-        "LoRA": (LoRA(), 10**lora_quarter, RANK),
-        "full rank": (FullRank(), GEOLORA_RATE, RANK),
+        "SVD-LoRA": (SVDLoRA(), RATE),
+        "AdaLoRA": (adalora_method(gamma), rate_of(quarter)),
+        "GeoLoRA": (GeoLoRA(truncation=tolerance(0)), GEOLORA_RATE),
+        "LoRA": (LoRA(), 10**lora_quarter),
+        "full rank": (FullRank(), GEOLORA_RATE),
     }
+    ranks, regression = {"AdaLoRA": {"rank": BUDGET[0]}}, problem(seed)
     return {
-        name: solve(
-            method, problem(seed), step_size=rate, steps=STEPS, rank=rank, seed=seed, coefficients=name.endswith("RA")
-        )
-        for name, (method, rate, rank) in methods.items()
+        name: descend(method, regression, rate, seed, coefficients=name != "full rank", **ranks.get(name, {}))
+        for name, (method, rate) in methods.items()
     }
 
 
 def draw(data):
     """Entries of S for the three methods of the paper, and the loss of all methods below them."""
-    settings = data["settings"]
-    best = settings["adalora"]["best"]
-    curves = _curves(settings["seeds"][0], best["quarter"], best["gamma"], settings["lora"]["quarter"])
+    curves = _curves(data["settings"])
     figure = Figure(figsize=(6.8, 4.3), layout="constrained")
     parts: Any = figure.subfigures(2, 1)
     top, bottom = parts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlrt import solve
 from integrators import AdaLoRA, ImportanceBudget, Tolerance
 from problems import MatrixRegression
 
@@ -25,6 +26,15 @@ TAU = 0.1
 SINGLE = 1e-6
 """Relative error of W that counts as single precision."""
 SIGMA = (2 / (3 * RATE)) ** 0.75
+SETTINGS = {
+    "shape": [SIZE, SIZE],
+    "true_rank": TRUE_RANK,
+    "rank": RANK,
+    "sigma_1": SIGMA,
+    "dtype": "float32",
+    "tau": TAU,
+}
+"""What the JSON files say of all this."""
 
 
 def problem(seed, size=SIZE, rank=TRUE_RANK, sigma=SIGMA, equal=False):
@@ -35,6 +45,21 @@ def problem(seed, size=SIZE, rank=TRUE_RANK, sigma=SIGMA, equal=False):
         X, Y = np.linalg.qr(X)[0], np.linalg.qr(Y)[0]
     A = X @ Y.T
     return MatrixRegression((A * (sigma / np.linalg.norm(A, 2))).astype(np.float32))
+
+
+def norm(regression):
+    """||A|| in double precision, in which the losses of a run are."""
+    return float(np.linalg.norm(regression.target.astype(np.float64)))
+
+
+def descend(method, regression, rate, seed, **options):
+    """A run of a method; steps and rank are those of this module unless others are given."""
+    return solve(method, regression, step_size=rate, seed=seed, **{"steps": STEPS, "rank": RANK, **options})
+
+
+def stable(run):
+    """Whether a run ended finite and below its start."""
+    return not run.diverged and bool(run.losses[-1] < run.losses[0])
 
 
 def tolerance(spare):
