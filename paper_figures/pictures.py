@@ -1,7 +1,10 @@
-"""One look for each method in all pictures, and shades for the values of a parameter."""
+"""What pictures share: one look for each method, shades for the values of a parameter, bands, maps with numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 from matplotlib import colormaps
 
 from dlrt.plots import LINES, MARKERS, style
@@ -31,3 +34,39 @@ def shades(number: int) -> list[dict]:
         {"color": colours(0.9 * i / max(1, number - 1)), "linestyle": LINES[i % 7], "marker": MARKERS[i % 9]}
         for i in range(number)
     ]
+
+
+def band(axes, x, low, middle, high, alpha: float = 0.15, **looks) -> None:
+    """A curve with the range about it in its colour."""
+    axes.plot(x, middle, **looks)
+    axes.fill_between(x, low, high, color=looks["color"], alpha=alpha, linewidth=0)
+
+
+def legend_above(figure, axes=None, ncols: int = 2) -> None:
+    """A legend above all panels, of what is in one of them (by default in all)."""
+    entries = () if axes is None else axes.get_legend_handles_labels()
+    figure.legend(*entries, loc="outside upper center", ncols=ncols, frameon=False)
+
+
+def number_map(axes, table, texts: Sequence[Sequence[str]], dark, fontsize: float, **options):
+    """A map of a table with text in its cells; the image, for a colour bar.
+
+    Parameters
+    ----------
+    axes : Axes
+    table : array
+    texts : sequence of sequences of str
+        By row and column.
+    dark : array of bool
+        Where the colour is dark, so that the text is white.
+    fontsize : float
+    options
+        Of ``Axes.imshow``.
+    """
+    image = axes.imshow(table, aspect="auto", vmin=0, **options)
+    axes.grid(False)
+    for (i, j), white in np.ndenumerate(dark):
+        if texts[i][j]:
+            colour = "white" if white else "black"
+            axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=fontsize, color=colour)
+    return image

@@ -44,7 +44,7 @@ from .problem import (
     STEPS,
     TRUE_RANK,
     adalora_method,
-    descend,
+    descent,
     norm,
     problem,
     stable,
@@ -54,31 +54,22 @@ from .problem import (
 SETTLED = 1e-7
 """A run has settled if it takes its loss below this multiple of the start: for a relative error of W of 3e-4."""
 QUARTERS = [-3.25, -3.0, -2.75, -2.5, -2.25]
-FULL = {
-    "seeds": range(20),
-    "gammas": [0.001, 0.01, 0.1, 0.5],
-    "adalora_quarters": [-4.0, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25],
-    "lora_quarters": [-3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5],
-    "factors": [0.98, 0.99, 0.995, 0.999, 1.0, 1.001, 1.005, 1.01, 1.02],
-    "long": [1.0, 1.001],
-    "sigmas": [10.0, SIGMA, 1000.0],
-    "targets": {
-        "two equal singular values": {"rank": 2, "equal": True},
-        "rank 2, Gaussian": {"rank": 2},
-        "100 x 100": {"size": 100},
-    },
+OTHER_TARGETS = {
+    "two equal singular values": {"rank": [2], "equal": [True]},
+    "rank 2, Gaussian": {"rank": [2]},
+    "100 x 100": {"size": [100]},
 }
-"""Of a run for the README; ``factors`` and ``long`` are rates of SVD-LoRA relative to :data:`RATE`."""
-QUICK = FULL | {
-    "seeds": range(1),
-    "gammas": [0.001],
-    "adalora_quarters": [-2.75],
-    "lora_quarters": [-2.25, -2.0],
-    "factors": [0.99],
-    "long": [],
-    "sigmas": [],
-    "targets": {},
+SCOPE = {
+    "seeds": (range(20), range(1)),
+    "gammas": ([0.001, 0.01, 0.1, 0.5], [0.001]),
+    "adalora_quarters": ([-4.0, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25], [-2.75]),
+    "lora_quarters": ([-3.0, -2.75, -2.5, -2.25, -2.0, -1.75, -1.5], [-2.25, -2.0]),
+    "factors": ([0.98, 0.99, 0.995, 0.999, 1.0, 1.001, 1.005, 1.01, 1.02], [0.99]),
+    "long": ([1.0, 1.001], []),
+    "sigmas": ([10.0, SIGMA, 1000.0], []),
+    "targets": (OTHER_TARGETS, {}),
 }
+"""Of a full and of a quick run; ``factors`` and ``long`` are rates of SVD-LoRA relative to :data:`RATE`."""
 
 
 def stable_limit(sigma):
@@ -122,7 +113,7 @@ def oscillation(run):
 
 def svd_lora(seed, rate=RATE, steps=STEPS, **target):
     """Loss after the given steps, oscillation of S, and the exponent p in loss ~ k^p over the second half."""
-    run = descend(SVDLoRA(), problem(seed, **target), rate, seed, steps=steps, coefficients=True)
+    run = descent(SVDLoRA(), problem(seed, **target), rate, seed, steps=steps, coefficients=True)
     if not stable(run):
         return {"loss": None}
     late = slice(steps // 2, None)
@@ -135,7 +126,7 @@ def svd_lora_limits(seed, quarters, **target):
     regression = problem(seed, **target)
 
     def accepted(rate, factor=1.0):
-        run = descend(SVDLoRA(), regression, rate, seed, every=STEPS)
+        run = descent(SVDLoRA(), regression, rate, seed, every=STEPS)
         return stable(run) and bool(run.losses[-1] < factor * run.losses[0])
 
     limit = stable_limit(target.get("sigma", SIGMA))
@@ -162,7 +153,7 @@ def bisect(accepts, low, high, ratio=1.002):
 def geolora(seed, spare, rate=GEOLORA_RATE, **target):
     """Counted rank, columns, error, and when single precision was reached."""
     regression, truncation = problem(seed, **target), tolerance(spare)
-    run = descend(GeoLoRA(truncation=truncation), regression, rate, seed, coefficients=True)
+    run = descent(GeoLoRA(truncation=truncation), regression, rate, seed, coefficients=True)
     if run.diverged:
         return {"status": run.status}
     errors = np.sqrt(2 * run.losses) / norm(regression)
@@ -183,7 +174,7 @@ def geolora(seed, spare, rate=GEOLORA_RATE, **target):
 def geolora_grid(seed, quarters, sigma):
     """The largest of the rates with which GeoLoRA ends finite and below its start."""
     method, regression = GeoLoRA(truncation=tolerance(0)), problem(seed, sigma=sigma)
-    accepted = [q for q in quarters if stable(descend(method, regression, 10**q, seed, steps=200, every=200))]
+    accepted = [q for q in quarters if stable(descent(method, regression, 10**q, seed, steps=200, every=200))]
     return {"grid": max(accepted, default=None)}
 
 
@@ -194,9 +185,8 @@ def rate_of(quarter):
 
 def adalora(seed, quarter, gamma, final=BUDGET[1], coefficients=False):
     """Loss, error, triplets that are not zero, and the numerical rank."""
-    regression, every = problem(seed), 1 if coefficients else STEPS
-    method, options = adalora_method(gamma, final), {"every": every, "coefficients": coefficients}
-    run = descend(method, regression, rate_of(quarter), seed, rank=BUDGET[0], **options)
+    method, regression, every = adalora_method(gamma, final), problem(seed), 1 if coefficients else STEPS
+    run = descent(method, regression, rate_of(quarter), seed, every=every, coefficients=coefficients)
     if not stable(run):
         return {"loss": None}
     return ending(run, regression) | {
@@ -209,13 +199,13 @@ def adalora(seed, quarter, gamma, final=BUDGET[1], coefficients=False):
 def lora(seed, quarter):
     """Loss and error of LoRA."""
     regression = problem(seed)
-    return ending(descend(LoRA(), regression, 10**quarter, seed, every=STEPS), regression)
+    return ending(descent(LoRA(), regression, 10**quarter, seed, every=STEPS), regression)
 
 
 def full_rank(seed, rate=GEOLORA_RATE):
     """Loss and error of descent on the dense matrix."""
     regression = problem(seed)
-    return ending(descend(FullRank(), regression, rate, seed, every=STEPS), regression)
+    return ending(descent(FullRank(), regression, rate, seed, every=STEPS), regression)
 
 
 # -- the figure --------------------------------------------------------------------------------------------------------
@@ -223,7 +213,7 @@ def full_rank(seed, rate=GEOLORA_RATE):
 
 def compute(runs, quick):
     """Stable steps, losses and ranks for 20 seeds; quick: for one, without the other targets and the long runs."""
-    given = QUICK if quick else FULL
+    given = {name: values[quick] for name, values in SCOPE.items()}
     seeds, few = list(given["seeds"]), list(given["seeds"][:3])
     factors, long, sigmas, targets = (given[key] for key in ("factors", "long", "sigmas", "targets"))
     groups = {
@@ -241,9 +231,8 @@ def compute(runs, quick):
         groups[f"limits {x}"] = cases(svd_lora_limits, quarters=[[]], sigma=[x], seed=few)
         groups[f"grid {x}"] = cases(geolora_grid, quarters=[[-0.25, 0.0, 0.25, 0.5]], sigma=[x], seed=few)
     for name, target in targets.items():
-        shape = {key: [value] for key, value in target.items()}
-        groups[name] = cases(svd_lora, **shape, seed=seeds)
-        groups[f"limits {name}"] = cases(svd_lora_limits, quarters=[QUARTERS], **shape, seed=seeds)
+        groups[name] = cases(svd_lora, **target, seed=seeds)
+        groups[f"limits {name}"] = cases(svd_lora_limits, quarters=[QUARTERS], **target, seed=seeds)
     found = runs.groups(groups)
 
     # The baselines at their best, by the same rule
@@ -469,9 +458,8 @@ def _followed(seed, quarter, gamma, lora_quarter):
         "LoRA": (LoRA(), 10**lora_quarter),
         "full rank": (FullRank(), GEOLORA_RATE),
     }
-    ranks, regression = {"AdaLoRA": {"rank": BUDGET[0]}}, problem(seed)
     return {
-        name: descend(method, regression, rate, seed, coefficients=name != "full rank", **ranks.get(name, {}))
+        name: descent(method, problem(seed), rate, seed, coefficients=name != "full rank")
         for name, (method, rate) in methods.items()
     }
 

@@ -16,26 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from dlrt import solve
 from dlrt.plots import WIDTH
 from dlrt.registry import with_options
 from integrators import INTEGRATORS, Integrator, count_evaluations
 
-from ..pictures import look
-from ..statements import statement
+from ..pictures import band, legend_above, look
+from ..statements import finding
 from ..tasks import cases
 from .problem import (
-    BUDGET,
     GEOLORA_RATE,
-    RANK,
-    SIGMA,
+    SETTINGS,
     SINGLE,
-    SIZE,
     STEPS,
-    TAU,
-    TRUE_RANK,
     adalora_method,
+    descent,
+    norm,
     problem,
+    start_rank,
     tolerance,
 )
 
@@ -47,19 +44,18 @@ NEAR = 1e-3
 
 @dataclass(frozen=True)
 class Method:
-    """A method, the rank it starts with, and whether it moves on the manifold (or on the dense matrix)."""
+    """A method, and whether it moves on the manifold (or on the dense matrix)."""
 
     label: str
     integrator: Integrator
     riemannian: bool = True
-    rank: int = RANK
 
 
 METHODS = {
     "full": Method("full rank", INTEGRATORS["full-rank"]),
     "lora": Method("LoRA", INTEGRATORS["lora"], riemannian=False),
     "svd-lora": Method("SVD-LoRA", INTEGRATORS["svd-lora"], riemannian=False),
-    "adalora": Method("AdaLoRA", adalora_method(0.001), riemannian=False, rank=BUDGET[0]),
+    "adalora": Method("AdaLoRA", adalora_method(0.001), riemannian=False),
     "splitting": Method("projector splitting", INTEGRATORS["projector-splitting"]),
     "bug": Method("BUG", INTEGRATORS["bug"]),
     "augmented-bug": Method("augmented BUG", with_options(INTEGRATORS["augmented-bug"], truncation=tolerance(1))),
@@ -74,9 +70,8 @@ def descend(*, method: str, quarter: float, seed: int) -> dict:
     A run that is not finite ends where it was so last. Recorded are the first 20 iterations, then 30 a decade.
     """
     chosen, regression = METHODS[method], problem(seed)
-    size = float(np.linalg.norm(regression.target.astype(np.float64)))
-    run = solve(chosen.integrator, regression, step_size=10**quarter, steps=STEPS, rank=chosen.rank, seed=seed)
-    errors = np.sqrt(2 * run.losses) / size
+    run = descent(chosen.integrator, regression, 10**quarter, seed)
+    errors = np.sqrt(2 * run.losses) / norm(regression)
     near = np.flatnonzero(errors < NEAR)
     kept = [k for k in recorded() if k < len(errors)]
     return {
@@ -115,13 +110,9 @@ def compute(runs, quick: bool) -> dict:
         }
     )
     return {
-        "settings": {
-            "shape": [SIZE, SIZE],
-            "true_rank": TRUE_RANK,
-            "rank": {m: METHODS[m].rank for m in METHODS},
-            "sigma_1": SIGMA,
-            "dtype": "float32",
-            "tau": TAU,
+        "settings": SETTINGS
+        | {
+            "rank": {m: start_rank(METHODS[m].integrator) for m in METHODS},
             "seeds": list(seeds),
             "tuning_seeds": list(tuning),
             "quarters": quarters,
@@ -165,65 +156,55 @@ def _quartiles(records: list[dict]) -> list[list[float]]:
     return [[float(f"{x:.4g}") for x in row] for row in table]
 
 
-def statements(data: dict) -> list[dict]:
+def statements(data: dict) -> dict[str, dict]:
     """What is claimed of rates, gradients and precision, seed by seed."""
     by = {m["method"]: m for m in data["methods"]}
     riemannian = [m for m in METHODS if METHODS[m].riemannian]
     factors = [m for m in METHODS if not METHODS[m].riemannian]
 
-    def near(method, which="runs"):
-        return [math.inf if r["near"] is None else r["near"] for r in by[method][which]]
+    def values(method, key, which="runs"):
+        return [math.inf if r[key] is None else r[key] for r in by[method][which]]
 
-    def single(method, which="runs"):
-        return [r["end"] is not None and r["end"] < SINGLE for r in by[method][which]]
-
-    def evaluations(method, which="runs"):
-        middle = np.median(near(method, which))
+    def evaluations(method, which):
+        middle = np.median(values(method, "near", which))
         return "never" if math.isinf(middle) else f"{middle:.0f}"
 
-    def listed(methods, text):
-        return ", ".join(f"{METHODS[m].label} {text(m)}" for m in methods)
+    def rates(methods):
+        return ", ".join(f"{METHODS[m].label} {by[m]['rate']:.2g}" for m in methods)
 
-    def fewer(other, which="runs", rates="best rates"):
-        return statement(
-            f"{rates}: GeoLoRA takes fewer gradients than {METHODS[other].label} to an error of {NEAR:g}",
-            f"{evaluations('geolora', which)} against {evaluations(other, which)}",
-            [a < b for a, b in zip(near("geolora", which), near(other, which), strict=True)],
+    def fewer(other, which, at):
+        pairs = zip(values("geolora", "near", which), values(other, "near", which), strict=True)
+        return f"{at}: GeoLoRA takes fewer gradients than {METHODS[other].label} to an error of {NEAR:g}", finding(
+            f"{evaluations('geolora', which)} against {evaluations(other, which)}", [a < b for a, b in pairs]
         )
+
+    def precise(method, which="runs", paper="reaches single precision"):
+        ends = values(method, "end", which)
+        return finding(f"{np.median(ends):.1e}", [end < SINGLE for end in ends], paper)
 
     several = [m for m in METHODS if by[m]["evaluations"] > 1]
     same = f"rate {data['settings']['same_rate']:g}"
-    return [
-        statement(
-            "best rates: those of the methods on the manifold are at least ten times the others'",
-            f"{listed(riemannian, lambda m: format(by[m]['rate'], '.2g'))}; "
-            f"{listed(factors, lambda m: format(by[m]['rate'], '.2g'))}",
+    papers = {"geolora": "reaches single precision", "adalora": "does not converge"}
+    return {
+        "best rates: those of the methods on the manifold are at least ten times the others'": finding(
+            f"{rates(riemannian)}; {rates(factors)}",
             [by[a]["rate"] >= 10 * by[b]["rate"] for a in riemannian for b in factors],
             paper="0.1 for GeoLoRA, 0.00178 for SVD-LoRA",
         ),
-        *(fewer(other) for other in [*factors, *several]),
-        *(fewer(other, "at_same_rate", same) for other in several),
-        *(
-            statement(
-                f"{METHODS[m].label} reaches single precision (error below {SINGLE:g}) in {STEPS} iterations",
-                f"{np.median([math.inf if r['end'] is None else r['end'] for r in by[m]['runs']]):.1e}",
-                single(m),
-                paper={"geolora": "reaches single precision", "adalora": "does not converge"}.get(m, "—"),
+        **dict(fewer(other, "runs", "best rates") for other in [*factors, *several]),
+        **dict(fewer(other, "at_same_rate", same) for other in several),
+        **{
+            f"{METHODS[m].label} reaches single precision (error below {SINGLE:g}) in {STEPS} iterations": precise(
+                m, paper=papers.get(m, "—")
             )
             for m in METHODS
-        ),
-        statement(
-            f"{same}: GeoLoRA reaches single precision",
-            f"{np.median([math.inf if r['end'] is None else r['end'] for r in by['geolora']['at_same_rate']]):.1e}",
-            single("geolora", "at_same_rate"),
-            paper="reaches single precision",
-        ),
-        statement(
-            f"{same}: LoRA, SVD-LoRA and AdaLoRA diverge or end above their start",
-            listed(factors, lambda m: f"{sum(r['diverged'] for r in by[m]['at_same_rate'])}"),
+        },
+        f"{same}: GeoLoRA reaches single precision": precise("geolora", "at_same_rate"),
+        f"{same}: LoRA, SVD-LoRA and AdaLoRA diverge or end above their start": finding(
+            ", ".join(f"{METHODS[m].label} {sum(r['diverged'] for r in by[m]['at_same_rate'])}" for m in factors),
             [r["diverged"] for m in factors for r in by[m]["at_same_rate"]],
         ),
-    ]
+    }
 
 
 def draw(data: dict) -> Figure:
@@ -238,13 +219,12 @@ def draw(data: dict) -> Figure:
                 continue
             low, middle, high = (np.array(row) for row in m[key])
             x = m["evaluations"] * iterations[: len(middle)]
-            axes.plot(x, middle, label=f"{m['label']} ({m['rate']:.2g})", **looks)
-            axes.fill_between(x, low, high, color=looks["color"], alpha=0.15, linewidth=0)
+            band(axes, x, low, middle, high, label=f"{m['label']} ({m['rate']:.2g})", **looks)
     best.set_xscale("symlog", linthresh=1)
     best.set(yscale="log", xlim=(0, 3 * STEPS), ylim=(5e-8, 2), title="each at its best rate (in brackets)")
     rate = data["settings"]["same_rate"]
     same.set(xlabel="gradient evaluations", title=f"rate {rate:g} (the factor methods diverge)")
     for axes in (best, same):
         axes.set_ylabel("relative error of W")
-    figure.legend(*best.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure, best)
     return figure

@@ -52,9 +52,14 @@ def norm(regression):
     return float(np.linalg.norm(regression.target.astype(np.float64)))
 
 
-def descend(method, regression, rate, seed, **options):
-    """A run of a method; steps and rank are those of this module unless others are given."""
-    return solve(method, regression, step_size=rate, seed=seed, **{"steps": STEPS, "rank": RANK, **options})
+def start_rank(method):
+    """Rank with which a method starts."""
+    return BUDGET[0] if isinstance(method, AdaLoRA) else RANK
+
+
+def descent(method, regression, rate, seed, steps=STEPS, **options):
+    """A run of a method from its start rank."""
+    return solve(method, regression, step_size=rate, steps=steps, rank=start_rank(method), seed=seed, **options)
 
 
 def stable(run):

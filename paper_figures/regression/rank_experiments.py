@@ -63,6 +63,8 @@ SPECTRA = {
     "eight equal": [10.0] * 8,
     "eight, factor 0.7": (20 * 0.7 ** np.arange(8)).tolist(),
 }
+NOISE_TOLERANCE = 0.1 * float(np.linalg.norm(SPECTRA["20, 16, 12, 8, 4"]))
+"""What counts in the runs with noise."""
 TAILS = {
     "20, 10, ten of 2": [20.0, 10.0] + [2.0] * 10,
     "20, 10, twenty of 1": [20.0, 10.0] + [1.0] * 20,
@@ -84,6 +86,11 @@ def resting_rank(spectrum, tau, spare, least):
         if np.linalg.norm(seen[r:]) <= tau * np.linalg.norm(seen):
             return r
     return len(spectrum)
+
+
+def noise_of_iterate(level):
+    """Spectral norm of what gradient noise of this level leaves in the iterate of plain descent."""
+    return 2 * level * math.sqrt(RATE / (2 - RATE))
 
 
 def steps_to_count(sigma, found, tau, rate):

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..pictures import look, shades
-from ..statements import grouped
-from .rank_experiments import RATE, SPECTRA, steps_to_count
+from ..pictures import band, legend_above, look, number_map, shades
+from ..statements import grouped, where
+from .rank_experiments import NOISE_TOLERANCE, noise_of_iterate, steps_to_count
 
 
 def draw(data):
@@ -40,15 +40,11 @@ def _draw_success(table):
     columns = list(dict.fromkeys((r["tau"], r["spare"]) for r in table))
     figure, panels = _figure(6.8, 0.9 + 0.28 * len(names), 2)
     for axes, start, title in zip(panels, ("zero", "large"), ("start at W = 0", "start as large as A"), strict=True):
-        rate = np.zeros((len(names), len(columns)))
-        for r in table:
-            if r["start"] == start:
-                i, j = names.index(r["spectrum"]), columns.index((r["tau"], r["spare"]))
-                rate[i, j] = r["recovered"] / r["of"]
-                axes.text(j, i, f"{r['recovered']}/{r['of']}", ha="center", va="center", fontsize=7,
-                          color="white" if rate[i, j] > 0.6 else "black")  # fmt: skip
-        axes.imshow(rate, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.grid(False)
+        cells = {(r["spectrum"], r["tau"], r["spare"]): (r["recovered"], r["of"]) for r in where(table, start=start)}
+        counts = np.array([[cells[(name, *column)] for column in columns] for name in names])
+        rate = counts[..., 0] / counts[..., 1]
+        texts = [[f"{recovered}/{of}" for recovered, of in row] for row in counts]
+        number_map(axes, rate, texts, dark=rate > 0.6, fontsize=7, cmap="Blues", vmax=1)
         axes.set_xticks(range(len(columns)), [f"{spare}" for _, spare in columns])
         axes.set_yticks(range(len(names)), names if start == "zero" else [])
         for j in range(0, len(columns), 2):
@@ -70,7 +66,7 @@ def _draw_example(rows):
             axes.semilogy(r["step"], r["error"], **looks)
     axes.axhline(0.1, color="black", linestyle=":", label="tolerance τ = 0.1")
     axes.set(xlabel="step", ylabel="relative error of W", xlim=(0, 300))
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure)
     return figure
 
 
@@ -85,7 +81,7 @@ def _draw_mechanism(rows):
         slope = chosen | {"marker": "", "linewidth": 0.8, "label": f"slope {power}"}
         axes.loglog(rates, anchor * (rates / rates[0]) ** power, **slope)
     axes.set(xlabel="step size λ", ylabel="value of the new direction")
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure)
     return figure
 
 
@@ -103,7 +99,7 @@ def _draw_growth(rows):
     axes.set(xscale="log", yscale="log", xlabel="missing value / tolerance", ylabel="steps until it counts")
     axes.set_xticks([1, 2, 5], ["1", "2", "5"])
     axes.set_xticks([], minor=True)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure)
     return figure
 
 
@@ -121,31 +117,29 @@ def _draw_tail(rows, tails):
         axes.axhline(group[0]["rule_rank"], color=shade["color"], linestyle=":", linewidth=0.8)
     axes.plot([], [], ":", color="black", linewidth=0.8, label="the rule applied to A")
     axes.set(xlabel="spare directions p", ylabel="rank found (lines: formula)")
-    figure.legend(loc="outside upper center", ncols=1, frameon=False)
+    legend_above(figure, ncols=1)
     return figure
 
 
 def _draw_noise(rows):
     """Rank against the noise of the gradient, without and with a spare direction."""
     figure, [axes] = _figure()
-    norm = float(np.linalg.norm(SPECTRA["20, 16, 12, 8, 4"]))
     for spare, start, chosen, label in (
         (1, "large", _spare(1), "one spare direction"),
         (0, "large", _spare(0), "published"),
         (0, "zero", _spare(0, linestyle=":", marker="v"), "published, start at W = 0"),
     ):
-        group = [r for r in rows if (r["spare"], r["start"]) == (spare, start)]
+        group = where(rows, spare=spare, start=start)
         if not group:
             continue
         levels = sorted({r["level"] for r in group})
-        x = [2 * v * math.sqrt(RATE / (2 - RATE)) / (0.1 * norm) for v in levels]
-        ranks = [[r["counted"] for r in group if r["level"] == v] for v in levels]
-        axes.plot(x, [np.median(r) for r in ranks], label=label, **chosen)
-        low, high = [min(r) for r in ranks], [max(r) for r in ranks]
-        axes.fill_between(x, low, high, color=chosen["color"], alpha=0.2, linewidth=0)
+        x = [noise_of_iterate(level) / NOISE_TOLERANCE for level in levels]
+        ranks = [[r["counted"] for r in where(group, level=level)] for level in levels]
+        low, middle, high = ([of(r) for r in ranks] for of in (min, np.median, max))
+        band(axes, x, low, middle, high, alpha=0.2, label=label, **chosen)
     axes.axhline(5, color="black", linewidth=0.8, label="rank of A")
     axes.set(yscale="log", xlabel="noise of the iterate / tolerance", ylabel="rank found")
     axes.set_yticks([3, 5, 10, 20, 40], ["3", "5", "10", "20", "40"])
     axes.set_yticks([], minor=True)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure)
     return figure
