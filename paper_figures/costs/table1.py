@@ -31,14 +31,15 @@ from dlrt.plots import WIDTH
 from dlrt.theorems import HOLDS, NOT_APPLICABLE, THEOREMS
 from integrators import INTEGRATORS, Adam, FixedRank, ImportanceBudget, Integrator, Truncation, count_evaluations
 
-from ..pictures import look
-from ..statements import statement
+from ..pictures import legend_above, look
+from ..statements import each, finding, where
 from .counters import Meter, cholesky, product, svd, triangular
 
 PACKAGES = ("torch",)
 TOKENS = 256
 SIZES, RANKS = (256, 512, 1024, 2048, 4096), (4, 8, 16, 32, 64)
 N, R = 1024, 16
+FIXED = {"n": {"r": R}, "r": {"n": N}}
 """The layer of the table; the other sizes are taken at rank R, the other ranks at size N."""
 WORD = 4
 """Bytes of a float32."""
@@ -183,9 +184,8 @@ def trainee(method: str, n: int, r: int, tokens: int, optimizer=None) -> Trainee
         torch.manual_seed(0)
         if method == "full":
             layer: torch.nn.Module = torch.nn.Linear(n, n, bias=False)
-            inner: Any = (
-                torch.optim.SGD(layer.parameters(), 1e-3) if optimizer is None else torch.optim.Adam(layer.parameters())
-            )
+            kind = torch.optim.SGD if optimizer is None else torch.optim.Adam
+            inner: Any = kind(layer.parameters(), lr=1e-3)
         else:
             layer = LowRankLinear(n, n, bias=False, rank=r)
             options = {} if optimizer is None else {"optimizer": optimizer}
@@ -301,26 +301,20 @@ def summary(method: str, quick: bool) -> dict:
     }
 
 
-def of(result: dict, method: str) -> list[dict]:
-    """The counts of a method."""
-    return [c for c in result["counts"] if c["method"] == method]
-
-
 def at(result: dict, method: str, n: int = N, r: int = R) -> dict:
     """The counts of a method for one layer."""
-    return next(c for c in of(result, method) if (c["n"], c["r"]) == (n, r))
+    return where(result["counts"], method=method, n=n, r=r)[0]
 
 
 def operations(count: dict, *parts: str) -> int:
-    """Products and elementwise operations of some parts together."""
-    return sum(count[part]["products"] + count[part]["elementwise"] for part in parts)
+    """Products and elementwise operations of some parts together, by default of all."""
+    return sum(count[part]["products"] + count[part]["elementwise"] for part in parts or ("network", "integrator"))
 
 
 def exponent(result: dict, method: str, by: str) -> float:
     """Slope of log(operations of the integrator) over log n or log r, least squares."""
-    fixed = {"n": ("r", R), "r": ("n", N)}[by]
-    points = [(c[by], operations(c, "integrator")) for c in of(result, method) if c[fixed[0]] == fixed[1]]
-    x, y = np.log2(np.array(points, dtype=float).T)
+    counts = where(result["counts"], method=method, **FIXED[by])
+    x, y = np.log2([[float(c[by]), float(operations(c, "integrator"))] for c in counts]).T
     return float(np.polyfit(x, y, 1)[0])
 
 
@@ -345,36 +339,6 @@ def integrator_text(method: str) -> str:
     return f"{sum(WORK[method].values())} n r²" + (f" {'+−'[cubes < 0]} {small}" if cubes else "")
 
 
-def rows(result: dict) -> list[dict]:
-    """The table; bytes in units of one n x r array."""
-    table = []
-    for m in result["methods"]:
-        count = at(result, m["method"])
-        unit = WORD * count["n"] * count["r"]
-        full = m["method"] == "full"
-        table.append(
-            {
-                "method": m["label"],
-                "tapes": str(count["tapes"]),
-                "network": "6 b n²" if full else f"{sum(a * p for a, _, p in TAPES[m['method']])} b n r",
-                "integrator": integrator_text(m["method"]),
-                "Mflop": f"{operations(count, 'network') / 1e6:.0f} + {operations(count, 'integrator') / 1e6:.1f}",
-                "stored": f"{count['stored'] / unit:.1f}",
-                "Adam": f"{m['adam'] / unit:.1f}",
-                "extra": f"{count['extra'] / unit:.1f}",
-                "rank adaptive": "yes" if m["rank adaptive"] else "no",
-                "orthonormal": "—" if full else "yes" if m["orthonormal"] else "no",
-                **{GUARANTEES[name]: verdict(found) for name, found in m["guarantees"].items()},
-            }
-        )
-    return table
-
-
-def tables(result: dict) -> dict[str, list[dict]]:
-    """The table for the README."""
-    return {"rows": rows(result)}
-
-
 def verdict(found: dict) -> str:
     """yes: promised and held; (yes): held in all cases, not promised; no: violated."""
     if found["held"] < found["of"]:
@@ -382,123 +346,127 @@ def verdict(found: dict) -> str:
     return "yes" if found["promised"] else "(yes)"
 
 
-def statements(result: dict) -> list[dict]:
+def network_text(method: str) -> str:
+    """The leading term of :func:`network_formula` in words."""
+    return "6 b n²" if method == "full" else f"{sum(a * p for a, _, p in TAPES[method])} b n r"
+
+
+def tables(result: dict) -> dict[str, list[dict]]:
+    """The table for the README; bytes in units of one n x r array."""
+    table, unit = [], WORD * N * R
+    for m in result["methods"]:
+        count = at(result, m["method"])
+        adaptive, orthonormal = ("yes" if m[key] else "no" for key in ("rank adaptive", "orthonormal"))
+        table.append(
+            {
+                "method": m["label"],
+                "tapes": str(count["tapes"]),
+                "network": network_text(m["method"]),
+                "integrator": integrator_text(m["method"]),
+                "Mflop": f"{operations(count, 'network') / 1e6:.0f} + {operations(count, 'integrator') / 1e6:.1f}",
+                "stored": f"{count['stored'] / unit:.1f}",
+                "Adam": f"{m['adam'] / unit:.1f}",
+                "extra": f"{count['extra'] / unit:.1f}",
+                "rank adaptive": adaptive,
+                "orthonormal": "—" if m["method"] == "full" else orthonormal,
+                **{GUARANTEES[name]: verdict(found) for name, found in m["guarantees"].items()},
+            }
+        )
+    return {"rows": table}
+
+
+def statements(result: dict) -> dict[str, dict]:
     """What is claimed of the counts, and in how many of the cases it held."""
-    tokens = result["settings"]["tokens"]
-    low_rank = [m["method"] for m in result["methods"] if m["method"] != "full"]
-    several = [m["method"] for m in result["methods"] if m["tapes"] > 1]
-    counts = {method: of(result, method) for method in METHODS}
-    promised = [found for m in result["methods"] for found in m["guarantees"].values() if found["promised"]]
-    growth = {by: [exponent(result, method, by) for method in low_rank] for by in "nr"}
-    geolora, lora = at(result, "geolora"), at(result, "lora")
+    tokens, methods = result["settings"]["tokens"], result["methods"]
+    counts = {method: where(result["counts"], method=method) for method in METHODS}
+    everything = [c for method in METHODS for c in counts[method]]
+    low_rank = [c | {"relative": c["largest"] / (WORD * c["n"] * c["r"])} for c in everything if c["method"] != "full"]
+    several = [m["method"] for m in methods if m["tapes"] > 1]
+    tapes = {m["method"]: m["tapes"] for m in methods}
+    promised = [found for m in methods for found in m["guarantees"].values() if found["promised"]]
+    growth = [{by: exponent(result, method, by) for by in FIXED} for method in METHODS if method != "full"]
     unit = WORD * N * R
-    adam = {m["method"]: m["adam"] / unit for m in result["methods"]}
+    adam = {m["method"]: m["adam"] / unit for m in methods}
     stored = {method: at(result, method)["stored"] / unit for method in METHODS}
-    work = {method: operations(at(result, method), "network", "integrator") for method in METHODS}
-    return [
-        statement(
-            "backward passes counted in a step are those the method states",
-            ", ".join(f"{m['label']} {at(result, m['method'])['tapes']}" for m in result["methods"]),
-            [c["tapes"] == m["tapes"] for m in result["methods"] for c in counts[m["method"]]],
+    work = {method: f"{operations(at(result, method)) / 1e6:.0f}" for method in METHODS}
+
+    def less(value, *others):
+        """Whether the value of GeoLoRA is less than that of the others, layer by layer."""
+        pairs = (pair for other in others for pair in zip(counts["geolora"], counts[other], strict=True))
+        return [value(mine) < value(theirs) for mine, theirs in pairs]
+
+    def decompositions(count):
+        made = count["integrator"]["factorisations"]
+        return {name: times for name, times in made.items() if name.startswith(("SVD", "QR"))}
+
+    return {
+        "backward passes counted in a step are those the method states": finding(
+            ", ".join(f"{m['label']} {at(result, m['method'])['tapes']}" for m in methods),
+            [c["tapes"] == tapes[c["method"]] for c in everything],
         ),
-        statement(
-            "GeoLoRA needs one tape, as LoRA does",
-            f"{geolora['tapes']} and {lora['tapes']}",
-            [c["tapes"] == 1 for method in ("geolora", "lora") for c in counts[method]],
+        "GeoLoRA needs one tape, as LoRA does": finding(
+            f"{at(result, 'geolora')['tapes']} and {at(result, 'lora')['tapes']}",
+            [c["tapes"] == 1 for c in counts["geolora"] + counts["lora"]],
             paper="a single backward pass",
         ),
-        statement(
-            "products of the network: exactly the formula",
-            "; ".join(f"{row['method']} {row['network']}" for row in rows(result)),
-            [
-                c["network"]["products"] == network_formula(method, c["n"], c["r"], tokens)
-                for method in METHODS
-                for c in counts[method]
-            ],
+        "products of the network: exactly the formula": finding(
+            "; ".join(f"{m['label']} {network_text(m['method'])}" for m in methods),
+            [c["network"]["products"] == network_formula(c["method"], c["n"], c["r"], tokens) for c in everything],
         ),
-        statement(
-            "products of the integrator: exactly the formula",
-            "; ".join(f"{row['method']} {row['integrator']}" for row in rows(result)),
-            [
-                c["integrator"]["products"] == integrator_formula(method, c["n"], c["r"])
-                for method in METHODS
-                for c in counts[method]
-            ],
+        "products of the integrator: exactly the formula": finding(
+            "; ".join(f"{m['label']} {integrator_text(m['method'])}" for m in methods),
+            [c["integrator"]["products"] == integrator_formula(c["method"], c["n"], c["r"]) for c in everything],
             paper="O(n r²)",
         ),
-        statement(
-            "GeoLoRA: one SVD, of 2r x 2r, and no QR; the rest are r x r",
-            ", ".join(f"{name} ({times})" for name, times in geolora["integrator"]["factorisations"].items()),
-            [
-                {k: v for k, v in c["integrator"]["factorisations"].items() if k.startswith(("SVD", "QR"))}
-                == {f"SVD {2 * c['r']} x {2 * c['r']}": 1}
-                for c in counts["geolora"]
-            ],
+        "GeoLoRA: one SVD, of 2r x 2r, and no QR; the rest are r x r": finding(
+            ", ".join(f"{k} ({v})" for k, v in at(result, "geolora")["integrator"]["factorisations"].items()),
+            [decompositions(c) == {f"SVD {2 * c['r']} x {2 * c['r']}": 1} for c in counts["geolora"]],
             paper="one small SVD",
         ),
-        statement(
-            "the largest tensor of the integrator is n x 2r: nothing of size n x n",
-            f"up to {max(c['largest'] / (WORD * c['n'] * c['r']) for m in low_rank for c in counts[m]):.0f} n r",
-            [c["largest"] <= 2 * WORD * c["n"] * c["r"] for m in low_rank for c in counts[m]],
+        "the largest tensor of the integrator is n x 2r: nothing of size n x n": finding(
+            f"up to {max(c['relative'] for c in low_rank):.0f} n r", [c["relative"] <= 2 for c in low_rank]
         ),
-        statement(
-            "operations of the integrator grow with n like n (exponent at most 1.01)",
-            f"{min(growth['n']):.3f} to {max(growth['n']):.3f}",
-            [x <= 1.01 for x in growth["n"]],
+        "operations of the integrator grow with n like n (exponent at most 1.01)": each(
+            growth, "{n.range:.3f}", lambda x: x["n"] <= 1.01, paper="O(n r²)"
+        ),
+        "and with r no faster than r² (exponent at most 2.1, since the decomposition of S adds r³)": each(
+            growth,
+            f"{{r.range:.2f}}, r up to {max(result['settings']['ranks'])}",
+            lambda x: x["r"] <= 2.1,
             paper="O(n r²)",
         ),
-        statement(
-            "and with r no faster than r² (exponent at most 2.1, since the decomposition of S adds r³)",
-            f"{min(growth['r']):.2f} to {max(growth['r']):.2f}, r up to {max(result['settings']['ranks'])}",
-            [x <= 2.1 for x in growth["r"]],
-            paper="O(n r²)",
+        "a step of GeoLoRA takes fewer operations than one of each method with several tapes": finding(
+            f"n = {N}, r = {R}: {work['geolora']} Mflop against {', '.join(work[m] for m in several)}",
+            less(operations, *several),
         ),
-        statement(
-            "a step of GeoLoRA takes fewer operations than one of each method with several tapes",
-            f"n = {N}, r = {R}: {work['geolora'] / 1e6:.0f} Mflop against "
-            + ", ".join(f"{work[m] / 1e6:.0f}" for m in several),
-            [
-                operations(mine, "network", "integrator") < operations(c, "network", "integrator")
-                for m in several
-                for mine, c in zip(counts["geolora"], counts[m], strict=True)
-            ],
-        ),
-        statement(
-            "a step of GeoLoRA takes fewer operations than one of AdaLoRA",
-            f"n = {N}, r = {R}: {work['geolora'] / 1e6:.0f} Mflop against {work['adalora'] / 1e6:.0f}",
-            [
-                operations(mine, "network", "integrator") < operations(c, "network", "integrator")
-                for mine, c in zip(counts["geolora"], counts["adalora"], strict=True)
-            ],
+        "a step of GeoLoRA takes fewer operations than one of AdaLoRA": finding(
+            f"n = {N}, r = {R}: {work['geolora']} Mflop against {work['adalora']}",
+            less(operations, "adalora"),
             paper="faster than AdaLoRA",
         ),
-        statement(
-            "GeoLoRA stores less between steps than AdaLoRA, in units of n r",
+        "GeoLoRA stores less between steps than AdaLoRA, in units of n r": finding(
             f"{stored['geolora']:.1f} against {stored['adalora']:.1f}; "
             f"moments of Adam {adam['geolora']:.1f} against {adam['adalora'] - stored['adalora'] + stored['lora']:.1f}",
-            [mine["stored"] < c["stored"] for mine, c in zip(counts["geolora"], counts["adalora"], strict=True)],
+            less(lambda count: count["stored"], "adalora"),
         ),
-        statement(
-            "what theory promises a method holds in the cases checked",
-            f"{sum(f['of'] for f in promised)} certificates",
-            [f["held"] == f["of"] for f in promised],
+        "what theory promises a method holds in the cases checked": finding(
+            f"{sum(f['of'] for f in promised)} certificates", [f["held"] == f["of"] for f in promised]
         ),
-    ]
+    }
 
 
 def draw(result: dict) -> Figure:
     """Operations of a whole step over n and over r."""
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     panels = figure.subplots(2, 1)
-    for axes, by, fixed, value in ((panels[0], "n", "r", R), (panels[1], "r", "n", N)):
+    for axes, (by, fixed) in zip(panels, FIXED.items(), strict=True):
         for m in result["methods"]:
-            points = sorted(
-                (c[by], operations(c, "network", "integrator")) for c in of(result, m["method"]) if c[fixed] == value
-            )
+            points = sorted((c[by], operations(c)) for c in where(result["counts"], method=m["method"], **fixed))
             axes.plot(*zip(*points, strict=True), label=m["label"], **look(m["method"]))
+        [(other, value)] = fixed.items()
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set(xlabel=f"{by}  ({fixed} = {value})", ylabel="operations of a step")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+        axes.set(xlabel=f"{by}  ({other} = {value})", ylabel="operations of a step")
+    legend_above(figure, panels[0])
     panels[0].set_title(f"n × n layer of rank r, {result['settings']['tokens']} tokens")
     return figure
