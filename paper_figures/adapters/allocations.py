@@ -17,7 +17,8 @@ from dlrt.finetune.data import Setting, load
 from dlrt.plots import WIDTH
 from dlrt.runs import Task
 
-from ..statements import statement
+from ..pictures import number_map
+from ..statements import finding, where
 from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, setting_of
 
 __all__ = ["PACKAGES", "compute", "draw", "statements"]
@@ -64,11 +65,8 @@ def place(layer: str) -> tuple[int, str]:
 
 def allocations(data: dict, method: str) -> list[np.ndarray]:
     """Ranks of the layers, seed by seed; nan where training diverged."""
-    return [
-        np.full(len(data["layers"]), np.nan) if r["ranks"] is None else np.array(r["ranks"], dtype=float)
-        for r in data["runs"]
-        if r["method"] == method
-    ]
+    missing = [np.nan] * len(data["layers"])
+    return [np.array(r["ranks"] or missing, dtype=float) for r in where(data["runs"], method=method)]
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> float:
@@ -78,56 +76,38 @@ def alike(one: np.ndarray, other: np.ndarray) -> float:
     return float("nan")
 
 
-def statements(data: dict) -> list[dict]:
+def statements(data: dict) -> dict[str, dict]:
     """What is claimed of the accuracies and of how the budget is spread."""
     settings, bound = data["settings"], above_chance(data["settings"])
     found = {label: allocations(data, method) for label, method in METHODS.items()}
-    tests = {label: [r["test"] for r in data["runs"] if r["method"] == method] for label, method in METHODS.items()}
-    between = [alike(*pair) for pair in zip(*found.values(), strict=True)]
     mlp = np.array([".mlp." in f".{layer}" for layer in data["layers"]], dtype=bool)
-    result = [
-        statement(
-            f"{label} at rate {settings['lr']:g}: accuracy on the test data above chance (more than {bound:.3f})",
-            " and ".join("nan" if x is None else f"{x:.3f}" for x in tests[label]),
-            [x is not None and x > bound for x in tests[label]],
+
+    def exceed(values, limit, form=".2f"):
+        numbers = [np.nan if x is None else x for x in values]
+        return finding(" and ".join(format(x, form) for x in numbers), [x > limit for x in numbers])
+
+    claims = {
+        f"{label} at rate {settings['lr']:g}: accuracy on the test data above chance (more than {bound:.3f})": exceed(
+            [r["test"] for r in where(data["runs"], method=method)], bound, ".3f"
         )
-        for label in METHODS
-    ]
+        for label, method in METHODS.items()
+    }
     for label, seeds in found.items():
-        result.append(
-            statement(
-                f"{label}: the ranks of all layers together are the budget of {settings['budget']}",
-                "; ".join(f"{ranks.sum():.0f}, by layer {ranks.min():.0f} to {ranks.max():.0f}" for ranks in seeds),
-                [ranks.sum() == settings["budget"] for ranks in seeds],
-            )
+        claims[f"{label}: the ranks of all layers together are the budget of {settings['budget']}"] = finding(
+            "; ".join(f"{ranks.sum():.0f}, by layer {ranks.min():.0f} to {ranks.max():.0f}" for ranks in seeds),
+            [ranks.sum() == settings["budget"] for ranks in seeds],
         )
     for label, seeds in found.items():
-        within = alike(*seeds)
-        result.append(
-            statement(
-                f"{label}: two seeds spread the budget alike (rank correlation over the layers above 0.5)",
-                f"{within:.2f}",
-                [within > 0.5],
-            )
-        )
-    result.append(
-        statement(
-            "GeoLoRA and AdaLoRA spread it alike (rank correlation above 0.5)",
-            " and ".join(f"{x:.2f}" for x in between),
-            [x > 0.5 for x in between],
-        )
-    )
+        claim = f"{label}: two seeds spread the budget alike (rank correlation over the layers above 0.5)"
+        claims[claim] = exceed([alike(*seeds)], 0.5)
+    between = [alike(*pair) for pair in zip(*found.values(), strict=True)]
+    claims["GeoLoRA and AdaLoRA spread it alike (rank correlation above 0.5)"] = exceed(between, 0.5)
     for label, seeds in found.items():
         if mlp.any():
-            shares = [ranks[mlp].sum() / ranks.sum() for ranks in seeds]
-            result.append(
-                statement(
-                    f"{label} gives the MLP more than its share of the layers ({mlp.mean():.2f})",
-                    " and ".join(f"{x:.2f}" for x in shares),
-                    [x > mlp.mean() for x in shares],
-                )
+            claims[f"{label} gives the MLP more than its share of the layers ({mlp.mean():.2f})"] = exceed(
+                [ranks[mlp].sum() / ranks.sum() for ranks in seeds], mlp.mean()
             )
-    return result
+    return claims
 
 
 def draw(data: dict) -> Figure:
@@ -143,16 +123,12 @@ def draw(data: dict) -> Figure:
         table = np.full((len(blocks), len(positions)), np.nan)
         for (block, position), rank in zip(places, values, strict=True):
             table[blocks.index(block), positions.index(position)] = rank
-        image = axes.imshow(table, cmap="cividis", vmin=0, vmax=top, aspect="auto", origin="lower")
+        texts = [[f"{rank:.0f}" if np.isfinite(rank) else "" for rank in row] for row in table]
+        image = number_map(axes, table, texts, table < 0.55 * top, 5.5, cmap="cividis", vmax=top, origin="lower")
         axes.set(yticks=range(len(blocks)), xticks=range(len(positions)), title=label)
         axes.set_yticklabels([block + 1 for block in blocks])
         axes.set_xticklabels(positions, rotation=90)
         axes.tick_params(length=0)
-        axes.grid(False)
-        for (i, j), rank in np.ndenumerate(table):
-            if np.isfinite(rank):
-                colour = "white" if rank < 0.55 * top else "black"
-                axes.text(j, i, f"{rank:.0f}", ha="center", va="center", fontsize=5.5, color=colour)
         if not np.isfinite(table).any():
             axes.text(0.5, 0.5, "diverged", ha="center", va="center", transform=axes.transAxes)
     panels[0].set_ylabel("block")

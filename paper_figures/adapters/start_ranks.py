@@ -24,8 +24,8 @@ from dlrt.finetune.methods import BLOCKS
 from dlrt.plots import WIDTH
 from dlrt.runs import Task, late_loss
 
-from ..pictures import shades
-from ..statements import statement
+from ..pictures import band, number_map, shades
+from ..statements import finding, where
 from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, deviation, setting_of
 
 __all__ = ["PACKAGES", "compute", "draw", "statements"]
@@ -123,41 +123,36 @@ def accuracies(data: dict, method: str) -> np.ndarray:
     return table
 
 
-def statements(data: dict) -> list[dict]:
+def statements(data: dict) -> dict[str, dict]:
     """What is claimed of start ranks, budgets and rates."""
     settings, untrained = data["settings"], above_chance(data["settings"])
-    geolora, adalora = (accuracies(data, method) for method in METHODS.values())
+    tables = {label: accuracies(data, method) for label, method in METHODS.items()}
+    geolora, adalora = tables.values()
     best = np.nanmax([geolora, adalora])
     good = [int(np.sum(table >= best - 0.02)) for table in (geolora, adalora)]
-    margins = []
-    for j, lr in enumerate(settings["rates"]):
-        ours, theirs = geolora[:, j], adalora[:, j]
-        margins.append(
-            statement(
-                f"(c, d) at rate {lr:g}: GeoLoRA more accurate than AdaLoRA, budget by budget",
-                f"{_span(ours)} against {_span(theirs)}",
-                np.nan_to_num(ours) > np.nan_to_num(theirs),  # a diverged run counts as accuracy 0
-            )
-        )
-    return [
-        *_meeting(data),
-        *(
-            statement(
-                f"(c, d) {label}: training stays finite",
+    return {
+        **_meeting(data),
+        **{
+            f"(c, d) {label}: training stays finite": finding(
                 f"{np.isnan(table).sum()} nan; {np.sum(table <= untrained)} at chance (accuracy up to {untrained:.3f})",
                 np.isfinite(table).ravel(),
                 paper="nan where it diverged",
             )
-            for label, table in (("GeoLoRA", geolora), ("AdaLoRA", adalora))
-        ),
-        statement(
-            "(c, d) GeoLoRA is within 0.02 of the best cell of both in more cells than AdaLoRA",
+            for label, table in tables.items()
+        },
+        "(c, d) GeoLoRA is within 0.02 of the best cell of both in more cells than AdaLoRA": finding(
             f"{good[0]} against {good[1]} of {geolora.size}; best {np.nanmax(geolora):.3f} against "
             f"{np.nanmax(adalora):.3f}",
             [good[0] > good[1]],
         ),
-        *margins,
-    ]
+        **{
+            f"(c, d) at rate {lr:g}: GeoLoRA more accurate than AdaLoRA, budget by budget": finding(
+                f"{_span(ours)} against {_span(theirs)}",
+                np.nan_to_num(ours) > np.nan_to_num(theirs),  # a diverged run counts as accuracy 0
+            )
+            for lr, ours, theirs in zip(settings["rates"], geolora.T, adalora.T, strict=True)
+        },
+    }
 
 
 def _span(values: np.ndarray) -> str:
@@ -167,42 +162,31 @@ def _span(values: np.ndarray) -> str:
     return f"{found.min():.3f} to {found.max():.3f}" + (" and nan" if len(found) < len(values) else "")
 
 
-def _meeting(data: dict) -> list[dict]:
+def _meeting(data: dict) -> dict[str, dict]:
     """Parameters and accuracy of (a, b) at the end, seed by seed."""
-    settings = data["settings"]
-    examples = settings["task"]["validation"]
-    ranks = settings["start_ranks"]
-    runs = {
-        seed: [r for r in data["ranks"] if r["seed"] == seed and r["status"] == "finished"]
-        for seed in settings["seeds"]
-    }
+    settings, ranks = data["settings"], data["settings"]["start_ranks"]
     ratios, spreads, noises = [], [], []
-    for finished in runs.values():
-        if len(finished) < len(ranks):  # a start rank that diverged meets none
-            ratios.append(math.inf)
-            spreads.append(math.inf)
-            noises.append(0.0)
-            continue
-        sizes, last = np.array([[(r["looks"][-1][k]) for r in finished] for k in ("parameters", "validation")])
-        ratios.append(sizes.max() / sizes.min())
-        spreads.append(np.ptp(last))
-        noises.append(2.5 * deviation(float(last.mean()), examples))
-    at_start = max(r["start"] for r in data["ranks"]) / min(r["start"] for r in data["ranks"])
-    return [
-        statement(
-            f"(a) from start ranks {ranks[0]} to {ranks[-1]} GeoLoRA ends at the same number of parameters, "
-            "largest over smallest at most 1.25",
-            f"{_list(ratios, '.2f')}; {at_start:.1f} at the start",
+    for seed in settings["seeds"]:
+        ends = [r["looks"][-1] for r in where(data["ranks"], seed=seed, status="finished")]
+        meet = len(ends) == len(ranks)  # a start rank that diverged meets none
+        sizes, last = (np.array([end[key] for end in ends]) for key in ("parameters", "validation"))
+        ratios.append(sizes.max() / sizes.min() if meet else math.inf)
+        spreads.append(np.ptp(last) if meet else math.inf)
+        noises.append(2.5 * deviation(float(last.mean()), settings["task"]["validation"]) if meet else 0.0)
+    starts = [r["start"] for r in data["ranks"]]
+    return {
+        f"(a) from start ranks {ranks[0]} to {ranks[-1]} GeoLoRA ends at the same number of parameters, "
+        "largest over smallest at most 1.25": finding(
+            f"{_list(ratios, '.2f')}; {max(starts) / min(starts):.1f} at the start",
             [ratio <= 1.25 for ratio in ratios],
             paper="they meet at a similar number",
         ),
-        statement(
-            "(b) validation accuracies at the end differ by no more than those of equally good networks "
-            "(2.5 standard deviations of one)",
+        "(b) validation accuracies at the end differ by no more than those of equally good networks "
+        "(2.5 standard deviations of one)": finding(
             f"{_list(spreads, '.3f')}, bound {_list(noises, '.3f')}",
             [spread <= noise for spread, noise in zip(spreads, noises, strict=True)],
         ),
-    ]
+    }
 
 
 def _list(values: list[float], form: str) -> str:
@@ -224,14 +208,13 @@ def _draw_start_ranks(data, upper, lower):
     """Means over the seeds, with bands from the smallest to the largest."""
     start_ranks = data["settings"]["start_ranks"]
     for rank, style in zip(start_ranks, shades(len(start_ranks)), strict=True):
-        runs = [r for r in data["ranks"] if r["rank"] == rank]
+        runs = where(data["ranks"], rank=rank)
         whole = min(len(r["looks"]) for r in runs)
         steps = [0, *(look["step"] for look in runs[0]["looks"][:whole])]
         sizes = np.array([[r["start"], *(look["parameters"] for look in r["looks"][:whole])] for r in runs])
         right = np.array([[look["validation"] for look in r["looks"][:whole]] for r in runs])
         for axes, x, values in ((upper, steps, sizes), (lower, steps[1:], right)):
-            axes.plot(x, values.mean(axis=0), label=f"{rank}", **style)
-            axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0)
+            band(axes, x, values.min(axis=0), values.mean(axis=0), values.max(axis=0), label=f"{rank}", **style)
     upper.set(yscale="log", ylabel="adapter parameters")
     upper.set_title("(a) trainable parameters, GeoLoRA by start rank")
     upper.tick_params(labelbottom=False)
@@ -244,24 +227,15 @@ def _draw_maps(data, figure, panels):
     settings, untrained = data["settings"], above_chance(data["settings"])
     for axes, letter, (label, method) in zip(panels, "cd", METHODS.items(), strict=True):
         table = accuracies(data, method)
-        image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
-        axes.set(
-            xticks=range(table.shape[1]),
-            yticks=range(table.shape[0]),
-            xlabel="learning rate",
-            title=f"({letter}) {label}",
-        )
-        axes.set_xticklabels([f"$10^{{{round(math.log10(lr))}}}$" for lr in settings["rates"]])
-        axes.set_yticklabels(settings["budgets"])
-        axes.grid(False)
+        texts = [["nan" if np.isnan(x) else f"{x:.3f}"[1:] if x < 1 else "1" for x in row] for row in table]
+        image = number_map(axes, table, texts, table < 0.55, 6, cmap="cividis", vmax=1, origin="lower")
+        axes.set(xlabel="learning rate", title=f"({letter}) {label}")
+        axes.set_xticks(range(table.shape[1]), [f"$10^{{{round(math.log10(lr))}}}$" for lr in settings["rates"]])
+        axes.set_yticks(range(table.shape[0]), settings["budgets"])
         axes.set_facecolor("white")
-        for (i, j), value in np.ndenumerate(table):
-            text = "nan" if np.isnan(value) else f"{value:.3f}"[1:] if value < 1 else "1"
-            dark = not np.isnan(value) and value < 0.55
-            axes.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
-            if value <= untrained:
-                axes.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, fill=False, color="white",
-                                         linestyle=":", linewidth=0.8))  # fmt: skip
+        for i, j in np.argwhere(table <= untrained):
+            looks = {"fill": False, "color": "white", "linestyle": ":", "linewidth": 0.8}
+            axes.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, **looks))
     panels[0].set_ylabel("budget (columns)")
     bar = figure.colorbar(image, ax=list(panels), orientation="horizontal", aspect=40)
     bar.set_label("test accuracy (line and dotted frames: chance)")

@@ -33,7 +33,9 @@ from dlrt.plots import COLOURS, WIDTH, style
 from integrators import FixedRank, GeoLoRA, LowRank, SVDLoRA
 from problems import MatrixRegression
 
-from ..statements import median_text, spread, statement
+from ..pictures import legend_above
+from ..statements import each, finding
+from ..tasks import cases, rows
 
 TARGET = np.array([[0.0, 0.5], [0.5, 0.75]])
 """Eigenvalues 1 and -1/4; ``e_1^T A e_1 = 0`` exactly."""
@@ -183,16 +185,13 @@ def separatrix_angle(h):
 
 def compute(runs, quick):
     """Both flows for 20 matrices A in steps of 0.01; quick: for that of the picture, in steps of 0.04."""
-    seeds = list(range(1 if quick else 20))
-    h = 4 * STEP if quick else STEP
-    steps = [2 * h, h, h / 2]
-    found = runs.groups(
-        {
-            "at_rest": [(at_rest, {})],
-            "angles": [(separatrix_angle, {"h": x}) for x in steps],
-            "flows": [(flows, {"seed": s, "h": h}) for s in seeds],
-        }
-    )
+    seeds, h = (range(1), 4 * STEP) if quick else (range(20), STEP)
+    groups = {
+        "at_rest": [(at_rest, {})],
+        "angles": cases(separatrix_angle, h=[2 * h, h, h / 2]),
+        "flows": cases(flows, seed=seeds, h=[h]),
+    }
+    found = runs.groups(groups)
     return {
         "settings": {
             "target": TARGET.tolist(),
@@ -201,10 +200,10 @@ def compute(runs, quick):
             "step_size": h,
             "horizon": HORIZON,
             "rate_at_rest": RATE,
-            "seeds": seeds,
+            "seeds": list(seeds),
         },
         "at_rest": found["at_rest"][0],
-        "angles": [{"step_size": x, **r} for x, r in zip(steps, found["angles"], strict=True)],
+        "angles": [{"step_size": r["h"], "angle": r["angle"]} for r in rows(groups["angles"], found["angles"])],
         "flows": found["flows"],
     }
 
@@ -214,53 +213,39 @@ def statements(data):
     rest, runs = data["at_rest"], data["flows"]
     first, second, third = (a["angle"] for a in data["angles"])
     ratio = (first - second) / (second - third)
-
-    def span(key, form=".1e"):
-        return median_text(spread(r[key] for r in runs), form)
-
-    return [
-        statement(
-            "at W = 0, U = V = e₁: P̂∇L = 0 exactly, P∇L is not, and SVD-LoRA stays there bit for bit",
+    return {
+        "at W = 0, U = V = e₁: P̂∇L = 0 exactly, P∇L is not, and SVD-LoRA stays there bit for bit": finding(
             f"‖P̂∇L‖ = {rest['simultaneous_gradient']:g}, ‖P∇L‖ = {rest['riemannian_gradient']:.4f}",
             [rest["simultaneous_gradient"] == 0 and rest["riemannian_gradient"] > 0.5 and rest["svd_lora_rests"]],
             paper="P̂∇L = 0, P∇L ≠ 0",
         ),
-        statement(
-            "a GeoLoRA step from there lowers the loss by at least λ(1 − λ/2)‖P∇L‖² before truncation",
+        "a GeoLoRA step from there lowers the loss by at least λ(1 − λ/2)‖P∇L‖² before truncation": finding(
             f"{rest['decrease']:.4f}, promised {rest['promised']:.4f}",
             [rest["decrease"] >= rest["promised"] * (1 - 1e-12)],
         ),
-        statement(
-            "the simultaneous flow from a start of rank 1 comes within 10⁻⁶ of such a point",
-            f"‖W‖ {span('norm_at_rest')}, ‖P̂∇L‖ {span('simultaneous_gradient')}, "
-            f"‖P∇L‖ {span('riemannian_gradient', '.2f')}",
-            [
-                r["norm_at_rest"] < 1e-6 and r["simultaneous_gradient"] < 1e-6 and r["riemannian_gradient"] > 0.1
-                for r in runs
-            ],
+        "the simultaneous flow from a start of rank 1 comes within 10⁻⁶ of such a point": each(
+            runs,
+            "‖W‖ {norm_at_rest:.1e}, ‖P̂∇L‖ {simultaneous_gradient:.1e}, ‖P∇L‖ {riemannian_gradient:.2f}",
+            lambda r: max(r["norm_at_rest"], r["simultaneous_gradient"]) < 1e-6 and r["riemannian_gradient"] > 0.1,
             paper="P̂∇L = 0, P∇L ≠ 0",
         ),
-        statement(
-            "and stays near it for more than 10 units of time, until rounding has grown",
-            span("time_at_rest", ".0f"),
-            [r["time_at_rest"] > 10 for r in runs],
+        "and stays near it for more than 10 units of time, until rounding has grown": each(
+            runs, "{time_at_rest:.0f}", lambda r: r["time_at_rest"] > 10
         ),
-        statement(
-            "the Riemannian flow from the same start reaches the best approximation of rank 1",
-            f"loss above the minimum {span('riemannian_excess')}; least ‖W‖ {span('riemannian_least_norm', '.2f')}",
-            [abs(r["riemannian_excess"]) < 1e-9 for r in runs],
+        "the Riemannian flow from the same start reaches the best approximation of rank 1": each(
+            runs,
+            "loss above the minimum {riemannian_excess:.1e}; least ‖W‖ {riemannian_least_norm:.2f}",
+            lambda r: abs(r["riemannian_excess"]) < 1e-9,
         ),
-        statement(
-            "starts beside it: the simultaneous flow goes through W = 0 to λ₂wwᵀ, the Riemannian one to the best",
-            f"loss above λ₁²/2 {span('through_excess')}, above the minimum {span('beside_riemannian_excess')}",
-            [abs(r["through_excess"]) < 1e-9 and abs(r["beside_riemannian_excess"]) < 1e-9 for r in runs],
+        "starts beside it: the simultaneous flow goes through W = 0 to λ₂wwᵀ, the Riemannian one to the best": each(
+            runs,
+            "loss above λ₁²/2 {through_excess:.1e}, above the minimum {beside_riemannian_excess:.1e}",
+            lambda r: max(abs(r["through_excess"]), abs(r["beside_riemannian_excess"])) < 1e-9,
         ),
-        statement(
-            "it belongs to the flow, not to the step: the angle of the start converges with order 1",
-            f"{first:.5f}, {second:.5f}, {third:.5f}; ratio of differences {ratio:.2f}",
-            [1.6 < ratio < 2.5],
+        "it belongs to the flow, not to the step: the angle of the start converges with order 1": finding(
+            f"{first:.5f}, {second:.5f}, {third:.5f}; ratio of differences {ratio:.2f}", [1.6 < ratio < 2.5]
         ),
-    ]
+    }
 
 
 def coordinates(W):
@@ -297,7 +282,7 @@ def draw(data):
     _draw_cone(figure.add_subplot(grid[0], projection="3d", computed_zorder=False), curves, marks)
     axes = figure.add_subplot(grid[1])
     _draw_from_above(axes, curves, marks)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure, axes)
 
     axes = figure.add_subplot(grid[2])
     for gradient, label, look in (

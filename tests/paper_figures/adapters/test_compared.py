@@ -1,6 +1,6 @@
-"""The picture of Tables 2 to 4."""
+"""What Tables 2 to 4 share."""
 
-from paper_figures.adapters.against_size import draw_against_size
+from paper_figures.adapters.compared import draw_against_size
 from paper_figures.pictures import look
 
 
