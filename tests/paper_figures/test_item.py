@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from paper_figures import Item
 from paper_figures.item import Runs
-from paper_figures.statements import statement
+from paper_figures.statements import finding
 from paper_figures.tasks import cases
 
 
@@ -28,7 +28,7 @@ def compute(runs, quick, first, last=3):
 def item(monkeypatch):
     module = types.ModuleType("paper_figures.small")
     module.compute, module.PACKAGES = compute, ("pillow",)
-    module.statements = lambda data: [statement("the total is large", f"{data['total']}", [data["total"] > 99])]
+    module.statements = lambda data: {"the total is large": finding(f"{data['total']}", [data["total"] > 99])}
     module.draw = lambda data: {"": Figure(), "-more": Figure()}
     module.tables = lambda data: {"rows": [{"total": str(data["total"])}]}
     monkeypatch.setitem(sys.modules, "paper_figures.small", module)

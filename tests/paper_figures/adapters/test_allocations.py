@@ -78,7 +78,7 @@ def made_up():
 
 
 def test_statements_say_what_the_ranks_say(made_up):
-    held = {s["claim"]: (s["holds"], s["of"]) for s in allocations.statements(made_up)}
+    held = {claim: (s["holds"], s["of"]) for claim, s in allocations.statements(made_up).items()}
 
     def of(start):
         [one] = [outcome for claim, outcome in held.items() if claim.startswith(start)]

@@ -94,7 +94,7 @@ def made_up():
 
 
 def held(data, start):
-    [one] = [s for s in start_ranks.statements(data) if s["claim"].startswith(start)]
+    [one] = [s for claim, s in start_ranks.statements(data).items() if claim.startswith(start)]
     return one["holds"], one["of"], one["found"]
 
 
