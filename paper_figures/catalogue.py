@@ -11,19 +11,13 @@ _FIGURES: dict[str, tuple] = {
     "4": ("adapters.allocations", "Figure 4: rank of each layer, at ten times the rate of Figure 3", {"lr": 1e-2}),
     "5": ("regression.figure5", "Figure 5: stable step sizes and the entries of S in matrix regression"),
     "losses": ("regression.losses", "Losses of all methods on the regression of Figure 5, each at its best rate"),
-    "rank-recovery": (
-        "regression.rank_recovery",
-        "Premature rank loss of GeoLoRA and its cure by a spare direction",
-    ),
+    "rank-recovery": ("regression.rank_recovery", "Premature rank loss of GeoLoRA and its cure by a spare direction"),
 }
+_ACCURACIES = "adapters.accuracy_table"
 _TABLES: dict[str, tuple] = {
     "1": ("costs.table1", "Table 1: work, memory, gradient tapes and guarantees of each method, measured"),
-    "2": (
-        "adapters.accuracy_table",
-        "Table 2: all methods on sentences, MiniLM on movie reviews",
-        {"task": "sentences"},
-    ),
-    "3": ("adapters.accuracy_table", "Table 3: all methods on images, ViT-S/14 on Fashion-MNIST", {"task": "images"}),
+    "2": (_ACCURACIES, "Table 2: all methods on sentences, MiniLM on movie reviews", {"task": "sentences"}),
+    "3": (_ACCURACIES, "Table 3: all methods on images, ViT-S/14 on Fashion-MNIST", {"task": "images"}),
     "4": ("adapters.table4", "Table 4: all methods on a diffusion model, a small U-Net on Fashion-MNIST"),
 }
 FIGURES = {name: Item("figure", name, *about) for name, about in _FIGURES.items()}

@@ -115,17 +115,14 @@ def separatrix(A, h, accuracy=0.0):
 
 def follow(method, A, angle, h):
     """The run from a start on the upper cone, with S and the matrix at every step."""
-    seen = []
-    start = point(angle, START)
-    run = solve(
-        method,
-        MatrixRegression(A),
-        step_size=h,
-        steps=round(HORIZON / h),
-        start=start,
-        callback=lambda record: seen.append(record.state.Y),
-    )
-    return run, [start, *seen]
+    seen = [point(angle, START)]
+
+    def watch(record):
+        seen.append(record.state.Y)
+
+    steps = round(HORIZON / h)
+    run = solve(method, MatrixRegression(A), step_size=h, steps=steps, start=seen[0], callback=watch)
+    return run, seen
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------

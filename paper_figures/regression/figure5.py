@@ -44,7 +44,7 @@ from .problem import (
     STEPS,
     TRUE_RANK,
     adalora_method,
-    descent,
+    follow,
     norm,
     problem,
     stable,
@@ -113,7 +113,7 @@ def oscillation(run):
 
 def svd_lora(seed, rate=RATE, steps=STEPS, **target):
     """Loss after the given steps, oscillation of S, and the exponent p in loss ~ k^p over the second half."""
-    run = descent(SVDLoRA(), problem(seed, **target), rate, seed, steps=steps, coefficients=True)
+    run = follow(SVDLoRA(), problem(seed, **target), rate, seed, steps=steps, coefficients=True)
     if not stable(run):
         return {"loss": None}
     late = slice(steps // 2, None)
@@ -126,7 +126,7 @@ def svd_lora_limits(seed, quarters, **target):
     regression = problem(seed, **target)
 
     def accepted(rate, factor=1.0):
-        run = descent(SVDLoRA(), regression, rate, seed, every=STEPS)
+        run = follow(SVDLoRA(), regression, rate, seed, every=STEPS)
         return stable(run) and bool(run.losses[-1] < factor * run.losses[0])
 
     limit = stable_limit(target.get("sigma", SIGMA))
@@ -153,7 +153,7 @@ def bisect(accepts, low, high, ratio=1.002):
 def geolora(seed, spare, rate=GEOLORA_RATE, **target):
     """Counted rank, columns, error, and when single precision was reached."""
     regression, truncation = problem(seed, **target), tolerance(spare)
-    run = descent(GeoLoRA(truncation=truncation), regression, rate, seed, coefficients=True)
+    run = follow(GeoLoRA(truncation=truncation), regression, rate, seed, coefficients=True)
     if run.diverged:
         return {"status": run.status}
     errors = np.sqrt(2 * run.losses) / norm(regression)
@@ -174,7 +174,7 @@ def geolora(seed, spare, rate=GEOLORA_RATE, **target):
 def geolora_grid(seed, quarters, sigma):
     """The largest of the rates with which GeoLoRA ends finite and below its start."""
     method, regression = GeoLoRA(truncation=tolerance(0)), problem(seed, sigma=sigma)
-    accepted = [q for q in quarters if stable(descent(method, regression, 10**q, seed, steps=200, every=200))]
+    accepted = [q for q in quarters if stable(follow(method, regression, 10**q, seed, steps=200, every=200))]
     return {"grid": max(accepted, default=None)}
 
 
@@ -186,7 +186,7 @@ def rate_of(quarter):
 def adalora(seed, quarter, gamma, final=BUDGET[1], coefficients=False):
     """Loss, error, triplets that are not zero, and the numerical rank."""
     method, regression, every = adalora_method(gamma, final), problem(seed), 1 if coefficients else STEPS
-    run = descent(method, regression, rate_of(quarter), seed, every=every, coefficients=coefficients)
+    run = follow(method, regression, rate_of(quarter), seed, every=every, coefficients=coefficients)
     if not stable(run):
         return {"loss": None}
     return ending(run, regression) | {
@@ -199,13 +199,13 @@ def adalora(seed, quarter, gamma, final=BUDGET[1], coefficients=False):
 def lora(seed, quarter):
     """Loss and error of LoRA."""
     regression = problem(seed)
-    return ending(descent(LoRA(), regression, 10**quarter, seed, every=STEPS), regression)
+    return ending(follow(LoRA(), regression, 10**quarter, seed, every=STEPS), regression)
 
 
 def full_rank(seed, rate=GEOLORA_RATE):
     """Loss and error of descent on the dense matrix."""
     regression = problem(seed)
-    return ending(descent(FullRank(), regression, rate, seed, every=STEPS), regression)
+    return ending(follow(FullRank(), regression, rate, seed, every=STEPS), regression)
 
 
 # -- the figure --------------------------------------------------------------------------------------------------------
@@ -459,7 +459,7 @@ def _followed(seed, quarter, gamma, lora_quarter):
         "full rank": (FullRank(), GEOLORA_RATE),
     }
     return {
-        name: descent(method, problem(seed), rate, seed, coefficients=name != "full rank")
+        name: follow(method, problem(seed), rate, seed, coefficients=name != "full rank")
         for name, (method, rate) in methods.items()
     }
 
@@ -471,12 +471,10 @@ def draw(data):
     parts: Any = figure.subfigures(2, 1)
     top, bottom = parts
     panels = top.subplots(1, 3)
-    for axes, (name, label) in zip(
-        panels, {"SVD-LoRA": "(a)", "AdaLoRA": "(b)", "GeoLoRA": "(c)"}.items(), strict=True
-    ):
+    for axes, letter, name in zip(panels, "abc", ("SVD-LoRA", "AdaLoRA", "GeoLoRA"), strict=True):
         run = curves[name]
         _draw_entries(axes, run)
-        axes.set_title(f"{label} {name}, λ = {run.step_sizes[0]:.3g}")
+        axes.set_title(f"({letter}) {name}, λ = {run.step_sizes[0]:.3g}")
         axes.set_xlabel("iteration")
         _inset(axes, run)
     panels[0].set_ylabel("entries of S")

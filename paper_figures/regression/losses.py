@@ -23,18 +23,7 @@ from integrators import INTEGRATORS, Integrator, count_evaluations
 from ..pictures import band, legend_above, look
 from ..statements import finding
 from ..tasks import cases
-from .problem import (
-    GEOLORA_RATE,
-    SETTINGS,
-    SINGLE,
-    STEPS,
-    adalora_method,
-    descent,
-    norm,
-    problem,
-    start_rank,
-    tolerance,
-)
+from .problem import GEOLORA_RATE, SETTINGS, SINGLE, STEPS, adalora_method, follow, norm, problem, start_rank, tolerance
 
 QUARTERS = [q / 4 for q in range(-16, 2)]
 SEEDS, TUNING_SEEDS = 12, (100, 101, 102)
@@ -70,7 +59,7 @@ def descend(*, method: str, quarter: float, seed: int) -> dict:
     A run that is not finite ends where it was so last. Recorded are the first 20 iterations, then 30 a decade.
     """
     chosen, regression = METHODS[method], problem(seed)
-    run = descent(chosen.integrator, regression, 10**quarter, seed)
+    run = follow(chosen.integrator, regression, 10**quarter, seed)
     errors = np.sqrt(2 * run.losses) / norm(regression)
     near = np.flatnonzero(errors < NEAR)
     kept = [k for k in recorded() if k < len(errors)]
@@ -96,19 +85,14 @@ def compute(runs, quick: bool) -> dict:
     """Tune all methods alike on 3 seeds and run them on 12 others; quick: one seed each, three rates."""
     seeds, tuning = (range(1), TUNING_SEEDS[:1]) if quick else (range(SEEDS), TUNING_SEEDS)
     quarters = [-3.0, -2.0, 0.0] if quick else QUARTERS
-    tried = runs.groups(
-        {f"{m} {q}": cases(descend, method=[m], quarter=[q], seed=tuning) for m in METHODS for q in quarters}
-    )
-    merits = {m: {q: _merit(tried[f"{m} {q}"]) for q in quarters} for m in METHODS}
+    tuned = {(m, q): cases(descend, method=[m], quarter=[q], seed=tuning) for m in METHODS for q in quarters}
+    merits: dict[str, dict[float, tuple]] = {m: {} for m in METHODS}
+    for (m, q), records in runs.groups(tuned).items():
+        merits[m][q] = _merit(records)
     best = {m: min(merits[m], key=merits[m].__getitem__) for m in METHODS}
-    rates = {"best": best, "same": dict.fromkeys(METHODS, math.log10(GEOLORA_RATE))}
-    found = runs.groups(
-        {
-            f"{which} {m}": cases(descend, method=[m], quarter=[chosen[m]], seed=seeds)
-            for which, chosen in rates.items()
-            for m in METHODS
-        }
-    )
+    same = dict.fromkeys(METHODS, math.log10(GEOLORA_RATE))
+    shown = [("best", m, q) for m, q in best.items()] + [("same", m, q) for m, q in same.items()]
+    found = runs.groups({f"{w} {m}": cases(descend, method=[m], quarter=[q], seed=seeds) for w, m, q in shown})
     return {
         "settings": SETTINGS
         | {

@@ -57,7 +57,7 @@ def start_rank(method):
     return BUDGET[0] if isinstance(method, AdaLoRA) else RANK
 
 
-def descent(method, regression, rate, seed, steps=STEPS, **options):
+def follow(method, regression, rate, seed, steps=STEPS, **options):
     """A run of a method from its start rank."""
     return solve(method, regression, step_size=rate, steps=steps, rank=start_rank(method), seed=seed, **options)
 

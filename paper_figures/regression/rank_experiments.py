@@ -131,20 +131,12 @@ def leading(A, rank, columns=0, seed=0):
     return Y.embed(wider(Y.U), wider(Y.V)) if columns else Y
 
 
-def descend(A, start, *, tau, spare, rate=RATE, steps=STEPS, max_rank=None, every=1, callback=None, level=0.0, seed=0):
+def descend(A, start, *, tau, spare, rate=RATE, steps=STEPS, max_rank=None, level=0.0, seed=0, **options):
     """Run GeoLoRA on the regression on A: the trajectory, and the counted rank (spare columns apart) at each record."""
     truncation = Tolerance(relative=tau, spare=spare, max_rank=max_rank)
     problem = NoisyRegression(A.full(), level=level) if level else MatrixRegression(A.full())
-    run = solve(
-        GeoLoRA(truncation=truncation),
-        problem,
-        step_size=rate,
-        steps=steps,
-        start=start,
-        every=every,
-        seed=seed,
-        callback=callback,
-    )
+    method = GeoLoRA(truncation=truncation)
+    run = solve(method, problem, step_size=rate, steps=steps, start=start, seed=seed, **options)
     counted = np.array([truncation.ranks([d[np.isfinite(d)]])[0] for d in run.singular_values])
     return run, counted
 
@@ -211,14 +203,8 @@ def growth(sigma, tau, rate, seed):
     """Steps until one missing value counts, from the best rank-1 matrix with one random spare column of value 0."""
     A = matrix([20.0, sigma], seed)
     predicted = steps_to_count(sigma, 20.0, tau, rate)
-    _, counted = descend(
-        A,
-        leading(A, 1, 1, seed),
-        tau=tau,
-        spare=1,
-        rate=rate,
-        steps=20 if predicted is None else math.ceil(predicted) + 20,
-    )
+    steps = 20 if predicted is None else math.ceil(predicted) + 20
+    _, counted = descend(A, leading(A, 1, 1, seed), tau=tau, spare=1, rate=rate, steps=steps)
     return {"predicted": predicted, "measured": first(counted == 2)}
 
 
@@ -278,9 +264,7 @@ def wrong_direction(max_rank, overlap, seed):
     if max_rank > 1:
         start = leading(start, 1, 1, seed)
     run, _ = descend(A, start, tau=0.1, spare=1, max_rank=max_rank, steps=400)
-    return {
-        "steps": first(run.losses < 0.5 * 10.0**2 * 1.01),
-    }
+    return {"steps": first(run.losses < 0.5 * 10.0**2 * 1.01)}
 
 
 def limited(max_rank, seed):
@@ -295,9 +279,7 @@ def noisy(level, spare, start, seed):
     """Counted rank, error and last value with gradient noise, over the second half of the run."""
     spectrum = SPECTRA["20, 16, 12, 8, 4"]
     A = matrix(spectrum, seed)
-    run, counted = descend(
-        A, random_start(A, start, seed), tau=0.1, spare=spare, steps=STEPS, every=5, level=level, seed=seed
-    )
+    run, counted = descend(A, random_start(A, start, seed), tau=0.1, spare=spare, every=5, level=level, seed=seed)
     late = slice(len(counted) // 2, None)
     last = [d[np.isfinite(d)][-1] for d in run.singular_values[late]]
     return {
