@@ -234,7 +234,7 @@ def _draw_maps(data, figure, panels):
         axes.set_yticks(range(table.shape[0]), settings["budgets"])
         axes.set_facecolor("white")
         for i, j in np.argwhere(table <= untrained):
-            looks = {"fill": False, "color": "white", "linestyle": ":", "linewidth": 0.8}
+            looks: dict = {"fill": False, "color": "white", "linestyle": ":", "linewidth": 0.8}
             axes.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, **looks))
     panels[0].set_ylabel("budget (columns)")
     bar = figure.colorbar(image, ax=list(panels), orientation="horizontal", aspect=40)

@@ -59,7 +59,7 @@ OTHER_TARGETS = {
     "rank 2, Gaussian": {"rank": [2]},
     "100 x 100": {"size": [100]},
 }
-SCOPE = {
+SCOPE: dict[str, tuple[Any, Any]] = {
     "seeds": (range(20), range(1)),
     "gammas": ([0.001, 0.01, 0.1, 0.5], [0.001]),
     "adalora_quarters": ([-4.0, -3.5, -3.25, -3.0, -2.75, -2.5, -2.25], [-2.75]),

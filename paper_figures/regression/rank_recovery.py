@@ -6,6 +6,7 @@ The theory is in :mod:`paper_figures.regression.rank_experiments`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from .rank_pictures import draw
 
 __all__ = ["compute", "draw", "statements", "tables"]
 
-SCOPE = {
+SCOPE: dict[str, tuple[Any, Any]] = {
     "seeds": (range(5), range(2)),
     "few": (range(3), range(1)),
     "shapes": ([[50, 50], [40, 200], [200, 200]], [[50, 50]]),

@@ -1,6 +1,13 @@
 """What Tables 2 to 4 share."""
 
-from paper_figures.adapters.compared import draw_against_size
+import math
+import operator
+
+import pytest
+
+from dlrt.finetune.methods import METHODS
+from paper_figures import TABLES
+from paper_figures.adapters.compared import against, draw_against_size, mean_text, seed_by_seed, summary
 from paper_figures.pictures import look
 
 
@@ -20,3 +27,21 @@ def test_methods_are_points_or_lines_in_their_colours():
     assert (line.get_xdata()[0], line.get_ydata()[0]) == (2.0, 8.0)
     assert line.get_color() == look("geolora")["color"]
     assert axes.get_xlabel() and axes.get_ylabel() == "mean"
+
+
+@pytest.mark.parametrize("table", ["2", "3"])
+def test_a_summary_of_the_runs_of_the_reference(table):
+    for m in TABLES[table].reference()["methods"]:
+        found = summary(m, METHODS, m["runs"], accuracy="test", parameters="parameters")
+        assert found == {key: value for key, value in m.items() if key != "seconds"}
+
+
+def test_methods_of_which_a_run_diverged():
+    runs = [{"status": "finished", "test": 0.5}, {"status": "diverged at step 2", "test": None}]
+    one = summary({"method": "lora", "lr": 1e-3, "tried": []}, METHODS, runs, mean="test")
+    none = summary({"method": "lora", "lr": 1e-3, "tried": []}, METHODS, runs[1:], mean="test")
+    assert (one["mean"], one["deviation"], one["diverged"], none["mean"]) == (0.5, None, 1, None)
+    assert mean_text(one, "mean", ".1f") == "0.5" and mean_text(one | {"deviation": 0.2}, "mean", ".1f") == "0.5 ± 0.2"
+    assert against((one, none), "mean", ".0f", 0.1, "diverged") == "5 against diverged"
+    assert seed_by_seed((one, one), "test", math.inf, operator.lt) == [False, False]
+    assert seed_by_seed((none, one | {"runs": runs[:1]}), "test", -math.inf, operator.ge) == [False]
