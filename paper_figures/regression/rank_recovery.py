@@ -163,10 +163,8 @@ def statements(data):
     several = [r | {"all_at": r["counted_at"][-1]} for r in data["several"]]
     blind = [r for r in several if r["spread"] == 0 and r["missing"] > 2 * r["spare"]]
     sighted = [r for r in several if r["missing"] >= r["spare"] and (r["spread"] > 0 or r["missing"] <= 2 * r["spare"])]
-    weak, strong = (
-        [r["overlap"] or 0.0 for r in data["weak_signal"] if wanted(r["ratio"])]
-        for wanted in (lambda ratio: ratio < 1, lambda ratio: ratio > 1)
-    )
+    weak = [r["overlap"] or 0.0 for r in data["weak_signal"] if r["ratio"] < 1]
+    strong = [r["overlap"] or 0.0 for r in data["weak_signal"] if r["ratio"] > 1]
     claims = {
         "published GeoLoRA from W = 0 ends at a smaller rank than the tolerance asks for": success(
             recovered(0, "zero"), False
