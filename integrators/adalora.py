@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .checks import check_fraction
 from .integrator import Integrator
-from .linalg import dagger, double_svd
+from .linalg import array_namespace, dagger, double_svd, is_complex
 from .lowrank import LowRank, diagonalise
 from .state import State
 from .truncation import ImportanceBudget
@@ -121,7 +121,7 @@ class AdaLoRA(Integrator):
             "Q": f.L * lam[..., None, :] - 4 * self.gamma * QH @ (dagger(QH) @ QH - one),
         }
         for w, X in factors.items():
-            sensitivity = abs(xp.real(xp.conj(X) * descent[w])) if _is_complex(X) else abs(X * descent[w])
+            sensitivity = abs(xp.real(xp.conj(X) * descent[w])) if is_complex(X) else abs(X * descent[w])
             smooth = self.beta1 * memory[f"sensitivity.{w}"] + (1 - self.beta1) * sensitivity
             unsure = self.beta2 * memory[f"uncertainty.{w}"] + (1 - self.beta2) * abs(sensitivity - smooth)
             memory |= {f"sensitivity.{w}": smooth, f"uncertainty.{w}": unsure}
@@ -140,7 +140,3 @@ def _triplet_factors(Y: LowRank) -> dict:
 
 def _prefixed(prefix: str, memory) -> dict:
     return {f"{prefix}.{key}": X for key, X in memory.items()}
-
-
-def _is_complex(X) -> bool:
-    return array_namespace(X).isdtype(X.dtype, "complex floating")

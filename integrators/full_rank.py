@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .integrator import Integrator
+from .linalg import array_namespace
 from .lowrank import LowRank
 from .state import State
 from .substeps import Euler, Substep

@@ -7,10 +7,12 @@ and works on the last two axes unless it says otherwise.
 import functools
 import math
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, is_torch_array
+from array_api_compat import device, is_torch_array
 
 __all__ = [
+    "array_namespace",
     "check_finite",
     "complement",
     "concat",
@@ -28,6 +30,21 @@ __all__ = [
     "rotate",
     "to_numpy",
 ]
+
+
+_NAMESPACES: dict = {}  # of a type of arrays
+_COMPLEX: dict = {}  # of a dtype
+
+
+def array_namespace(*arrays):
+    """The library of the arrays, in the form of the array API standard.
+
+    Looked up once for each type, since finding out takes longer than a product of small matrices.
+    """
+    kind = type(arrays[0])
+    if kind not in _NAMESPACES:
+        _NAMESPACES[kind] = array_api_compat.array_namespace(*arrays)
+    return _NAMESPACES[kind]
 
 
 def one_thread(function):
@@ -71,7 +88,10 @@ def to_numpy(array):
 
 def is_complex(X):
     """Whether the entries of ``X`` are complex."""
-    return array_namespace(X).isdtype(X.dtype, "complex floating")
+    dtype = X.dtype
+    if dtype not in _COMPLEX:
+        _COMPLEX[dtype] = bool(array_namespace(X).isdtype(dtype, "complex floating"))
+    return _COMPLEX[dtype]
 
 
 def in_double(X):
@@ -114,7 +134,7 @@ def concat(*blocks, axis=-1):
 
 def check_finite(X, what="the field"):
     """Raise FloatingPointError if ``X`` holds an infinity or a NaN (LAPACK would answer in its own ways)."""
-    xp = np if isinstance(X, np.ndarray) else array_namespace(X)  # asked often: finding out takes longer than looking
+    xp = array_namespace(X)
     if not bool(xp.all(xp.isfinite(X))):
         raise FloatingPointError(f"{what} has non-finite entries")
 
@@ -191,7 +211,7 @@ def _cholesky_complement(U, X):
     steps: that keeps it fast when another process has the second core.
     """
     xp = array_namespace(U, X)
-    wide = xp.complex128 if xp.isdtype(X.dtype, "complex floating") else xp.float64
+    wide = xp.complex128 if is_complex(X) else xp.float64
     UH, one = dagger(U), xp.eye(X.shape[-1], dtype=wide, device=device(X))
     largest = xp.amax(xp.abs(X), dim=(-2, -1), keepdim=True)
     if not bool(xp.all(xp.isfinite(largest))):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .checks import check_number, check_rank, check_rng, described
-from .linalg import concat, dagger, double_svd, eps, gaussian, haar, in_double, is_complex, qr, rotate
+from .linalg import array_namespace, concat, dagger, double_svd, eps, gaussian, haar, in_double, is_complex, qr, rotate
 
 __all__ = ["LowRank"]
 

@@ -32,10 +32,9 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from array_api_compat import array_namespace
-
 from .checks import check_fraction
 from .fields import PARTS, Projections, seen
+from .linalg import array_namespace, is_complex
 from .lowrank import LowRank
 from .state import State
 
@@ -170,7 +169,7 @@ class Adam(Optimizer):
 def _mean_square(X, axes):
     """|X|^2, averaged over the axes and kept broadcastable; a row has at least the average of all rows."""
     xp = array_namespace(X)
-    square = xp.real(X) ** 2 + xp.imag(X) ** 2 if xp.isdtype(X.dtype, "complex floating") else X * X
+    square = xp.real(X) ** 2 + xp.imag(X) ** 2 if is_complex(X) else X * X
     if not axes:
         return square
     rows = xp.mean(square, axis=axes, keepdims=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .integrator import Integrator
-from .linalg import complement, concat, dagger, double_svd
+from .linalg import array_namespace, complement, concat, dagger, double_svd
 from .lowrank import LowRank
 from .state import State
 from .substeps import Euler, Substep

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from .fields import PARTS, Projections, seen
+from .linalg import array_namespace
 from .lowrank import LowRank
 
 __all__ = ["State", "stack", "unstack"]

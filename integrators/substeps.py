@@ -17,9 +17,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .checks import check_integer
+from .linalg import array_namespace
 from .lowrank import LowRank
 
 __all__ = ["RK4", "Euler", "Exact", "Heun", "Repeated", "Substep"]

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .checks import check_integer
-from .linalg import double_svd
+from .linalg import array_namespace, double_svd
 from .lowrank import LowRank, diagonalise
 from .state import State
 

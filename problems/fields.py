@@ -17,9 +17,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
-from integrators.linalg import dagger, is_complex
+from integrators.linalg import array_namespace, dagger, is_complex
 from integrators.lowrank import LowRank
 
 Array = Any  # a numpy array or a torch tensor

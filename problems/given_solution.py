@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from integrators.checks import (
     check_integer,
@@ -16,7 +15,7 @@ from integrators.checks import (
     check_rng,
     check_singular_values,
 )
-from integrators.linalg import gaussian, haar, in_double, is_complex
+from integrators.linalg import array_namespace, gaussian, haar, in_double, is_complex
 from integrators.lowrank import LowRank
 
 from .fields import Array, DenseField, convert

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from integrators.checks import check_matrix, check_rank
-from integrators.linalg import dagger, in_double, norm
+from integrators.linalg import array_namespace, dagger, in_double, norm
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field

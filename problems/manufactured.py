@@ -8,10 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from integrators.checks import check_integer
-from integrators.linalg import dagger
+from integrators.linalg import array_namespace, dagger
 from integrators.lowrank import LowRank
 
 from .fields import Array, DenseField, Field, convert

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from integrators.checks import check_integer, check_number, check_rank, check_rng
-from integrators.linalg import haar, in_double, is_complex
+from integrators.linalg import array_namespace, haar, in_double, is_complex
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field, convert

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from integrators.checks import check_matrix, check_rank
-from integrators.linalg import dagger, in_double, norm, to_numpy
+from integrators.linalg import array_namespace, dagger, in_double, norm, to_numpy
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field
