@@ -86,31 +86,37 @@ def projection(Y, G):
     return U @ U.T @ G + G @ V @ V.T - U @ U.T @ G @ V @ V.T
 
 
-def side(A, angle, h):
-    """Where simultaneous descent passes the point of rest: -1 through the tip, 1 above it, 0 if it stays there."""
+def sides(A, angles, h):
+    """Where simultaneous descent from each angle passes the point of rest: -1 through the tip, 1 above it, else 0."""
     method, problem = SVDLoRA(), MatrixRegression(A)
-    state = method.init(point(angle, START))
+    state = method.init(LowRank(*(np.stack(X) for X in zip(*(point(angle, START) for angle in angles), strict=True))))
+    passed = np.zeros(len(angles), dtype=int)
     for _ in range(round(4 * HORIZON / h)):  # long enough for a rounding error to decide
         state = method.step(problem.field, 0.0, state, h).state
-        s, u = float(state.Y.S[0, 0]), state.Y.U[:, 0]
-        if s < -0.02:
-            return -1
-        if s > 0.02 and u @ A @ u > 0.02:
-            return 1
-    return 0
+        s, u = state.Y.S[:, 0, 0], state.Y.U[:, :, 0]
+        now = np.where(s < -0.02, -1, (s > 0.02) & (np.einsum("ai,ij,aj->a", u, A, u) > 0.02))
+        passed = np.where(passed, passed, now)
+        if passed.all():
+            break
+    return passed
 
 
-def separatrix(A, h, accuracy=0.0):
-    """The angle of the start from which simultaneous descent ends at the point of rest; by default to all digits."""
+def separatrix(A, h, accuracy=0.0, parts=128):
+    """The angle of the start from which simultaneous descent ends at the point of rest; by default to all digits.
+
+    The interval is cut into `parts`, whose ends start together in a stack, until nothing lies between two of them.
+    """
     through, above = angles(A)
     while True:
-        middle = 0.5 * (through + above)
-        if middle in (through, above) or abs(above - through) < accuracy:
-            return middle
-        where = side(A, middle, h)
-        if where == 0:
-            return middle
-        through, above = (middle, above) if where < 0 else (through, middle)
+        between = [through + k / parts * (above - through) for k in range(1, parts)]
+        between = [angle for angle in dict.fromkeys(between) if angle not in (through, above)]
+        if not between or abs(above - through) < accuracy:
+            return 0.5 * (through + above)
+        where = sides(A, between, h)
+        if not where.all():
+            return between[int(np.argmin(np.abs(where)))]
+        last = int(np.sum(where < 0))  # those that go through the tip come first
+        through, above = [through, *between, above][last : last + 2]
 
 
 def follow(method, A, angle, h):
@@ -181,8 +187,8 @@ def separatrix_angle(h):
 
 
 def compute(runs, quick):
-    """Both flows for 20 matrices A in steps of 0.01; quick: for that of the picture, in steps of 0.04."""
-    seeds, h = (range(1), 4 * STEP) if quick else (range(20), STEP)
+    """Both flows for 20 matrices A in steps of 0.01; quick: for that of the picture, in steps of 0.05."""
+    seeds, h = (range(1), 5 * STEP) if quick else (range(20), STEP)
     groups = {
         "at_rest": [(at_rest, {})],
         "angles": cases(separatrix_angle, h=[2 * h, h, h / 2]),

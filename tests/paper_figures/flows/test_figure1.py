@@ -34,7 +34,7 @@ def test_every_statement_held(reference, fresh):
 def test_numbers_agree(reference, fresh):
     assert fresh["at_rest"] == pytest.approx(reference["at_rest"])
     for now, before in zip(fresh["flows"], reference["flows"]):
-        assert now["angle"] == pytest.approx(before["angle"], abs=0.01)  # the steps are four times as large
+        assert now["angle"] == pytest.approx(before["angle"], abs=0.01)  # the steps are five times as large
         assert now["riemannian_gradient"] == pytest.approx(before["riemannian_gradient"], rel=1e-3)
         assert now["riemannian_least_norm"] == pytest.approx(before["riemannian_least_norm"], rel=0.05)
         assert now["symmetric"] and before["symmetric"]
