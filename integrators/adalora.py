@@ -19,9 +19,9 @@ __all__ = ["AdaLoRA"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdaLoRA(Integrator):
-    r"""Adaptive LoRA: simultaneous descent on P, lam and Q of ``W = P diag(lam) Q``, with a budget of triplets.
+    r"""Adaptive LoRA (AdaLoRA): simultaneous descent on the factors of an SVD, with a budget of triplets.
 
-    Descent is on the loss plus the penalty :math:`\gamma (\|P^H P - I\|_F^2 + \|Q Q^H - I\|_F^2)`:
+    With ``W = P diag(lam) Q`` descent is on the loss plus the penalty :math:`\gamma (\|P^H P - I\|_F^2 + \|Q Q^H - I\|_F^2)`:
 
     .. math::
         P_1 &= P + h\,(F Q^H \Lambda - 4 \gamma P (P^H P - I)), \\

@@ -17,7 +17,9 @@ __all__ = ["LoRA"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA(Integrator):
-    r"""Low-rank adaptation (LoRA): simultaneous gradient descent on the two factors of ``W = B A``.
+    r"""Low-rank adaptation (LoRA): simultaneous gradient descent on the two factors of the matrix.
+
+    With ``W = B A``:
 
     .. math:: B_1 = B + h\, F(W) A^H, \qquad A_1 = A + h\, B^H F(W).
 

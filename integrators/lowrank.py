@@ -18,7 +18,7 @@ Array = Any
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    r"""A matrix in factored form, :math:`Y = U S V^H`.
+    r"""A matrix of low rank in factored form, :math:`Y = U S V^H`.
 
     Parameters
     ----------

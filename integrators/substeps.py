@@ -94,7 +94,7 @@ class RK4(RungeKutta):
 
 @dataclass(frozen=True)
 class Repeated(Substep):
-    """``n`` substeps of size h / n of another explicit substep.
+    """Several substeps of equal size, ``n`` of size h / n, of another explicit substep.
 
     Raises TypeError unless n is an integer, ValueError unless it is at least 1.
     """

@@ -15,7 +15,9 @@ __all__ = ["SVDLoRA"]
 
 @dataclass(frozen=True, kw_only=True)
 class SVDLoRA(Integrator):
-    r"""SVD-LoRA: simultaneous gradient descent on the three factors of ``W = U S V^H``, S being a full matrix.
+    r"""SVD-LoRA: simultaneous gradient descent on three factors, the one in the middle square and full.
+
+    With ``W = U S V^H``:
 
     .. math:: U_1 = U + h\, F V S^H, \qquad S_1 = S + h\, U^H F V, \qquad V_1 = V + h\, F^H U S.
 

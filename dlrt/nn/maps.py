@@ -65,7 +65,7 @@ class Map:
 
 
 class LinearMap(Map):
-    """``torch.nn.Linear``: ``y = x W^T``."""
+    """Map of ``torch.nn.Linear``: ``y = x W^T``."""
 
     torch_type = nn.Linear
     arguments = ("in_features", "out_features")
@@ -82,7 +82,7 @@ class LinearMap(Map):
 
 
 class Conv2dMap(Map):
-    """``torch.nn.Conv2d`` with any stride, padding, dilation, groups and padding mode."""
+    """Map of ``torch.nn.Conv2d`` with any stride, padding, dilation, groups and padding mode."""
 
     torch_type = nn.Conv2d
     arguments = (
@@ -109,7 +109,7 @@ class Conv2dMap(Map):
 
 
 class EmbeddingMap(Map):
-    """``torch.nn.Embedding``: ``y`` is a row of W, zero for ``padding_idx``.
+    """Map of ``torch.nn.Embedding``: ``y`` is a row of W, zero for ``padding_idx``.
 
     ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` change single rows of a table, which one of low rank does not
     have.

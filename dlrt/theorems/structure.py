@@ -30,7 +30,7 @@ from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, cuts_values, with_t
 
 @dataclass(frozen=True, eq=False)
 class LinearNetwork:
-    """``f(W_1, ..., W_N) = 1/2 ||W_N ... W_1 - A||_F^2`` and the gradient with respect to each matrix.
+    """Loss of a linear network, ``1/2 ||W_N ... W_1 - A||_F^2``, and its gradient with respect to each matrix.
 
     Parameters
     ----------
