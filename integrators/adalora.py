@@ -21,7 +21,8 @@ __all__ = ["AdaLoRA"]
 class AdaLoRA(Integrator):
     r"""Adaptive LoRA (AdaLoRA): simultaneous descent on the factors of an SVD, with a budget of triplets.
 
-    With ``W = P diag(lam) Q`` descent is on the loss plus the penalty :math:`\gamma (\|P^H P - I\|_F^2 + \|Q Q^H - I\|_F^2)`:
+    The matrix is ``W = P diag(lam) Q``. Descent is on the loss plus the penalty
+    :math:`\gamma (\|P^H P - I\|_F^2 + \|Q Q^H - I\|_F^2)`:
 
     .. math::
         P_1 &= P + h\,(F Q^H \Lambda - 4 \gamma P (P^H P - I)), \\
