@@ -28,6 +28,7 @@ from integrators import (
     LowRank,
     Momentum,
     ParallelBUG,
+    Projections,
     ProjectorSplitting,
     SVDLoRA,
     Tolerance,
@@ -57,13 +58,6 @@ METHODS = {
     "geolora adam": GeoLoRA(truncation=TAU, optimizer=Adam()),
     "geolora budget": GeoLoRA(truncation=GlobalBudget(9, spare=1)),
 }
-
-
-class Gradient:
-    """Minus the gradient of a linear network's loss by formula, through the bases of a point."""
-
-    def __init__(self, Y, G):
-        self.K, self.L, self.S = -G @ Y.V, -G.mT @ Y.U, -Y.U.mT @ G @ Y.V
 
 
 def linear_network(names, shapes, rank, dtype=torch.float64, seed=0):
@@ -99,7 +93,7 @@ def test_one_linear_layer_is_the_matrix_problem_step_by_step(method):
     state = integrator.init(LowRank(*(X.clone() for X in (net["a"].Y.U, net["a"].Y.S, net["a"].Y.V))))
 
     def field(t, Y):
-        return Gradient(Y, (x["a"] @ Y.full().mT - y["a"]).mT @ x["a"] / 20)
+        return Projections.of(-(x["a"] @ Y.full().mT - y["a"]).mT @ x["a"] / 20, Y)
 
     closure = closure_for(optimizer, lambda: network_loss(net, x, y))
     for _ in range(12):
