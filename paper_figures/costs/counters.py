@@ -148,7 +148,6 @@ class Meter(TorchDispatchMode):
 
     def __enter__(self):
         """Count from now on; without garbage collection, whose moments would make the peak a matter of chance."""
-        gc.collect()
         gc.disable()
         return super().__enter__()
 

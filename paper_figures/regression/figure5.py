@@ -94,6 +94,12 @@ def ending(run, regression):
     return {"loss": float(run.losses[-1]), "relative_error": math.sqrt(2 * run.losses[-1]) / norm(regression)}
 
 
+@functools.lru_cache(maxsize=16)
+def recorded(method, rate, seed, steps, **target):
+    """A run with S at every iteration; kept, since those of the first seed are judged and drawn."""
+    return follow(method, problem(seed, **target), rate, seed, steps=steps, coefficients=True)
+
+
 def oscillation(run):
     """Of the entry of S that moves most: share of sign flips in its last 500 increments, their size and decay."""
     moves = np.diff(run.coefficients, axis=0)
@@ -113,7 +119,7 @@ def oscillation(run):
 
 def svd_lora(seed, rate=RATE, steps=STEPS, **target):
     """Loss after the given steps, oscillation of S, and the exponent p in loss ~ k^p over the second half."""
-    run = follow(SVDLoRA(), problem(seed, **target), rate, seed, steps=steps, coefficients=True)
+    run = recorded(SVDLoRA(), rate, seed, steps, **target)
     if not stable(run):
         return {"loss": None}
     late = slice(steps // 2, None)
@@ -152,11 +158,11 @@ def bisect(accepts, low, high, ratio=1.002):
 
 def geolora(seed, spare, rate=GEOLORA_RATE, **target):
     """Counted rank, columns, error, and when single precision was reached."""
-    regression, truncation = problem(seed, **target), tolerance(spare)
-    run = follow(GeoLoRA(truncation=truncation), regression, rate, seed, coefficients=True)
+    truncation = tolerance(spare)
+    run = recorded(GeoLoRA(truncation=truncation), rate, seed, STEPS, **target)
     if run.diverged:
         return {"status": run.status}
-    errors = np.sqrt(2 * run.losses) / norm(regression)
+    errors = np.sqrt(2 * run.losses) / norm(problem(seed, **target))
     below = np.flatnonzero(errors < SINGLE)
     d = run.singular_values[-1]
     [counted] = truncation.ranks([d[np.isfinite(d)]])
@@ -185,8 +191,8 @@ def rate_of(quarter):
 
 def adalora(seed, quarter, gamma, final=BUDGET[1], coefficients=False):
     """Loss, error, triplets that are not zero, and the numerical rank."""
-    method, regression, every = adalora_method(gamma, final), problem(seed), 1 if coefficients else STEPS
-    run = follow(method, regression, rate_of(quarter), seed, every=every, coefficients=coefficients)
+    method, regression, rate = adalora_method(gamma, final), problem(seed), rate_of(quarter)
+    run = recorded(method, rate, seed, STEPS) if coefficients else follow(method, regression, rate, seed, every=STEPS)
     if not stable(run):
         return {"loss": None}
     return ending(run, regression) | {
@@ -446,22 +452,14 @@ def tables(data):
 def _curves(settings):
     """The runs that are drawn, recorded at every iteration."""
     best = settings["adalora"]["best"]
-    return _followed(settings["seeds"][0], best["quarter"], best["gamma"], settings["lora"]["quarter"])
-
-
-@functools.cache
-def _followed(seed, quarter, gamma, lora_quarter):
     methods = {
         "SVD-LoRA": (SVDLoRA(), RATE),
-        "AdaLoRA": (adalora_method(gamma), rate_of(quarter)),
+        "AdaLoRA": (adalora_method(best["gamma"]), rate_of(best["quarter"])),
         "GeoLoRA": (GeoLoRA(truncation=tolerance(0)), GEOLORA_RATE),
-        "LoRA": (LoRA(), 10**lora_quarter),
+        "LoRA": (LoRA(), 10 ** settings["lora"]["quarter"]),
         "full rank": (FullRank(), GEOLORA_RATE),
     }
-    return {
-        name: follow(method, problem(seed), rate, seed, coefficients=name != "full rank")
-        for name, (method, rate) in methods.items()
-    }
+    return {name: recorded(method, rate, settings["seeds"][0], STEPS) for name, (method, rate) in methods.items()}
 
 
 def draw(data):

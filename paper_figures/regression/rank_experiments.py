@@ -248,7 +248,12 @@ def stationary(bases, columns, spare, seed):
     A = matrix([20.0, 5.0], seed)
     if bases == "axes":
         A = LowRank(np.eye(SIZE)[:, :2], A.S, np.eye(SIZE)[:, :2])
-    _, counted = descend(A, leading(A, 1, columns, seed), tau=0.1, spare=spare)
+
+    def both_count(record):
+        d = record.singular_values
+        return d.size > 1 and Tolerance(relative=0.1).ranks([d])[0] == 2
+
+    _, counted = descend(A, leading(A, 1, columns, seed), tau=0.1, spare=spare, callback=both_count)
     return {"steps": first(counted == 2)}
 
 
@@ -263,8 +268,12 @@ def wrong_direction(max_rank, overlap, seed):
     start = LowRank(tilted(A.U), A.S[1:, 1:], tilted(A.V))
     if max_rank > 1:
         start = leading(start, 1, 1, seed)
-    run, _ = descend(A, start, tau=0.1, spare=1, max_rank=max_rank, steps=400)
-    return {"steps": first(run.losses < 0.5 * 10.0**2 * 1.01)}
+
+    def let_go(loss):
+        return loss < 0.5 * 10.0**2 * 1.01
+
+    run, _ = descend(A, start, tau=0.1, spare=1, max_rank=max_rank, callback=lambda record: let_go(record.loss))
+    return {"steps": first(let_go(run.losses))}
 
 
 def limited(max_rank, seed):
