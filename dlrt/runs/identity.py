@@ -1,27 +1,55 @@
-"""Settings of integrators and problems as plain JSON: what a run is recorded, compared and found again by."""
+"""What a run is: its settings as plain JSON, and a digest of the code that makes it.
+
+Two runs are the same if both agree. The code of a run is
+
+- the packages `integrators`, `problems` and `dlrt`, without what only shows results: all files, as syntax trees;
+- every class and function met in the settings, with the bases of the classes and with what they use of their own
+  package or of files that are not installed (a notebook's cells, a script, a module of the user's): as bytecode, which
+  is there also where no file is, and which is what runs.
+
+So neither comments nor layout nor docstrings count. Two things are not seen: code that is reached only through
+attributes of objects that no setting holds, and other libraries, whose versions are recorded with the results instead.
+"""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import dis
 import functools
 import hashlib
+import importlib.util
 import inspect
+import itertools
+import json
+import linecache
 import math
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import sysconfig
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_api_compat import is_torch_array as is_torch
 
 from integrators.linalg import to_numpy
 
+PACKAGES = ("integrators", "problems", "dlrt")
+"""Those whose files belong to every run."""
+WITHOUT = ("cli", "plots.py", "testing.py")
+"""What shows or tests results, and cannot change them."""
+
 
 def describe(thing):
     """Description of `thing` by JSON values alone, equal for equal settings.
 
-    Dataclasses are described by their fields, functions by module and name, arrays (sparse ones too) by
-    shape, dtype and a digest of their bytes, other objects by those constructor arguments they keep as
-    attributes of the same name. Numbers JSON has no word for (nan, infinities, complex) become strings.
+    Dataclasses are described by their fields, functions by module and name (those without a name of their own, such as
+    a lambda, by their bytecode too), arrays (sparse ones too) by shape, dtype and a digest of their bytes, other
+    objects by those constructor arguments they keep as attributes of the same name, or else by what `pickle` would
+    keep of them. Numbers JSON has no word for (nan, infinities, complex) become strings.
 
     Parameters
     ----------
@@ -34,61 +62,331 @@ def describe(thing):
         Survives ``json.dumps(..., allow_nan=False)`` and back unchanged. Cost: one pass over the arrays
         inside.
 
+    Raises
+    ------
+    TypeError
+        Something inside cannot be told from others of its type: an iterator, an open file.
+
     Examples
     --------
     >>> describe([1, 0.5, float("inf")])
     [1, 0.5, 'inf']
     """
-    if thing is None or isinstance(thing, (bool, str)):
-        return thing
-    if isinstance(thing, np.generic):
-        thing = thing.item()
-    if isinstance(thing, int):
-        return int(thing)
-    if isinstance(thing, float):
-        return thing if math.isfinite(thing) else str(thing)
-    if isinstance(thing, (complex, np.dtype, os.PathLike)):
-        return str(thing)
-    if isinstance(thing, np.ndarray) or (is_torch(thing) and hasattr(thing, "detach")):
-        return _describe_array(to_numpy(thing))
-    if hasattr(thing, "tocsr"):
-        rows = thing.tocsr()
-        return {"type": "sparse", "shape": list(rows.shape)} | {
-            part: _describe_array(getattr(rows, part)) for part in ("data", "indices", "indptr")
-        }
-    if isinstance(thing, functools.partial):
-        return {
-            "type": "functools.partial",
-            "function": describe(thing.func),
-            "arguments": [describe(list(thing.args)), describe(thing.keywords)],
-        }
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        settings = {field.name: getattr(thing, field.name, None) for field in dataclasses.fields(thing)}
-    elif isinstance(thing, Mapping):
-        return {str(key): describe(value) for key, value in thing.items()}
-    elif isinstance(thing, (Sequence, set, frozenset)):
-        return [describe(value) for value in thing]
-    elif isinstance(thing, type) or inspect.isroutine(thing):
-        return f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', thing)}"
-    else:
-        settings = {
-            name: getattr(thing, name)
-            for name in (*_parameters(type(thing)), "name", "shape", "dtype")
-            if hasattr(thing, name)
-        }
-    return {"type": f"{type(thing).__module__}.{type(thing).__qualname__}"} | {
-        name: describe(value) for name, value in settings.items()
-    }
+    return _Description().of(thing)
 
 
-def _describe_array(array):
-    array = np.ascontiguousarray(array)
-    digest = hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
-    return {"type": "array", "shape": list(array.shape), "dtype": str(array.dtype), "digest": digest}
+def identity(**settings) -> dict[str, Any]:
+    """What a run of these settings is: ``{"settings": descriptions by name, "code": digest}``.
+
+    Parameters
+    ----------
+    settings : object
+        Whatever determines the numbers of the run; see `describe`.
+
+    Raises
+    ------
+    TypeError
+        As of `describe`.
+    """
+    description = _Description()
+    described = {name: description.of(value) for name, value in settings.items()}
+    return {"settings": described, "code": _digest([package_code(), description.code()])}
 
 
-def _parameters(cls):
+@functools.cache  # of the code that runs, also where its files are edited meanwhile; a quarter of a second
+def package_code() -> str:
+    """Digest of the code of :data:`PACKAGES`."""
+    trees = []
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in map(Path, (spec and spec.submodule_search_locations) or []):
+            files = (path.relative_to(folder) for path in folder.rglob("*.py"))
+            kept = sorted(path for path in files if path.parts[0] not in WITHOUT)
+            trees += [(package, path.as_posix(), _tree((folder / path).read_text("utf-8"))) for path in kept]
+    return _digest(trees)
+
+
+def _tree(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree, annotate_fields=False)
+
+
+def _digest(thing) -> str:
+    return hashlib.blake2b(json.dumps(thing, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+class _Description:
+    """One pass over settings, which notes the classes and functions it meets."""
+
+    def __init__(self) -> None:
+        self.met: dict[Any, None] = {}
+        self.above: list[Any] = []
+
+    def of(self, thing):
+        if thing is None or isinstance(thing, (bool, str)):
+            return thing
+        if isinstance(thing, np.generic):
+            thing = thing.item()
+        if isinstance(thing, int):
+            return int(thing)
+        if isinstance(thing, float):
+            return thing if math.isfinite(thing) else str(thing)
+        if isinstance(thing, (complex, bytes, np.dtype, os.PathLike)):
+            return str(thing)
+        if any(thing is other for other in self.above):
+            return "itself"
+        self.above.append(thing)
+        try:
+            return self._composed(thing)
+        finally:
+            self.above.pop()
+
+    def _composed(self, thing):
+        if isinstance(thing, np.ndarray) or (is_torch(thing) and hasattr(thing, "detach")):
+            return self._array(to_numpy(thing))
+        if hasattr(thing, "tocsr"):
+            rows = thing.tocsr()
+            parts = {part: self._array(getattr(rows, part)) for part in ("data", "indices", "indptr")}
+            return {"type": "sparse", "shape": list(rows.shape)} | parts
+        if isinstance(thing, functools.partial):
+            arguments = [self.of(list(thing.args)), self.of(thing.keywords)]
+            return {"type": "functools.partial", "function": self.of(thing.func), "arguments": arguments}
+        if isinstance(thing, Mapping):
+            return {str(key): self.of(value) for key, value in thing.items()}
+        if isinstance(thing, Set):
+            return sorted((self.of(value) for value in thing), key=json.dumps)
+        if isinstance(thing, (type, np.ufunc)) or inspect.isroutine(thing):
+            return self._named(thing)
+        if dataclasses.is_dataclass(thing):
+            settings = {field.name: getattr(thing, field.name, None) for field in dataclasses.fields(thing)}
+        elif isinstance(thing, Sequence):
+            return [self.of(value) for value in thing]
+        else:
+            settings = _kept(thing)
+        self.met[type(thing)] = None
+        name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+        return {"type": name} | {name: self.of(value) for name, value in settings.items()}
+
+    def _array(self, array):
+        if array.dtype.hasobject:
+            return {"type": "array", "shape": list(array.shape), "entries": self.of(array.tolist())}
+        array = np.ascontiguousarray(array)
+        digest = hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
+        return {"type": "array", "shape": list(array.shape), "dtype": str(array.dtype), "digest": digest}
+
+    def _named(self, thing):
+        owner = getattr(thing, "__self__", None)
+        name = getattr(thing, "__qualname__", str(thing))
+        if owner is not None and not isinstance(owner, types.ModuleType):  # a bound method
+            return {"type": "method", "name": name, "of": self.of(owner)}
+        self.met[thing] = None
+        full = f"{getattr(thing, '__module__', None)}.{name}"
+        if "<" not in name:
+            return full
+        return {"type": "function", "name": full, "digest": _digest(_Anatomy().of(thing))}
+
+    def code(self) -> str:
+        """Digest of the classes and functions met."""
+        anatomy = _Anatomy()
+        return _digest([anatomy.of(thing) for thing in self.met])
+
+
+def _kept(thing) -> dict[str, Any]:
+    """The constructor arguments an object keeps, if it keeps them all, or what it would be pickled as."""
     try:
-        return list(inspect.signature(cls).parameters)
+        names = list(inspect.signature(type(thing)).parameters)
     except (TypeError, ValueError):
-        return []
+        names = []
+    if names and all(hasattr(thing, name) for name in names):
+        return {name: getattr(thing, name) for name in (*names, *(n for n in ("shape", "dtype") if hasattr(thing, n)))}
+    try:
+        state = thing.__reduce_ex__(4)
+    except TypeError as error:
+        raise TypeError(
+            f"{thing!r} cannot be told from others of its type ({error}), so its runs could not be found again: "
+            "use numbers, arrays, functions, or a frozen dataclass of these"
+        ) from None
+    return {"state": state if isinstance(state, str) else list(state[1:3])}
+
+
+class _Anatomy:
+    """Classes and functions as JSON values: what they do, not how they are written."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def of(self, thing):
+        """Of a class or function, with what it uses of its own package and of files that are not installed."""
+        name = f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', thing)}"
+        if id(thing) in self.seen:
+            return name
+        self.seen.add(id(thing))
+        return [name, self._class(thing) if isinstance(thing, type) else self._function(thing)]
+
+    def _class(self, cls):
+        bases = [self._reached(base, cls.__module__) for base in cls.__bases__ if base is not object]
+        own = {name: value for name, value in vars(cls).items() if name not in _WITHOUT_MEANING}
+        return bases, {name: self._reached(value, cls.__module__, of_class=True) for name, value in own.items()}
+
+    def _function(self, function):
+        function = inspect.unwrap(function)
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return None
+        module, scope = function.__module__, function.__globals__
+        names = sorted(_names(code))
+        bound = [function.__defaults__, function.__kwdefaults__, [_content(c) for c in function.__closure__ or ()]]
+        used = {}
+        if not _of_packages(module):  # their files are in the digest
+            used = {name: self._reached(scope[name], module, names) for name in names if name in scope}
+        return _instructions(_laid_out_alike(code)), self._reached(bound, module), used
+
+    def _reached(self, value, module, names: Iterable[str] = (), of_class=False):
+        """What code of a module uses: more code, or data."""
+        for attribute in ("__func__", "fget", "func"):  # methods, properties, partial functions
+            inner = getattr(value, attribute, None)
+            if inner is not None and callable(inner) and not isinstance(value, type):
+                value = inner
+        if isinstance(value, (list, tuple)):
+            return [self._reached(entry, module) for entry in value]
+        if isinstance(value, dict):
+            return {str(key): self._reached(entry, module) for key, entry in value.items()}
+        if isinstance(value, types.ModuleType):
+            if _is_library(value.__name__, module):
+                return value.__name__
+            return {name: self._reached(getattr(value, name), module) for name in names if hasattr(value, name)}
+        if isinstance(value, type) or inspect.isroutine(value) or hasattr(value, "__wrapped__"):
+            if of_class or not _is_library(getattr(value, "__module__", None), module):
+                return self.of(value)
+            return f"{value.__module__}.{getattr(value, '__qualname__', value)}"
+        if inspect.isdatadescriptor(value) or value is Ellipsis:
+            return type(value).__name__
+        description = _Description()
+        try:
+            described = description.of(value)
+        except (TypeError, RecursionError):
+            return type(value).__qualname__
+        kinds = [kind for kind in description.met if not _is_library(getattr(kind, "__module__", None), module)]
+        return [described, [self.of(kind) for kind in kinds]]
+
+
+_WITHOUT_MEANING = {
+    *("__doc__", "__dict__", "__weakref__", "__module__", "__qualname__", "__annotations__", "__match_args__"),
+    *("__dataclass_fields__", "__dataclass_params__", "__parameters__", "__orig_bases__", "__slots__", "__hash__"),
+    *("__abstractmethods__", "_abc_impl", "__firstlineno__", "__static_attributes__", "__annotate_func__"),
+    *("__annotations_cache__", "__protocol_attrs__", "_is_protocol"),
+}
+_LAYOUT = {"NOP", "RESUME", "CACHE", "EXTENDED_ARG"}
+
+
+@functools.cache  # as long as the code is loaded, also where its file is edited meanwhile
+def _laid_out_alike(code):
+    """The same code compiled as if it were written in one line, where its source is there and is really its own.
+
+    The compiler's choice between equivalent instructions depends on where lines end.
+    """
+    linecache.checkcache(code.co_filename)
+    return _one_line_each("".join(linecache.getlines(code.co_filename))).get(code, code)
+
+
+@functools.lru_cache(maxsize=64)
+def _one_line_each(source: str) -> dict[types.CodeType, types.CodeType]:
+    """For the code objects of a source those with one line for each of them."""
+    lines = itertools.count(2)
+
+    def lay_out(node: Any, line: int) -> None:
+        child: Any
+        for child in ast.iter_child_nodes(node):
+            below = next(lines) if isinstance(child, _SCOPES) else line
+            if hasattr(child, "lineno"):
+                child.lineno, child.end_lineno, child.col_offset, child.end_col_offset = below, below, 0, 0
+            lay_out(child, below)
+
+    try:
+        tree = ast.parse(source)
+        written = compile(tree, "", "exec", dont_inherit=True)
+        lay_out(tree, 1)
+        return dict(zip(_all_inside(written), _all_inside(compile(tree, "", "exec", dont_inherit=True)), strict=True))
+    except (SyntaxError, ValueError):
+        return {}
+
+
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, *_COMPREHENSIONS)
+
+
+def _all_inside(code) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _all_inside(constant)
+
+
+def _instructions(code) -> list:
+    """The instructions of a code object, without what depends on lines, and those of the code objects inside."""
+    kept = [i for i in dis.get_instructions(code) if i.opname not in _LAYOUT]
+    docstring = code.co_consts[0] if code.co_consts and _has_docstring(code) else None
+    targets = sorted({i.argval for i in kept if i.opcode in _JUMPS})
+
+    def argument(i):
+        if i.opcode in _JUMPS:
+            return targets.index(i.argval)
+        if i.opname == "LOAD_CONST" and docstring is not None and i.argval is docstring:
+            return "docstring"
+        return _constant(i.argval)
+
+    body = [[i.opname, argument(i), i.offset in targets] for i in kept]
+    arguments = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, list(code.co_varnames)]
+    return [arguments, body]
+
+
+_JUMPS = {*dis.hasjrel, *dis.hasjabs}
+
+
+def _has_docstring(code) -> bool:
+    if sys.version_info >= (3, 13):
+        return bool(code.co_flags & inspect.CO_HAS_DOCSTRING)  # type: ignore[attr-defined]
+    return isinstance(code.co_consts[0], str) and not code.co_name.startswith("<")
+
+
+def _constant(value):
+    if isinstance(value, types.CodeType):
+        return _instructions(value)
+    if isinstance(value, (tuple, frozenset)):
+        inner = [_constant(entry) for entry in value]
+        return inner if isinstance(value, tuple) else sorted(inner, key=json.dumps)
+    return repr(value)
+
+
+def _names(code) -> set[str]:
+    """Names of globals and attributes that a code object and those inside use."""
+    return {name for inside in _all_inside(code) for name in inside.co_names}
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _of_packages(module) -> bool:
+    return (module or "").partition(".")[0] in PACKAGES
+
+
+@functools.cache
+def _is_library(module: str | None, user: str | None) -> bool:
+    """Whether code of `module` is no part of what `user`, a module, is: installed, and of another package."""
+    top, other = (module or "builtins").partition(".")[0], (user or "").partition(".")[0]
+    if top == other:
+        return False
+    if top in PACKAGES or top in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(module or ""), "__file__", None)
+    return file is not None and any(Path(file).is_relative_to(folder) for folder in _INSTALLED)
+
+
+_INSTALLED = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")}
