@@ -25,6 +25,7 @@ Schema, version 1. Strict JSON: what is not finite or not known is ``null``; tim
         evaluations      int: field evaluations (gradient tapes)
         rejected         int: rejected steps
         wall_time        number: seconds spent in steps
+        code             str: digest of the code that made it, see `dlrt.runs.identity`
         trajectory       str: file beside this one, see `Trajectory.load`
 
 Readers refuse other versions. New keys may be added within a version; a key that changes its meaning makes a new one.
@@ -32,7 +33,10 @@ Readers refuse other versions. New keys may be added within a version; a key tha
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -40,10 +44,16 @@ from .runs import describe, write_json
 from .trajectory import core_versions
 
 RESULTS_VERSION = 1
+PICTURES = ("loss", "error", "rank", "work")
+"""Names of the pictures of a comparison."""
+logger = logging.getLogger(__name__)
 
 
 def write_results(out, results, settings):
     """Write ``out/results.json`` for the results of a sweep, atomically.
+
+    An earlier comparison of other settings or cases that is there is moved, with its pictures, to the folder
+    ``out/earlier-DIGEST``; the logger of this module says so in a warning. Its trajectories stay where they are.
 
     Parameters
     ----------
@@ -64,7 +74,37 @@ def write_results(out, results, settings):
         "versions": core_versions(),
         "cases": [_case(result) for result in results],
     }
-    return write_json(Path(out) / "results.json", content)
+    path = Path(out) / "results.json"
+    _set_aside(path, content)
+    return write_json(path, content)
+
+
+def _set_aside(path, content):
+    """Move another comparison than this one away. Killed half way, it is done again by the next comparison."""
+    try:
+        earlier = read_results(path.parent)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        path.replace(path.with_name(f"{path.name}.aside"))
+        logger.warning("%s; set aside as %s.aside", error, path.name)
+        return
+    if _what(earlier) == _what(content):
+        return
+    folder = path.parent / f"earlier-{_what(earlier)}"
+    moved = [case | {"trajectory": f"../{case['trajectory']}"} for case in earlier["cases"]]
+    write_json(folder / path.name, earlier | {"cases": moved})
+    for name, kind in itertools.product(PICTURES, ("png", "pdf")):
+        picture = path.with_name(f"{name}.{kind}")
+        if picture.is_file():
+            picture.replace(folder / picture.name)
+    logger.warning("the earlier comparison in %s, of other settings, was moved to %s", path.parent, folder)
+
+
+def _what(content):
+    """Digest of what is compared: equal for a comparison that is made again."""
+    files = sorted(case["trajectory"] for case in content["cases"])  # their names tell all settings and the code
+    return hashlib.blake2b(json.dumps(files).encode(), digest_size=4).hexdigest()
 
 
 def read_results(out):
@@ -123,5 +163,6 @@ def _case(result):
         "evaluations": int(run.evaluations[-1]),
         "rejected": int(run.rejected[-1]),
         "wall_time": float(run.wall_times[-1]),
+        "code": case.identity["code"],
         "trajectory": case.file,
     }

@@ -14,7 +14,7 @@ from integrators import LowRank
 from integrators.checks import check_integer, check_positive, check_rank
 from integrators.linalg import to_numpy
 
-from .runs import describe
+from .runs import describe, identify
 from .trajectory import Record, Trajectory, core_versions, without_state
 
 logger = logging.getLogger(__name__)
@@ -113,9 +113,10 @@ class _Run:
     @classmethod
     def new(cls, start, integrator, problem, rank, seed, coefficients):
         rng = _generator(seed)
+        made = identify(integrator=integrator, problem=problem)
         meta = {
-            "integrator": describe(integrator),
-            "problem": describe(problem),
+            **made["settings"],
+            "code": made["code"],
             "seed": None if isinstance(seed, np.random.Generator) else int(seed or 0),
             "random_start": _random_state(rng),
             "start": "problem" if start is None else describe(start),
@@ -147,14 +148,20 @@ class _Run:
         for name, value in (("rank", rank), ("seed", seed)):
             if value is not None:
                 raise ValueError(f"{name} must not be given when a trajectory is continued, got {name}={value!r}")
-        for name, thing in (("integrator", integrator), ("problem", problem)):
-            given, recorded = describe(thing), trajectory.meta[name]
-            if given != recorded:
+        made = identify(integrator=integrator, problem=problem)
+        for name, given in made["settings"].items():
+            if given != (recorded := trajectory.meta[name]):
                 raise ValueError(f"the trajectory was made with another {name}: {recorded}, got {given}")
+        if made["code"] != (recorded := trajectory.meta["code"]):
+            raise ValueError(
+                f"the trajectory was made by other code ({recorded}, now {made['code']}), so the numbers "
+                "would not be those of a run that never stopped"
+            )
         if coefficients != (trajectory.coefficients is not None):
             raise ValueError(f"the trajectory to continue has coefficients={not coefficients}, got {coefficients}")
         rng = _restored(trajectory.meta["random_state"])
-        run = cls(integrator, problem, coefficients, rng, dict(trajectory.meta))
+        meta = {name: value for name, value in trajectory.meta.items() if name != "case"}  # it becomes another run
+        run = cls(integrator, problem, coefficients, rng, meta)
         run.records = trajectory.records()
         run.step_sizes = trajectory.step_sizes.tolist()
         run.truncation_errors = trajectory.truncation_errors.tolist()

@@ -6,16 +6,15 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from integrators.checks import check_integer, check_jobs
 
-from .runs import Folder, describe, run
+from .runs import Folder, identify, run
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
-from .version import __version__
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,8 +26,7 @@ class Case:
     integrator : integrators.Integrator
     problem : problems.Problem
     step_size : float or callable
-        As in `solve`; a callable must be one a name can be given to (a function of a module, a dataclass with
-        ``__call__``), since cases are told apart by their settings.
+        As in `solve`.
     steps : int
     rank : int
     seed : int
@@ -45,25 +43,26 @@ class Case:
     seed: int = 0
     every: int = 1
     label: str = ""
+    identity: dict = field(init=False)
+    """All settings as JSON values and a digest of the code, see `dlrt.runs.identity`."""
     file: str = field(init=False)
-    """Name of the trajectory file: label, seed and a digest of all settings and of the version of this package."""
+    """Name of the trajectory file: label, seed, a digest of all settings and that of the code."""
 
     def __post_init__(self):
         check_integer("seed", self.seed, 0)
         if not self.label:
             object.__setattr__(self, "label", type(self.integrator).__name__)
         names = ("integrator", "problem", "step_size", "steps", "rank", "seed", "every")
-        settings = {name: describe(getattr(self, name)) for name in names}
-        if re.search("<lambda>|<locals>", str(settings["step_size"])):
-            raise ValueError(f"step_size must be a number or a function of a module, got {self.step_size!r}")
-        text = json.dumps([settings, __version__, SCHEMA_VERSION], sort_keys=True)
+        made = identify(**{name: getattr(self, name) for name in names})
+        object.__setattr__(self, "identity", made)
+        text = json.dumps([made["settings"], SCHEMA_VERSION], sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         slug = re.sub(r"[^\w.-]+", "-", self.label).strip("-")
-        object.__setattr__(self, "file", f"{slug}-seed{self.seed}-{digest}.npz")
+        object.__setattr__(self, "file", f"{slug}-seed{self.seed}-{digest}-{made['code']}.npz")
 
     def solve(self):
-        """Run the case: a `Trajectory`."""
-        return solve(
+        """Run the case: a `Trajectory`, whose ``meta["case"]`` is the identity of the case."""
+        run = solve(
             self.integrator,
             self.problem,
             step_size=self.step_size,
@@ -72,6 +71,14 @@ class Case:
             seed=self.seed,
             every=self.every,
         )
+        return replace(run, meta=run.meta | {"case": self.identity})
+
+    def load(self, path):
+        """The stored trajectory; ValueError where the file is damaged or holds another run, whatever its name."""
+        run = Trajectory.load(path)
+        if run.meta.get("case") != self.identity:
+            raise ValueError(f"{path} holds another run than its name says")
+        return run
 
 
 class Result(NamedTuple):
@@ -82,12 +89,14 @@ class Result(NamedTuple):
     found: bool
 
 
-def sweep(cases, *, out, jobs=None, progress=None):
+def sweep(cases, *, out, jobs=None, progress=None, fresh=False):
     """Run cases in parallel and save each as ``out/case.file`` as soon as it is done.
 
-    A case whose file is already there is not run again, so an interrupted sweep goes on where it stopped; a damaged
-    file is replaced. The work goes through `joblib.Parallel`: inside ``with joblib.parallel_config(backend="dask")``
-    (or ray, or any other registered backend) a cluster does it. Every case runs with one thread for linear algebra.
+    A case whose file is already there is not run again, so an interrupted sweep goes on where it stopped. Files of the
+    same settings made by other code (of the method, the problem, or the project) are set aside: neither shown nor
+    touched; so is, under another name, a file that is damaged or holds another run. The logger ``dlrt.runs`` warns of
+    each. The work goes through `joblib.Parallel`: inside ``with joblib.parallel_config(backend="dask")`` (or ray, or
+    any other registered backend) a cluster does it. Every case runs with one thread for linear algebra.
 
     Parameters
     ----------
@@ -99,6 +108,8 @@ def sweep(cases, *, out, jobs=None, progress=None):
         ``joblib.parallel_config`` says.
     progress : callable, optional
         Called with each `Result` as it comes: first those found, then the others in order of completion.
+    fresh : bool
+        Run all cases, and replace the files that are there.
 
     Returns
     -------
@@ -127,7 +138,8 @@ def sweep(cases, *, out, jobs=None, progress=None):
             progress(done[file])
 
     calls = {file: case.solve for file, case in known.items()}
-    run(calls, Folder(Path(out), Trajectory.load, _save), jobs=jobs, progress=note)
+    folder = Folder(Path(out), lambda path: known[path.name].load(path), _save)
+    run(calls, folder, jobs=jobs, progress=note, fresh=fresh)
     return [Result(case, *done[case.file][1:]) for case in cases]
 
 

@@ -17,7 +17,7 @@ from integrators.linalg import to_numpy
 
 from .runs import versions, write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _RECORDED: tuple[str, ...] = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
 _RECORDED += ("evaluations", "rejected", "wall_times")
 _PER_STEP = ("step_sizes", "truncation_errors")
@@ -103,7 +103,8 @@ class Trajectory:
         ``finished``, ``stopped`` (by the callback or the keyboard), or ``diverged at step k``: the k-th step
         led to numbers that are not finite; the trajectory then ends at the last record before it.
     meta : dict
-        JSON values: ``integrator`` and ``problem`` (settings, see `describe`), ``seed``, ``random_start`` and
+        JSON values: ``integrator`` and ``problem`` (settings, see `describe`), ``code`` (digest of what made them,
+        see `dlrt.runs.identity`), ``case`` (of a sweep: the identity of its case), ``seed``, ``random_start`` and
         ``random_state`` (the generator at start and end), ``start``, ``step_size``, ``every``,
         ``array_library``, ``device``, ``versions``.
     """

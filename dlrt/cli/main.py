@@ -13,6 +13,7 @@ from ..version import __version__
 from .compare import compare
 from .figure import figure, table
 from .list import list_
+from .runs import runs
 from .train import app as train
 from .verify import verify
 
@@ -42,6 +43,6 @@ def main(
 
 
 app.command("list")(list_)
-for command in (compare, figure, table, verify):
+for command in (compare, figure, table, verify, runs):
     app.command()(command)
 app.add_typer(train, name="train")

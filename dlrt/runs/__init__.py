@@ -4,7 +4,7 @@
 store. `tune` tries learning rates; `describe` and `versions` say what a result was made by.
 """
 
-from .identity import describe, identity
+from .identity import describe, identify
 from .runner import Task, run, run_tasks
 from .store import Folder, Journal, versions, write_atomically, write_json
 from .tune import best, late, late_loss, rate, tune
@@ -15,7 +15,7 @@ __all__ = [
     "Task",
     "best",
     "describe",
-    "identity",
+    "identify",
     "late",
     "late_loss",
     "rate",

@@ -7,8 +7,10 @@ Two runs are the same if both agree. The code of a run is
   package or of files that are not installed (a notebook's cells, a script, a module of the user's): as bytecode, which
   is there also where no file is, and which is what runs.
 
-So neither comments nor layout nor docstrings count. Two things are not seen: code that is reached only through
-attributes of objects that no setting holds, and other libraries, whose versions are recorded with the results instead.
+So neither comments nor layout nor docstrings count, while global data that a user's function reads do, with their
+contents (a list that grows with each run makes each run another one; behind a function it does not). Two things are not
+seen: code that is reached only through attributes of objects that no setting holds, and other libraries, whose versions
+are recorded with the results instead.
 """
 
 from __future__ import annotations
@@ -75,8 +77,10 @@ def describe(thing):
     return _Description().of(thing)
 
 
-def identity(**settings) -> dict[str, Any]:
+def identify(**settings) -> dict[str, Any]:
     """What a run of these settings is: ``{"settings": descriptions by name, "code": digest}``.
+
+    The first half of the digest is `package_code`, the second that of the classes and functions met in the settings.
 
     Parameters
     ----------
@@ -90,7 +94,7 @@ def identity(**settings) -> dict[str, Any]:
     """
     description = _Description()
     described = {name: description.of(value) for name, value in settings.items()}
-    return {"settings": described, "code": _digest([package_code(), description.code()])}
+    return {"settings": described, "code": package_code() + description.code()}
 
 
 @functools.cache  # of the code that runs, also where its files are edited meanwhile; a quarter of a second
@@ -115,7 +119,7 @@ def _tree(source: str) -> str:
 
 
 def _digest(thing) -> str:
-    return hashlib.blake2b(json.dumps(thing, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(thing, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 class _Description:
@@ -186,7 +190,7 @@ class _Description:
         full = f"{getattr(thing, '__module__', None)}.{name}"
         if "<" not in name:
             return full
-        return {"type": "function", "name": full, "digest": _digest(_Anatomy().of(thing))}
+        return {"type": "function", "name": full, "code": _digest(_Anatomy().of(thing))}
 
     def code(self) -> str:
         """Digest of the classes and functions met."""
@@ -228,7 +232,7 @@ class _Anatomy:
 
     def _class(self, cls):
         bases = [self._reached(base, cls.__module__) for base in cls.__bases__ if base is not object]
-        own = {name: value for name, value in vars(cls).items() if name not in _WITHOUT_MEANING}
+        own = {name: value for name, value in vars(cls).items() if not _is_of_python(name, value)}
         return bases, {name: self._reached(value, cls.__module__, of_class=True) for name, value in own.items()}
 
     def _function(self, function):
@@ -236,8 +240,7 @@ class _Anatomy:
         code = getattr(function, "__code__", None)
         if code is None:
             return None
-        module, scope = function.__module__, function.__globals__
-        names = sorted(_names(code))
+        module, scope, names = function.__module__, function.__globals__, _names(code)
         bound = [function.__defaults__, function.__kwdefaults__, [_content(c) for c in function.__closure__ or ()]]
         used = {}
         if not _of_packages(module):  # their files are in the digest
@@ -273,12 +276,6 @@ class _Anatomy:
         return [described, [self.of(kind) for kind in kinds]]
 
 
-_WITHOUT_MEANING = {
-    *("__doc__", "__dict__", "__weakref__", "__module__", "__qualname__", "__annotations__", "__match_args__"),
-    *("__dataclass_fields__", "__dataclass_params__", "__parameters__", "__orig_bases__", "__slots__", "__hash__"),
-    *("__abstractmethods__", "_abc_impl", "__firstlineno__", "__static_attributes__", "__annotate_func__"),
-    *("__annotations_cache__", "__protocol_attrs__", "_is_protocol"),
-}
 _LAYOUT = {"NOP", "RESUME", "CACHE", "EXTENDED_ARG"}
 
 
@@ -325,6 +322,7 @@ def _all_inside(code) -> Iterator[types.CodeType]:
             yield from _all_inside(constant)
 
 
+@functools.cache
 def _instructions(code) -> list:
     """The instructions of a code object, without what depends on lines, and those of the code objects inside."""
     kept = [i for i in dis.get_instructions(code) if i.opname not in _LAYOUT]
@@ -361,9 +359,10 @@ def _constant(value):
     return repr(value)
 
 
-def _names(code) -> set[str]:
+@functools.cache
+def _names(code) -> list[str]:
     """Names of globals and attributes that a code object and those inside use."""
-    return {name for inside in _all_inside(code) for name in inside.co_names}
+    return sorted({name for inside in _all_inside(code) for name in inside.co_names})
 
 
 def _content(cell):
@@ -371,6 +370,12 @@ def _content(cell):
         return cell.cell_contents
     except ValueError:  # not filled yet
         return None
+
+
+def _is_of_python(name, value) -> bool:
+    """Whether an entry of a class is kept there by Python: annotations, caches, fields of dataclasses."""
+    special = name.startswith("__") and name.endswith("__")
+    return name == "_abc_impl" or (special and not callable(getattr(value, "__func__", value)))
 
 
 def _of_packages(module) -> bool:

@@ -8,7 +8,9 @@ methods: ``find(keys)`` yields (key, result) for each of the keys whose result i
 from __future__ import annotations
 
 import functools
+import glob
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path, write):
@@ -59,22 +63,24 @@ def versions(*packages: str) -> dict[str, str]:
 class Store(Protocol):
     """What a runner needs of a place for results."""
 
-    def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    def find(self, keys: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(key, result) for each of the keys whose result is there and whole."""
 
-    def add(self, key: str, result: Any) -> None:
+    def add(self, key: Any, result: Any) -> None:
         """Keep the result of a finished run."""
 
 
 class Folder:
-    """A folder with a file for each run, named by its key.
+    """A folder with a file for each run, named by its key ``SETTINGS-CODE.SUFFIX``.
+
+    What is damaged or is another run than its name says is set aside: renamed, with the ending ``.aside``.
 
     Parameters
     ----------
     folder : Path
         Made when missing.
     load : callable
-        ``load(path)`` reads a result; FileNotFoundError or ValueError where there is none, or a damaged one.
+        ``load(path)`` reads a result; FileNotFoundError where there is none, ValueError where it is of no use.
     save : callable
         ``save(result, path)`` writes it, atomically.
     """
@@ -83,12 +89,21 @@ class Folder:
         self.folder, self.load, self.save = folder, load, save
 
     def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Load the files one by one; a damaged one counts as missing."""
+        """Load the files one by one."""
+        missing = []
         for key in keys:
+            path = self.folder / key
             try:
-                yield key, self.load(self.folder / key)
-            except (FileNotFoundError, ValueError):
-                continue
+                result = self.load(path)
+            except FileNotFoundError:
+                missing.append(path)
+            except ValueError as error:
+                logger.warning("%s; set aside as %s.aside", error, path.name)
+                path.replace(path.with_name(f"{path.name}.aside"))
+            else:
+                yield key, result
+        others = [_glob(path.with_name(f"{path.stem.rpartition('-')[0]}-")) for path in missing]
+        _say_other_code(sum(map(bool, others)), self.folder)
 
     def add(self, key: str, result: Any) -> None:
         """Save the file."""
@@ -96,35 +111,57 @@ class Folder:
 
 
 class Journal:
-    """A file with one JSON object a line: first what the results were made by, then ``[key, result]`` for each run.
+    """A file with one JSON object a line for each run: ``{"task": ..., "code": ..., "result": ...}``.
 
-    A journal made by something else is not used, and begun anew.
+    Keys are pairs (task, code). Lines are only ever added; of several for the same key the last one counts.
 
     Parameters
     ----------
     path : Path
         Made when missing.
-    made_by : str
-        Digest of the code that makes the results.
     """
 
-    def __init__(self, path: Path, made_by: str):
-        self.path, self.header = path, json.dumps({"made_by": made_by})
+    def __init__(self, path: Path):
+        self.path = path
 
-    def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Read the file, without a line that was half written when the program was stopped, and mend it."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
-        whole = [line for line in lines[1:] if line.endswith("\n")] if lines[:1] == [f"{self.header}\n"] else []
-        if not whole or len(whole) < len(lines) - 1:
-            write_atomically(self.path, lambda file: file.write("".join([f"{self.header}\n", *whole]).encode()))
-        results = dict(json.loads(line) for line in whole)
-        yield from ((key, results[key]) for key in keys if key in results)
+    def find(self, keys: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], Any]]:
+        """Read the file. A damaged line costs that line."""
+        results: dict[tuple[str, str], Any] = {}
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                results[entry["task"], entry["code"]] = entry["result"]
+            except (ValueError, KeyError, TypeError):
+                logger.warning("%s, line %d is damaged: left out", self.path, number)
+        tasks = {task for task, _ in results}
+        others = 0
+        for key in keys:
+            if key in results:
+                yield key, results[key]
+            elif key[0] in tasks:
+                others += 1
+        _say_other_code(others, self.path)
 
-    def add(self, key: str, result: Any) -> None:
+    def add(self, key: tuple[str, str], result: Any) -> None:
         """Append a line."""
-        line = json.dumps([key, result], allow_nan=False)
-        with self.path.open("a") as file:
-            file.write(f"{line}\n")
+        task, code = key
+        line = json.dumps({"task": task, "code": code, "result": result}, allow_nan=False)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            half = end and file.read(1) != b"\n"  # written when the program was stopped or the disk was full
+            file.write((b"\n" if half else b"") + f"{line}\n".encode())
+
+
+def _glob(start: Path) -> list[Path]:
+    return [path for path in start.parent.glob(f"{glob.escape(start.name)}*") if path.suffix != ".aside"]
+
+
+def _say_other_code(number: int, place: Path) -> None:
+    if number:
+        logger.warning("%d runs in %s were made by other code: set aside, not shown, made anew", number, place)
 
 
 _version = functools.cache(metadata.version)  # a search through all packages, milliseconds each

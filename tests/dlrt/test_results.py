@@ -43,6 +43,32 @@ def test_results_are_strict_json(tmp_path):
     assert all(f" {key} " in results.__doc__ for key in (*content, *content["cases"][0]) if key != "settings")
 
 
+def test_another_comparison_is_moved_and_said(tmp_path, caplog):
+    first, second = cases()[:4], cases()[4:]
+    write_results(tmp_path, sweep(first, out=tmp_path), {"step_size": [0.9]})
+    for name in ("loss.png", "rank.pdf", "of-the-user.png"):
+        (tmp_path / name).write_text("first")
+    before = read_results(tmp_path)
+    write_results(tmp_path, sweep(first, out=tmp_path), {"step_size": [0.9]})
+    assert read_results(tmp_path) == before and not caplog.text
+    write_results(tmp_path, sweep(second, out=tmp_path), {"step_size": [0.1]})
+    [folder] = tmp_path.glob("earlier-*")
+    assert f"the earlier comparison in {tmp_path}, of other settings, was moved to {folder}" in caplog.text
+    assert {path.name for path in folder.iterdir()} == {"results.json", "loss.png", "rank.pdf"}
+    moved = read_results(folder)
+    for record, old in zip(moved["cases"], before["cases"], strict=True):
+        assert Trajectory.load(folder / record["trajectory"]).losses[-1] == old["loss"]
+        assert record | {"trajectory": old["trajectory"]} == old
+    assert (tmp_path / "of-the-user.png").is_file() and not (tmp_path / "loss.png").exists()
+
+
+def test_a_damaged_file_is_set_aside(tmp_path, caplog):
+    (tmp_path / "results.json").write_text("{")
+    write_results(tmp_path, sweep(cases()[:1], out=tmp_path), {})
+    assert len(read_results(tmp_path)["cases"]) == 1
+    assert (tmp_path / "results.json.aside").read_text() == "{" and "set aside" in caplog.text
+
+
 def test_bad_results(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_results(tmp_path)

@@ -151,7 +151,7 @@ def test_a_schedule_is_recorded_and_counts_on(tmp_path):
     run = solve(BUG(), REGRESSION, step_size=schedule, steps=2, start=half)
     assert run.step_sizes.tolist() == [0.1, 0.05, 0.1 / 3, 0.025]
     assert run.times[-1] == pytest.approx(sum(run.step_sizes), rel=1e-15)
-    assert "schedule" in run.meta["step_size"]
+    assert "schedule" in run.meta["step_size"]["name"]
 
 
 def test_divergence_is_a_result(tmp_path):
@@ -288,3 +288,10 @@ assert "torch" not in sys.modules and "matplotlib" not in sys.modules
 """
     environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment)
+
+
+def test_a_trajectory_of_other_code_is_not_continued(monkeypatch):
+    run = solve(BUG(), REGRESSION, step_size=0.1, steps=2, rank=2)
+    monkeypatch.setattr(type(REGRESSION), "loss", lambda self, Y: 0.0)
+    with pytest.raises(ValueError, match=r"made by other code \([0-9a-f]{16}, now [0-9a-f]{16}\)"):
+        solve(BUG(), REGRESSION, step_size=0.1, steps=2, start=run)

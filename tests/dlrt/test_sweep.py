@@ -1,5 +1,10 @@
 """Sweeps: parallel is the same as serial, nothing is computed twice, damage is mended, any method will do."""
 
+import functools
+import importlib
+import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import joblib
@@ -75,18 +80,21 @@ class InterruptedOnce(problems.MatrixRegression):
     armed: tuple = ()
 
     def field(self, t, Y):
-        if FUSE and t > 1:
-            FUSE.pop()
-            if not FUSE:
+        if fuse() and t > 1:
+            fuse().pop()
+            if not fuse():
                 raise KeyboardInterrupt
         return super().field(t, Y)
 
 
-FUSE: list[int] = []
+@functools.cache
+def fuse():
+    """Behind a function: global data that a problem reads belong to its identity."""
+    return []
 
 
 def test_half_a_run_is_not_kept(tmp_path):
-    FUSE[:] = range(100)
+    fuse()[:] = range(100)
     problem = InterruptedOnce(TARGET)
     with pytest.raises(KeyboardInterrupt):
         sweep(cases(problem), out=tmp_path)
@@ -97,18 +105,89 @@ def test_half_a_run_is_not_kept(tmp_path):
     assert {result.trajectory.status for result in results if result.case.label == "bug"} == {"finished"}
 
 
-def test_a_damaged_file_is_replaced(tmp_path):
+def test_a_damaged_file_is_set_aside(tmp_path, caplog):
     first = sweep(cases(), out=tmp_path)
-    damaged = tmp_path / first[3].case.file
+    damaged, lost, renamed = (tmp_path / first[i].case.file for i in (3, 4, 5))
     damaged.write_bytes(damaged.read_bytes()[:500])
-    (tmp_path / first[4].case.file).unlink()
+    lost.unlink()
+    shutil.copy(tmp_path / first[0].case.file, renamed)
     before = times(tmp_path)
     again = sweep(cases(), out=tmp_path)
-    assert [i for i, result in enumerate(again) if not result.found] == [3, 4]
-    assert {name for name, time in times(tmp_path).items() if before.get(name) != time} == {
-        first[i].case.file for i in (3, 4)
-    }
+    assert [i for i, result in enumerate(again) if not result.found] == [3, 4, 5]
+    changed = {name for name, time in times(tmp_path).items() if before.get(name) != time}
+    assert changed == {first[i].case.file for i in (3, 4, 5)}
+    assert {path.name for path in tmp_path.glob("*.aside")} == {f"{damaged.name}.aside", f"{renamed.name}.aside"}
+    assert f"{renamed} holds another run than its name says; set aside" in caplog.text
     assert np.array_equal(again[3].trajectory.losses, first[3].trajectory.losses)
+
+
+def test_fresh_runs_all(tmp_path):
+    sweep(cases(seeds=1), out=tmp_path)
+    before = times(tmp_path)
+    results = sweep(cases(seeds=1), out=tmp_path, fresh=True)
+    after = times(tmp_path)
+    assert before.keys() == after.keys() and not set(before.items()) & set(after.items())
+    assert not any(result.found for result in results)
+
+
+METHOD = """
+from dataclasses import dataclass
+from integrators import GeoLoRA
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(GeoLoRA):
+    def stages(self, t, state, h):  {comment}
+        return (yield from super().stages(t, state, {factor} * h))
+"""
+
+
+def test_an_edited_method_is_another_one(tmp_path, monkeypatch, caplog):
+    """A mistake, its repair, a comment, and the mistake again."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def run(factor, comment=""):
+        (tmp_path / "mine.py").write_text(METHOD.format(factor=factor, comment=comment))
+        sys.modules.pop("mine", None)
+        importlib.invalidate_caches()
+        mine = importlib.import_module("mine").Mine()
+        [found] = sweep([Case(integrator=mine, problem=REGRESSION, step_size=0.5, steps=9, rank=4)], out=tmp_path)
+        return found.found, found.trajectory.losses[-1]
+
+    assert run(0.1)[0] is False
+    assert not caplog.text
+    found, loss = run(1.0)
+    assert not found and loss < run(0.1)[1]
+    assert "1 runs in" in caplog.text and "other code" in caplog.text
+    assert run(1.0, "# repaired") == (True, loss) and run(0.1)[0] is True
+    sys.modules.pop("mine")
+
+
+@dataclass(frozen=True, eq=False)
+class Driven(problems.Problem):
+    """Y' = rate(t) Y."""
+
+    rate: Callable
+
+    name = "driven"
+    shape = (10, 8)
+    like = np.zeros((1, 1))
+
+    def initial(self, rank, rng):
+        return LowRank.random(self.shape, rank, rng)
+
+    def field(self, t, Y):
+        return problems.DenseField(Y, self.rate(t) * Y.full())
+
+
+def test_problems_that_differ_by_a_function(tmp_path):
+    rates = [lambda t: -1.0, lambda t: +1.0, functools.partial(max, 2.0)]
+    made = [Case(integrator=BUG(), problem=Driven(rate), step_size=0.1, steps=10, rank=3) for rate in rates]
+    results = sweep(made, out=tmp_path)
+    assert len({case.file for case in made}) == 3
+    for case, result in zip(made, results, strict=True):
+        assert result.trajectory.Y.norm() == case.solve().Y.norm()
+    assert all(result.found for result in sweep(made, out=tmp_path))
 
 
 def test_equal_cases_run_once(tmp_path):
@@ -122,8 +201,6 @@ def test_bad_arguments(tmp_path):
         sweep([1], out=tmp_path)
     with pytest.raises(ValueError, match="jobs must be a positive or negative integer, got 0"):
         sweep(cases(), out=tmp_path, jobs=0)
-    with pytest.raises(ValueError, match="step_size must be a number or a function of a module"):
-        Case(integrator=BUG(), problem=REGRESSION, step_size=lambda k: 0.1, steps=3, rank=2)
     with pytest.raises(TypeError, match="seed must be an integer"):
         Case(integrator=BUG(), problem=REGRESSION, step_size=0.1, steps=3, rank=2, seed=None)
     with pytest.raises(ValueError, match="rank 20 exceeds"):

@@ -36,9 +36,9 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match="no trajectory file"):
         Trajectory.load(path)
     np.savez(path, meta=np.array(json.dumps({"schema_version": 99})))
-    with pytest.raises(ValueError, match="schema version 99, this program reads version 1"):
+    with pytest.raises(ValueError, match="schema version 99, this program reads version 2"):
         Trajectory.load(path)
-    np.savez(path, meta=np.array(json.dumps({"schema_version": 1, "status": "finished"})))
+    np.savez(path, meta=np.array(json.dumps({"schema_version": 2, "status": "finished"})))
     with pytest.raises(ValueError, match="no complete trajectory file: steps"):
         Trajectory.load(path)
     np.savez(path, meta=np.array([{"pickled": 1}], dtype=object))

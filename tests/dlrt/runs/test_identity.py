@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import problems
-from dlrt.runs import describe, identity
+from dlrt.runs import describe, identify
 from dlrt.runs.identity import WITHOUT, package_code
 from integrators import BUG, Adam, GeoLoRA, ProjectorSplitting, Tolerance
 
@@ -55,8 +55,8 @@ def test_functions_without_a_name_are_told_apart():
     functions += [functools.partial(max, 1), functools.partial(max, 2), constant(functions[0]), constant(functions[1])]
     texts = [json.dumps(describe(function)) for function in functions]
     assert len(set(texts)) == len(texts)
-    assert describe(lambda t: -1.0)["digest"] == describe(lambda t: -1.0)["digest"]
-    assert describe(constant(3))["digest"] == describe(constant(3))["digest"]
+    assert describe(lambda t: -1.0)["code"] == describe(lambda t: -1.0)["code"]
+    assert describe(constant(3))["code"] == describe(constant(3))["code"]
 
 
 def test_an_object_that_holds_itself():
@@ -68,7 +68,7 @@ def test_an_object_that_holds_itself():
 @pytest.mark.parametrize("thing", [(i for i in [1]), sys.stdout], ids=["generator", "file"])
 def test_what_cannot_be_told_apart_is_refused(thing):
     with pytest.raises(TypeError, match=r"cannot be told from others of its type .* frozen dataclass"):
-        identity(problem=[Hidden(thing)])
+        identify(problem=[Hidden(thing)])
 
 
 # -- code --------------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def code(tmp_path, monkeypatch):
         (tmp_path / "mine.py").write_text(text)
         sys.modules.pop("mine", None)
         importlib.invalidate_caches()
-        return identity(integrator=importlib.import_module("mine").Mine(), problem=REGRESSION)["code"]
+        return identify(integrator=importlib.import_module("mine").Mine(), problem=REGRESSION)["code"]
 
     yield make
     sys.modules.pop("mine", None)
@@ -178,20 +178,20 @@ def test_without_a_file(monkeypatch):
         cell = types.ModuleType("cell")
         monkeypatch.setitem(sys.modules, "cell", cell)
         exec(text, cell.__dict__)
-        return identity(integrator=cell.Mine(), problem=REGRESSION)["code"]
+        return identify(integrator=cell.Mine(), problem=REGRESSION)["code"]
 
     first, same, other = map(make, (module(), module(comment="#", doc="Text."), module(factor=2)))
     assert first == same != other
 
 
 def test_methods_and_problems_of_the_project_count():
-    assert identity(integrator=BUG())["code"] != identity(integrator=GeoLoRA())["code"]
+    assert identify(integrator=BUG())["code"] != identify(integrator=GeoLoRA())["code"]
 
 
 def test_a_method_changed_in_place_counts(monkeypatch):
-    before = identity(integrator=GeoLoRA())["code"]
+    before = identify(integrator=GeoLoRA())["code"]
     monkeypatch.setattr(GeoLoRA, "stages", BUG.stages)
-    assert identity(integrator=GeoLoRA())["code"] != before
+    assert identify(integrator=GeoLoRA())["code"] != before
 
 
 def test_files_of_the_packages_count(tmp_path, monkeypatch):
@@ -218,11 +218,11 @@ def test_files_of_the_packages_count(tmp_path, monkeypatch):
 def test_other_processes_agree():
     """Whatever their hash seed."""
     text = (
-        "from dlrt.runs import identity; from integrators import AdaLoRA, INTEGRATORS; import problems, numpy\n"
+        "from dlrt.runs import identify; from integrators import AdaLoRA, INTEGRATORS; import problems, numpy\n"
         "target = problems.synthetic((12, 9), [4.0, 3.0, 2.0], numpy.random.default_rng(0))\n"
         "f = lambda t: t in {'a', 'b', 'c'}\n"
         "problem = problems.MatrixRegression(target)\n"
-        "print(identity(integrators=INTEGRATORS, problem=problem, f=f, names={'x', 'y', 'z'}))"
+        "print(identify(integrators=INTEGRATORS, problem=problem, f=f, names={'x', 'y', 'z'}))"
     )
     seen = set()
     for seed in "12":

@@ -1,6 +1,11 @@
 """The runner: results in order, kept as they come, none computed twice, one thread each, any backend of joblib."""
 
 import functools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import joblib
 import pytest
@@ -9,11 +14,15 @@ from threadpoolctl import threadpool_info
 
 from dlrt.runs import Journal, run, run_tasks
 
-CALLS: list[int] = []
+
+@functools.cache
+def made():
+    """The calls made, behind a function: global data that a task reads belong to its identity."""
+    return []
 
 
-def double(number):
-    CALLS.append(number)
+def double(number, unused=0):
+    made().append(number)
     if number < 0:
         raise ValueError("negative")
     return {"value": 2 * number}
@@ -35,68 +44,132 @@ register_parallel_backend("lists-only", ListsOnly)
 
 
 def calls(*numbers):
-    CALLS.clear()
-    return {str(number): functools.partial(double, number) for number in numbers}
+    made().clear()
+    return {key(number): functools.partial(double, number) for number in numbers}
+
+
+def key(number):
+    return str(number), "code"
 
 
 def store(folder):
-    return Journal(folder / "journal.jsonl", "code")
+    return Journal(folder / "journal.jsonl")
 
 
 def test_nothing_is_computed_twice(tmp_path):
     seen = []
     run(calls(1, 2), store(tmp_path))
     found = run(calls(1, 2, 3), store(tmp_path), progress=lambda *each: seen.append(each))
-    assert found == {str(n): {"value": 2 * n} for n in (1, 2, 3)} and CALLS == [3]
-    assert [(key, there) for key, _, there in seen] == [("1", True), ("2", True), ("3", False)]
+    assert found == {key(n): {"value": 2 * n} for n in (1, 2, 3)} and made() == [3]
+    assert [(at, there) for at, _, there in seen] == [(key(1), True), (key(2), True), (key(3), False)]
+
+
+def test_fresh_makes_all(tmp_path):
+    run(calls(1, 2), store(tmp_path))
+    run(calls(1, 2), store(tmp_path), fresh=True)
+    assert made() == [1, 2]
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading", "lists-only"])
 def test_backends(tmp_path, backend):
     with joblib.parallel_config(backend=backend, n_jobs=2):
         found = run(calls(*range(5)), store(tmp_path))
-    assert found == {str(n): {"value": 2 * n} for n in range(5)}
+    assert found == {key(n): {"value": 2 * n} for n in range(5)}
 
 
 def test_each_call_has_one_thread(tmp_path):
-    assert run({"a": threads}, store(tmp_path)) == {"a": 1}
+    assert run({key("a"): threads}, store(tmp_path)) == {key("a"): 1}
 
 
 @pytest.mark.parametrize("backend", ["threading", "lists-only"])
 def test_what_was_finished_before_a_failure_is_kept(tmp_path, backend):
     with joblib.parallel_config(backend=backend, n_jobs=1), pytest.raises(ValueError, match="negative"):
         run(calls(1, 2, -1, 3), store(tmp_path))
-    assert dict(store(tmp_path).find(["1", "2", "-1", "3"])) == {"1": {"value": 2}, "2": {"value": 4}}
+    found = dict(store(tmp_path).find([key(n) for n in (1, 2, -1, 3)]))
+    assert found == {key(1): {"value": 2}, key(2): {"value": 4}}
 
 
 def test_an_interrupted_call_goes_on(tmp_path):
-    def interrupt(key, result, found):
-        if key == "2":
+    def interrupt(at, result, found):
+        if at == key(2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(calls(1, 2, 3, 4), store(tmp_path), progress=interrupt)
     run(calls(1, 2, 3, 4), store(tmp_path))
-    assert CALLS == [3, 4]
+    assert made() == [3, 4]
 
 
 def test_tasks(tmp_path):
     journal, seen = tmp_path / "journal.jsonl", []
     tasks = [(double, {"number": n}) for n in (3, 1, 3)]
-    CALLS.clear()
+    made().clear()
     found = run_tasks(tasks, journal=journal, progress=lambda *each: seen.append(each))
-    assert [result["value"] for result in found] == [6, 2, 6] and CALLS == [3, 1] and seen == [(1, 2), (2, 2)]
-    lines = journal.read_text().splitlines()
-    assert lines[0].startswith('{"made_by": "') and lines[1] == r'["double {\"number\": 3}", {"value": 6}]'
+    assert [result["value"] for result in found] == [6, 2, 6] and made() == [3, 1] and seen == [(1, 2), (2, 2)]
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [(line["task"], line["result"]) for line in lines] == [
+        ('double {"number": 3}', {"value": 6}),
+        ('double {"number": 1}', {"value": 2}),
+    ]
     seen.clear()
     more = run_tasks([*tasks, (double, {"number": 5})], journal=journal, progress=lambda *each: seen.append(each))
-    assert [result["value"] for result in more] == [6, 2, 6, 10] and CALLS == [3, 1, 5] and seen == [(1, 1)]
+    assert [result["value"] for result in more] == [6, 2, 6, 10] and made() == [3, 1, 5] and seen == [(1, 1)]
 
 
-def test_tasks_of_other_code_are_made_anew(tmp_path, monkeypatch):
+def test_tasks_of_other_code_are_made_anew(tmp_path, monkeypatch, caplog):
     journal, tasks = tmp_path / "journal.jsonl", [(double, {"number": 1})]
     run_tasks(tasks, journal=journal)
-    CALLS.clear()
-    monkeypatch.setattr("dlrt.runs.runner._digest", lambda functions: "another")
+    made().clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(double, "__defaults__", (1,))  # the function is another one
+        run_tasks(tasks, journal=journal)
+    assert made() == [1] and "other code" in caplog.text
     run_tasks(tasks, journal=journal)
-    assert CALLS == [1]
+    assert made() == [1] and len(journal.read_text().splitlines()) == 2
+    run_tasks(tasks, journal=journal, fresh=True)
+    assert made() == [1, 1]
+
+
+SLEEPER = """
+import functools, os, sys, time
+from pathlib import Path
+from dlrt.runs import Journal, run
+
+def sleep(folder, k):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+run({(str(k), ""): functools.partial(sleep, sys.argv[1], k) for k in range(2)}, Journal(Path(sys.argv[2])), jobs=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    folder, script = tmp_path / "workers", tmp_path / "script.py"
+    folder.mkdir()
+    script.write_text(SLEEPER)
+    parent = subprocess.Popen([sys.executable, script, folder, tmp_path / "journal.jsonl"])
+    workers = []
+    try:
+        waited = wait_for(lambda: len(list(folder.iterdir())) == 2)
+        workers = [int(path.name) for path in folder.iterdir()]
+        assert waited and all(map(alive, workers))
+    finally:
+        parent.kill()
+        parent.wait()
+    assert wait_for(lambda: not any(map(alive, workers)))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+def alive(process):
+    """Whether a process is there and is no zombie, which nobody may have waited for in a container."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False

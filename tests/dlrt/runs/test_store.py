@@ -1,7 +1,6 @@
 """Files are never half written; a store gives back what it was given, and nothing that is damaged."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -35,54 +34,79 @@ def test_versions_of_what_is_always_there_and_of_what_is_named():
     assert versions("pytest")["pytest"] == pytest.__version__
 
 
+def load(path):
+    if "damaged" in (text := path.read_text()):
+        raise ValueError(f"{path} is damaged")
+    return text
+
+
+def folder(path):
+    return Folder(path, load, lambda text, path: write_atomically(path, lambda file: file.write(text.encode())))
+
+
 def test_folder(tmp_path):
-    def save(result, path):
-        write_atomically(path, lambda file: file.write(result.encode()))
-
-    def load(path):
-        if "damaged" in (text := path.read_text()):
-            raise ValueError(text)
-        return text
-
-    store = Folder(tmp_path / "new", load, save)
-    assert list(store.find(["a", "b"])) == []
-    store.add("a", "one")
-    store.add("b", "damaged")
-    store.add("c", "not asked for")
-    assert list(store.find(["b", "a", "missing"])) == [("a", "one")]
+    store = folder(tmp_path / "new")
+    assert list(store.find(["a-1", "b-1"])) == []
+    store.add("a-1", "one")
+    store.add("c-1", "not asked for")
+    assert list(store.find(["b-1", "a-1", "missing-1"])) == [("a-1", "one")]
 
 
-def journal(folder: Path, made_by: str = "code") -> Journal:
-    return Journal(folder / "new" / "journal.jsonl", made_by)
+def test_a_folder_sets_aside_what_is_damaged(tmp_path, caplog):
+    store = folder(tmp_path)
+    store.add("a-1.x", "damaged")
+    assert list(store.find(["a-1.x"])) == []
+    assert caplog.messages == [f"{tmp_path / 'a-1.x'} is damaged; set aside as a-1.x.aside"]
+    store.add("a-1.x", "whole")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a-1.x": "whole", "a-1.x.aside": "damaged"}
+    assert list(store.find(["a-1.x"])) == [("a-1.x", "whole")] and len(caplog.messages) == 1
 
 
-def test_journal(tmp_path):
-    store = journal(tmp_path)
-    assert list(store.find(["a"])) == []
-    store.add("a", {"value": 0.1})
-    store.add("b", {"value": None})
-    assert store.path.read_text() == '{"made_by": "code"}\n["a", {"value": 0.1}]\n["b", {"value": null}]\n'
-    assert dict(journal(tmp_path).find(["b", "a", "missing"])) == {"a": {"value": 0.1}, "b": {"value": None}}
+def test_a_folder_sets_aside_what_other_code_made(tmp_path, caplog):
+    store = folder(tmp_path)
+    for name in ("a[b]-1.x", "b-1.x", "b-3.x"):
+        store.add(name, name)
+    assert list(store.find(["a[b]-2.x", "b-2.x", "c-2.x", "b-1.x"])) == [("b-1.x", "b-1.x")]
+    assert caplog.messages == [f"2 runs in {tmp_path} were made by other code: set aside, not shown, made anew"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a[b]-1.x", "b-1.x", "b-3.x"]
+
+
+A, B = ("a", "code"), ("b", "code")
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal(tmp_path / "new" / "journal.jsonl")
+
+
+def test_journal(journal):
+    assert list(journal.find([A])) == []
+    journal.add(A, {"value": 0.1})
+    journal.add(B, {"value": None})
+    first = journal.path.read_text().splitlines()[0]
+    assert first == '{"task": "a", "code": "code", "result": {"value": 0.1}}'
+    assert list(journal.find([B, ("c", "code"), A])) == [(B, {"value": None}), (A, {"value": 0.1})]
     with pytest.raises(ValueError, match="JSON"):
-        store.add("c", {"value": float("inf")})
+        journal.add(("c", "code"), {"value": float("inf")})
+    journal.add(A, 2)
+    assert dict(journal.find([A])) == {A: 2}
 
 
-def test_a_journal_mends_its_last_line(tmp_path):
-    store = journal(tmp_path)
-    list(store.find([]))
-    store.add("a", 1)
-    whole = store.path.read_text()
-    with store.path.open("a") as file:
-        file.write('["b", {"val')
-    assert dict(store.find(["a", "b"])) == {"a": 1}
-    assert store.path.read_text() == whole
+@pytest.mark.parametrize("damaged", [b'{"task": "b", "co', b"[1]", b"\xff\xfe", b'{"task": []}', b'{"a": 1}\x00'])
+def test_a_damaged_line_costs_that_line(journal, damaged, caplog):
+    journal.add(A, 1)
+    with journal.path.open("ab") as file:
+        file.write(damaged)  # and no end of the line, as when the program was killed
+    journal.add(B, 2)
+    assert dict(journal.find([A, B])) == {A: 1, B: 2}
+    assert caplog.messages == [f"{journal.path}, line 2 is damaged: left out"]
+    assert damaged in journal.path.read_bytes()
 
 
-def test_a_journal_of_other_code_is_begun_anew(tmp_path):
-    store = journal(tmp_path)
-    list(store.find([]))
-    store.add("a", 1)
-    other = journal(tmp_path, made_by="other code")
-    assert list(other.find(["a"])) == []
-    other.add("b", 2)
-    assert other.path.read_text() == '{"made_by": "other code"}\n["b", 2]\n'
+def test_a_journal_sets_aside_what_other_code_made(journal, caplog):
+    journal.add(A, 1)
+    journal.add(B, 2)
+    assert list(journal.find([("a", "other"), B, ("c", "other")])) == [(B, 2)]
+    assert caplog.messages == [f"1 runs in {journal.path} were made by other code: set aside, not shown, made anew"]
+    journal.add(("a", "other"), 3)
+    assert dict(journal.find([A, ("a", "other")])) == {A: 1, ("a", "other"): 3}
