@@ -16,6 +16,7 @@ are recorded with the results instead.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import dis
 import functools
@@ -129,6 +130,22 @@ class _Description:
         self.met: dict[Any, None] = {}
         self.above: list[Any] = []
 
+    def code(self) -> str:
+        """Digest of the classes and functions met."""
+        anatomy = _Anatomy()
+        return _digest([anatomy.of(thing) for thing in self.met])
+
+    def of_code(self, thing):
+        """Of a class or function: its name, and of one without a name of its own the code."""
+        self.met[thing] = None
+        name = _full_name(thing)
+        return name if "<" not in name else {"type": "function", "name": name, "code": _digest(_Anatomy().of(thing))}
+
+    def of_type(self, kind):
+        """Of the class of an object."""
+        self.met[kind] = None
+        return _full_name(kind)
+
     def of(self, thing):
         if thing is None or isinstance(thing, (bool, str)):
             return thing
@@ -170,9 +187,7 @@ class _Description:
             return [self.of(value) for value in thing]
         else:
             settings = _kept(thing)
-        self.met[type(thing)] = None
-        name = f"{type(thing).__module__}.{type(thing).__qualname__}"
-        return {"type": name} | {name: self.of(value) for name, value in settings.items()}
+        return {"type": self.of_type(type(thing))} | {name: self.of(value) for name, value in settings.items()}
 
     def _array(self, array):
         if array.dtype.hasobject:
@@ -183,27 +198,17 @@ class _Description:
 
     def _named(self, thing):
         owner = getattr(thing, "__self__", None)
-        name = getattr(thing, "__qualname__", str(thing))
         if owner is not None and not isinstance(owner, types.ModuleType):  # a bound method
-            return {"type": "method", "name": name, "of": self.of(owner)}
-        self.met[thing] = None
-        full = f"{getattr(thing, '__module__', None)}.{name}"
-        if "<" not in name:
-            return full
-        return {"type": "function", "name": full, "code": _digest(_Anatomy().of(thing))}
-
-    def code(self) -> str:
-        """Digest of the classes and functions met."""
-        anatomy = _Anatomy()
-        return _digest([anatomy.of(thing) for thing in self.met])
+            return {"type": "method", "name": thing.__name__, "of": self.of(owner)}
+        return self.of_code(thing)
 
 
 def _kept(thing) -> dict[str, Any]:
-    """The constructor arguments an object keeps, if it keeps them all, or what it would be pickled as."""
-    try:
-        names = list(inspect.signature(type(thing)).parameters)
-    except (TypeError, ValueError):
-        names = []
+    """The constructor arguments an object keeps, if it keeps them all, or (and of libraries) what pickle keeps."""
+    kind, names = type(thing), []
+    if _of_packages(kind.__module__) or not _is_library(kind.__module__, None):
+        with contextlib.suppress(TypeError, ValueError):
+            names = list(inspect.signature(kind).parameters)
     if names and all(hasattr(thing, name) for name in names):
         return {name: getattr(thing, name) for name in (*names, *(n for n in ("shape", "dtype") if hasattr(thing, n)))}
     try:
@@ -220,60 +225,79 @@ class _Anatomy:
     """Classes and functions as JSON values: what they do, not how they are written."""
 
     def __init__(self) -> None:
-        self.seen: set[int] = set()
+        self.seen: dict[int, Any] = {}
+
+    def again(self, thing) -> bool:
+        """Whether it was met before; what was met is held, so that no other thing gets its id."""
+        if id(thing) in self.seen:
+            return True
+        self.seen[id(thing)] = thing
+        return False
 
     def of(self, thing):
         """Of a class or function, with what it uses of its own package and of files that are not installed."""
-        name = f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', thing)}"
-        if id(thing) in self.seen:
-            return name
-        self.seen.add(id(thing))
-        return [name, self._class(thing) if isinstance(thing, type) else self._function(thing)]
+        if self.again(thing):
+            return _full_name(thing)
+        return [_full_name(thing), self._class(thing) if isinstance(thing, type) else self._function(thing)]
 
     def _class(self, cls):
-        bases = [self._reached(base, cls.__module__) for base in cls.__bases__ if base is not object]
+        data = _Data(self, cls.__module__)
+        bases = [data.of(base) for base in cls.__bases__ if base is not object]
         own = {name: value for name, value in vars(cls).items() if not _is_of_python(name, value)}
-        return bases, {name: self._reached(value, cls.__module__, of_class=True) for name, value in own.items()}
+        return bases, {name: self.of_class(value, data) for name, value in own.items()}
+
+    def of_class(self, value, data):
+        """Of an entry of a class: functions also where a library made them, as dataclasses does."""
+        for attribute in ("__func__", "fget", "func"):  # static and class methods, properties
+            inner = getattr(value, attribute, None)
+            value = inner if callable(inner) and not isinstance(value, (type, functools.partial)) else value
+        return self.of(value) if inspect.isroutine(value) and hasattr(value, "__code__") else data.of(value)
 
     def _function(self, function):
         function = inspect.unwrap(function)
         code = getattr(function, "__code__", None)
         if code is None:
             return None
-        module, scope, names = function.__module__, function.__globals__, _names(code)
-        bound = [function.__defaults__, function.__kwdefaults__, [_content(c) for c in function.__closure__ or ()]]
-        used = {}
-        if not _of_packages(module):  # their files are in the digest
-            used = {name: self._reached(scope[name], module, names) for name in names if name in scope}
-        return _instructions(_laid_out_alike(code)), self._reached(bound, module), used
+        module, scope = function.__module__, function.__globals__
+        data = _Data(self, module, _names(code))
+        bound = [function.__defaults__, function.__kwdefaults__, *map(_content, function.__closure__ or ())]
+        used = [] if _of_packages(module) else [name for name in data.names if name in scope]  # files are in the digest
+        return _instructions(_laid_out_alike(code)), [data.of(x) for x in bound], {n: data.of(scope[n]) for n in used}
 
-    def _reached(self, value, module, names: Iterable[str] = (), of_class=False):
-        """What code of a module uses: more code, or data."""
-        for attribute in ("__func__", "fget", "func"):  # methods, properties, partial functions
-            inner = getattr(value, attribute, None)
-            if inner is not None and callable(inner) and not isinstance(value, type):
-                value = inner
-        if isinstance(value, (list, tuple)):
-            return [self._reached(entry, module) for entry in value]
-        if isinstance(value, dict):
-            return {str(key): self._reached(entry, module) for key, entry in value.items()}
-        if isinstance(value, types.ModuleType):
-            if _is_library(value.__name__, module):
-                return value.__name__
-            return {name: self._reached(getattr(value, name), module) for name in names if hasattr(value, name)}
-        if isinstance(value, type) or inspect.isroutine(value) or hasattr(value, "__wrapped__"):
-            if of_class or not _is_library(getattr(value, "__module__", None), module):
-                return self.of(value)
-            return f"{value.__module__}.{getattr(value, '__qualname__', value)}"
-        if inspect.isdatadescriptor(value) or value is Ellipsis:
-            return type(value).__name__
-        description = _Description()
+
+class _Data(_Description):
+    """What the code of a module uses: data, and more code. What was met before is only named."""
+
+    def __init__(self, anatomy: _Anatomy, module: str, names: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.anatomy, self.module, self.names = anatomy, module, names
+
+    def of_code(self, thing):
+        if _is_library(getattr(thing, "__module__", None), self.module):
+            return _full_name(thing)
+        return self.anatomy.of(thing)
+
+    of_type = of_code
+
+    def _composed(self, thing):
+        if isinstance(thing, types.ModuleType):
+            if _is_library(thing.__name__, self.module):
+                return thing.__name__
+            return {name: self.of(getattr(thing, name)) for name in self.names if hasattr(thing, name)}
+        if inspect.isdatadescriptor(thing) or thing is Ellipsis:
+            return type(thing).__name__
+        if hasattr(thing, "__wrapped__") and callable(thing):
+            return self.of_code(thing)
+        if not isinstance(thing, type) and not inspect.isroutine(thing) and self.anatomy.again(thing):
+            return f"{_full_name(type(thing))}, again"
         try:
-            described = description.of(value)
-        except (TypeError, RecursionError):
-            return type(value).__qualname__
-        kinds = [kind for kind in description.met if not _is_library(getattr(kind, "__module__", None), module)]
-        return [described, [self.of(kind) for kind in kinds]]
+            return super()._composed(thing)
+        except TypeError:  # nothing can be said of it: a generator, a lock, an open file
+            return _full_name(type(thing))
+
+
+def _full_name(thing) -> str:
+    return f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', thing)}"
 
 
 _LAYOUT = {"NOP", "RESUME", "CACHE", "EXTENDED_ARG"}
