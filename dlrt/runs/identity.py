@@ -131,9 +131,11 @@ class _Description:
         self.above: list[Any] = []
 
     def code(self) -> str:
-        """Digest of the classes and functions met."""
+        """Digest of the classes and functions met, libraries apart."""
         anatomy = _Anatomy()
-        return _digest([anatomy.of(thing) for thing in self.met])
+        ours = [kind.__module__ for kind in self.met if any(map(_of_packages, _modules(kind)))]  # derived from ours
+        met = [x for x in self.met if not all(_is_library(_module(x), user) for user in (None, *ours))]
+        return _digest([anatomy.of(thing) for thing in met])
 
     def of_code(self, thing):
         """Of a class or function: its name, and of one without a name of its own the code."""
@@ -273,7 +275,7 @@ class _Data(_Description):
         self.anatomy, self.module, self.names = anatomy, module, names
 
     def of_code(self, thing):
-        if _is_library(getattr(thing, "__module__", None), self.module):
+        if _is_library(_module(thing), self.module):
             return _full_name(thing)
         return self.anatomy.of(thing)
 
@@ -297,7 +299,7 @@ class _Data(_Description):
 
 
 def _full_name(thing) -> str:
-    return f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', thing)}"
+    return f"{_module(thing)}.{getattr(thing, '__qualname__', thing)}"
 
 
 _LAYOUT = {"NOP", "RESUME", "CACHE", "EXTENDED_ARG"}
@@ -400,6 +402,15 @@ def _is_of_python(name, value) -> bool:
     """Whether an entry of a class is kept there by Python: annotations, caches, fields of dataclasses."""
     special = name.startswith("__") and name.endswith("__")
     return name == "_abc_impl" or (special and not callable(getattr(value, "__func__", value)))
+
+
+def _module(thing) -> str | None:
+    return getattr(thing, "__module__", None)
+
+
+def _modules(kind) -> list[str | None]:
+    """Modules of a class and its bases."""
+    return [_module(base) for base in getattr(kind, "__mro__", ())]
 
 
 def _of_packages(module) -> bool:
