@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from integrators.checks import check_integer, check_jobs
 
-from .runs import Folder, identify, run
+from .runs import Folder, identify, report, run
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
 
@@ -70,6 +70,7 @@ class Case:
             rank=self.rank,
             seed=self.seed,
             every=self.every,
+            callback=lambda record: report(record.step / max(1, self.steps)),
         )
         return replace(run, meta=run.meta | {"case": self.identity})
 
@@ -89,7 +90,7 @@ class Result(NamedTuple):
     found: bool
 
 
-def sweep(cases, *, out, jobs=None, progress=None, fresh=False):
+def sweep(cases, *, out, jobs=None, progress=None, within=None, fresh=False):
     """Run cases in parallel and save each as ``out/case.file`` as soon as it is done.
 
     A case whose file is already there is not run again, so an interrupted sweep goes on where it stopped. Files of the
@@ -108,6 +109,9 @@ def sweep(cases, *, out, jobs=None, progress=None, fresh=False):
         ``joblib.parallel_config`` says.
     progress : callable, optional
         Called with each `Result` as it comes: first those found, then the others in order of completion.
+    within : callable, optional
+        Called as ``within(done)`` from another thread while cases run: how many of those that were not found are done,
+        with the fractions of those that run.
     fresh : bool
         Run all cases, and replace the files that are there.
 
@@ -139,7 +143,7 @@ def sweep(cases, *, out, jobs=None, progress=None, fresh=False):
 
     calls = {file: case.solve for file, case in known.items()}
     folder = Folder(Path(out), lambda path: known[path.name].load(path), _save)
-    run(calls, folder, jobs=jobs, progress=note, fresh=fresh)
+    run(calls, folder, jobs=jobs, progress=note, within=within, fresh=fresh)
     return [Result(case, *done[case.file][1:]) for case in cases]
 
 

@@ -5,7 +5,7 @@ store. `tune` tries learning rates; `describe` and `versions` say what a result 
 """
 
 from .identity import describe, identify
-from .runner import Task, run, run_tasks
+from .runner import Task, cluster, report, run, run_tasks
 from .store import Folder, Journal, versions, write_atomically, write_json
 from .tune import best, late, late_loss, rate, tune
 
@@ -14,11 +14,13 @@ __all__ = [
     "Journal",
     "Task",
     "best",
+    "cluster",
     "describe",
     "identify",
     "late",
     "late_loss",
     "rate",
+    "report",
     "run",
     "run_tasks",
     "tune",

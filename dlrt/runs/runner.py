@@ -6,10 +6,11 @@ import contextlib
 import functools
 import json
 import os
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def run(
     *,
     jobs: int | None = None,
     progress: Callable | None = None,
+    within: Callable[[float], None] | None = None,
     fresh: bool = False,
 ) -> dict[Any, Any]:
     """Make each call whose result is not in the store yet, in parallel, and keep its result there.
@@ -45,6 +47,9 @@ def run(
     progress : callable, optional
         Called as ``progress(key, result, found)`` for each result as it comes: first those found in the store, then the
         others in order of completion.
+    within : callable, optional
+        Called as ``within(done)`` from another thread while calls run: how many of them are done that the store did not
+        have, with the fractions of those that say so by `report`.
     fresh : bool
         Make all calls, and replace what the store has of them.
 
@@ -63,12 +68,41 @@ def run(
         results[key] = result
         note(key, True)
     missing = {key: call for key, call in calls.items() if key not in results}
-    with contextlib.closing(_finished(missing, jobs)) as finished:
+    numbers = {key: number for number, key in enumerate(missing)}
+    with _Listener(within) as listener, contextlib.closing(_finished(missing, jobs, listener.address)) as finished:
         for key, result in finished:
             store.add(key, result)
             results[key] = result
+            listener.hear(numbers[key], 1.0)
             note(key, False)
     return results
+
+
+def report(fraction: float) -> None:
+    """Say how much of the present call is done, from 0 to 1; outside of the runner it does nothing."""
+    if (tell := getattr(_PRESENT, "tell", None)) is not None:
+        tell(fraction)
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Let runners inside work on the Dask cluster of this scheduler, with all its workers; None: on this machine.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The extra ``cluster`` is not installed.
+    OSError
+        No scheduler answers at the address.
+    """
+    if address is None:
+        yield
+        return
+    from dask.distributed import Client
+    from joblib import parallel_config
+
+    with Client(address, timeout=10, set_as_default=True), parallel_config("dask"):
+        yield
 
 
 def run_tasks(
@@ -88,7 +122,8 @@ def run_tasks(
     jobs : int, optional
         Tasks at a time, as in joblib; each has one thread for linear algebra.
     progress : callable, optional
-        Called as ``progress(done, total)`` after each task that was run.
+        Called as ``progress(done, total)`` after each task that was run, and from another thread within a task that
+        says by `report` how much of it is done.
     fresh : bool
         Run all tasks, whatever is in the journal.
     """
@@ -103,19 +138,62 @@ def run_tasks(
 
     def note(key, result, found):
         count[found] += 1
-        if progress is not None and not found:
-            progress(count[False], len(calls) - count[True])
+        if not found:
+            within(count[False])
 
-    results = run(calls, Journal(journal), jobs=jobs, progress=note, fresh=fresh)
+    def within(done):
+        if progress is not None:
+            progress(done, len(calls) - count[True])
+
+    results = run(calls, Journal(journal), jobs=jobs, progress=note, within=within, fresh=fresh)
     return [results[key] for key in keys]
 
 
-def _finished(calls, jobs) -> Generator[tuple[Any, Any], None, None]:
+class _Listener:
+    """Hears on a local port what calls in other processes say of their progress, which may be lost."""
+
+    def __init__(self, within: Callable[[float], None] | None):
+        self.within, self.address = within, None
+        self.parts: dict[int, float] = {}
+
+    def hear(self, number: int, fraction: float) -> None:
+        """Note how much of a call is done; messages may come late."""
+        self.parts[number] = max(self.parts.get(number, 0.0), min(fraction, 1.0))
+
+    def __enter__(self):
+        if self.within is not None:
+            with contextlib.suppress(OSError):  # no network at all: progress moves between calls only
+                self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                self.socket.bind(("127.0.0.1", 0))
+                self.address = self.socket.getsockname()
+                threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception):
+        if self.address is not None:
+            self.address = None
+            self.socket.close()
+
+    def _listen(self):
+        while self.address is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError):  # closed meanwhile; no message of ours
+                self.hear(*json.loads(self.socket.recv(100)))
+                if self.address is not None:
+                    self.within(sum(self.parts.values()))
+
+
+_PRESENT = threading.local()
+
+
+def _finished(calls, jobs, listener) -> Generator[tuple[Any, Any], None, None]:
     """(key, result) of each call as it is done."""
     from joblib import Parallel, delayed, effective_n_jobs  # slow to import, and `import dlrt` comes by here
     from joblib.parallel import get_active_backend
 
-    work = [delayed(_call)(key, call, os.getpid()) for key, call in calls.items()]
+    work = [
+        delayed(_call)(key, call, os.getpid(), _Teller(listener, number))
+        for number, (key, call) in enumerate(calls.items())
+    ]
     if getattr(get_active_backend()[0], "supports_return_generator", False):
         # one run a batch: each comes back when it ends, and the death of a worker costs one
         yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work)
@@ -125,13 +203,31 @@ def _finished(calls, jobs) -> Generator[tuple[Any, Any], None, None]:
         yield from Parallel(n_jobs=jobs)(work[first : first + n])
 
 
-def _call(key, call, parent):
+class _Teller:
+    """Tells a listener now and then how much of a call is done."""
+
+    def __init__(self, listener: tuple[str, int] | None, number: int):
+        self.listener, self.number, self.last = listener, number, 0.0
+
+    def __call__(self, fraction: float) -> None:
+        now = time.monotonic()
+        if self.listener is not None and now > self.last + 0.2:
+            self.last = now
+            with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(json.dumps([self.number, fraction]).encode(), self.listener)
+
+
+def _call(key, call, parent, tell):
     from threadpoolctl import threadpool_limits
 
     if os.getpid() != parent == os.getppid():
         _end_with(parent)
-    with threadpool_limits(limits=1):
-        return key, call()
+    _PRESENT.tell = tell
+    try:
+        with threadpool_limits(limits=1):
+            return key, call()
+    finally:
+        _PRESENT.tell = None
 
 
 @functools.cache

@@ -2,8 +2,10 @@
 
 import functools
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from joblib.parallel import register_parallel_backend
 from threadpoolctl import threadpool_info
 
-from dlrt.runs import Journal, run, run_tasks
+from dlrt.runs import Journal, cluster, report, run, run_tasks
 
 
 @functools.cache
@@ -173,3 +175,78 @@ def alive(process):
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def halves(seconds=0.0):
+    report(0.5)
+    time.sleep(seconds)
+    return threading.get_ident()
+
+
+def test_progress_within_a_call(tmp_path):
+    """Half a call is heard of while it runs, also from other processes; what nonsense comes is not."""
+    heard = []
+
+    def within(done):
+        heard.append(done)
+
+    work = {key(number): functools.partial(halves, 1.0) for number in range(2)}
+    run(work, store(tmp_path), jobs=2, within=within)
+    assert 0.5 in heard and max(heard) < 2 and heard == sorted(heard)
+    report(0.7)  # outside of a call nobody listens
+    assert 0.7 not in heard
+
+
+def test_progress_of_tasks_within_a_task(tmp_path):
+    seen = []
+    run_tasks([(halves_of_a_second, {})], journal=tmp_path / "j.jsonl", progress=lambda *each: seen.append(each))
+    assert seen[0] == (0.5, 1) and seen[-1] == (1, 1)
+
+
+def halves_of_a_second():
+    return {"value": halves(0.5)}
+
+
+# -- a cluster ---------------------------------------------------------------------------------------------------------
+
+
+def on_a_cluster(folder, number):
+    with (Path(folder) / str(number)).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(0.5)
+    return {"value": 0.1 * number}
+
+
+def test_a_cluster_one_of_whose_workers_dies(tmp_path):
+    """Results come as runs end; the death of a worker costs its run once more, and nothing else."""
+    distributed = pytest.importorskip("distributed")
+    folder, journal, comes = tmp_path / "made", tmp_path / "journal.jsonl", []
+    folder.mkdir()
+    tasks = [(on_a_cluster, {"folder": str(folder), "number": n}) for n in range(8)]
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as workers:
+
+        def progress(done, total):
+            comes.append((time.monotonic(), done))
+            if done == 2:
+                os.kill(int((folder / "3").read_text().split()[0]), 9)
+
+        with cluster(workers.scheduler_address):
+            found = run_tasks(tasks, journal=journal, jobs=None, progress=progress)
+    assert [result["value"] for result in found] == [0.1 * n for n in range(8)]
+    assert [done for _, done in comes] == list(range(1, 9))
+    assert comes[-1][0] - comes[0][0] > 1  # as they end, not all at the end
+    made = {n: len((folder / str(n)).read_text().split()) for n in range(8)}
+    assert sum(made.values()) in (8, 9) and max(made.values()) <= 2
+    run_tasks(tasks, journal=tmp_path / "local.jsonl")
+    lines = [sorted(path.read_text().splitlines()) for path in (journal, tmp_path / "local.jsonl")]
+    assert lines[0] == lines[1]
+
+
+def test_no_scheduler_and_no_cluster(monkeypatch):
+    pytest.importorskip("distributed")
+    with cluster(None):
+        pass
+    with pytest.raises(OSError, match="Timed out trying to connect"), cluster("tcp://127.0.0.1:9"):
+        pass
