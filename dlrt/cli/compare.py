@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -16,7 +17,7 @@ from integrators.checks import check_integer, check_positive, check_rank
 from ..accuracy import ended, solutions
 from ..results import write_results
 from ..sweep import Case, sweep
-from .terminal import bar, interrupted, option, say, show
+from .terminal import bar, interrupted, option, say, show, width
 
 FOR_LOSSES = "lora,svd-lora,adalora,geolora"
 FOR_EQUATIONS = "projector-splitting,projector-splitting-strang,bug,augmented-bug,parallel-bug"
@@ -142,7 +143,7 @@ def compare(
     if stiff and substep is None:
         say("Explicit substeps would be unstable here, so they are exact where a method has them.")
     for note in notes(results):
-        say(note)
+        say("\n".join(textwrap.wrap(note, width(), subsequent_indent="  ", break_long_words=False)))
     found = sum(result.found for result in results)
     if found:
         say(f"{found} of {len(results)} runs were there already.")
@@ -164,7 +165,12 @@ def _methods(names, is_loss, stiff, **given):
     from ..registry import OPTIMIZERS, SUBSTEPS, lookup, takes, with_options
 
     chosen = {name: lookup("integrator", name, INTEGRATORS) for name in map(str.strip, names.split(","))}
-    usual = {"tau": 0.1 if is_loss else 1e-6, "spare": 1, "substep": "exact" if stiff else None, "optimizer": "sgd"}
+    usual: dict[str, Any] = {
+        "tau": 0.1 if is_loss else 1e-6,
+        "spare": 1,
+        "substep": "exact" if stiff else None,
+        "optimizer": "sgd",
+    }
     tau, spare, substep, optimizer = (usual[name] if value is None else value for name, value in given.items())
     parts = {
         "truncation": Tolerance(relative=tau, spare=spare),

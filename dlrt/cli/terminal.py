@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..layout import aligned
 
-__all__ = ["answer", "bar", "errors", "interrupted", "option", "refuse", "say", "show", "width", "writable"]
+__all__ = ["answer", "bar", "errors", "interrupted", "option", "say", "show", "width", "writable"]
 
 errors = Console(stderr=True, soft_wrap=True)
 """Console for everything that is no result."""
@@ -94,12 +94,6 @@ def bar() -> Progress:
 def option(parameter: str) -> str:
     """The option as it is typed, by the name of its parameter."""
     return "--" + parameter.replace("_", "-")
-
-
-def refuse(text: object) -> NoReturn:
-    """End with one line on what was wrong, and exit code 2."""
-    _complain(f"dlrt: error: {text}")
-    raise typer.Exit(2)
 
 
 def answer(error: BaseException, parameters: Iterable[str] = ()) -> int:
