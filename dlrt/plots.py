@@ -176,8 +176,8 @@ def _errors_at_the_end(results, name, x):
                 orders.setdefault(group[0].case.integrator.order, []).append((at[-1], middle[-1]))
         axes.set(xscale="log", yscale="log", xlabel=name, ylabel="relative error at the end")
         if not any(line.get_xdata().size for line in axes.lines):  # a logarithmic axis needs something positive
-            at = [max(x(result), np.finfo(float).tiny) for result in results]
-            axes.set(xlim=(0.5 * min(at), 2 * max(at)), ylim=(0.1 * TOP, TOP))
+            taken = [max(x(result), 1e-9) for result in results]
+            axes.set(xlim=(0.5 * min(taken), 2 * max(taken)), ylim=(0.1 * TOP, TOP))
         if name == "step size":
             sizes = sorted({result.case.step_size for result in results})
             _slopes(axes, orders, 0.92 * sizes[0])

@@ -240,7 +240,11 @@ def build_problem(name: str, options: Mapping[str, Any] = {}):
     for option, value in given.items():
         if option not in uses(build):
             raise ValueError(f"{name} takes no {option}, got {value!r}; it takes {', '.join(uses(build))}")
-    return build(**given)
+    try:
+        return build(**given)
+    except ValueError as error:  # the problems know the options by other names
+        text = re.sub(r"\brank\b", "true_rank", re.sub(r"^shape\b", "size", str(error)))
+        raise ValueError(text) from error
 
 
 def _rng():

@@ -25,6 +25,8 @@ FOR_STIFF = "bug,augmented-bug,parallel-bug"
 """The equations' methods without backward S-steps, which no step size saves on a stiff dissipative field."""
 LEAST = {"rank": 1, "steps": 1, "seeds": 1, "spare": 0, "size": 2, "true_rank": 1, "batch_size": 1}
 TOLERANT = ", ".join(name for name, method in INTEGRATORS.items() if isinstance(method.truncation, Tolerance))
+MOST = 10**9
+"""Steps to the time horizon that are taken for a mistake: days of work."""
 OF_PROBLEMS = ("size", "true_rank", "batch_size", "target", "dtype")
 WITHOUT_SUBSTEP = ", ".join(name for name, method in INTEGRATORS.items() if not hasattr(method, "substep"))
 
@@ -132,9 +134,12 @@ def compare(
         if settings[name] is not None:
             check_integer(option(name), settings[name], least)
     built = _problem_of(problem, {name: settings[name] for name in OF_PROBLEMS if settings[name] is not None})
+    if substep == "exact" and not _knows_flows(built):
+        raise ValueError(f"--substep exact is not for {problem}, which has no exact sub-flows; euler, heun, rk4 are")
     is_loss, stiff = hasattr(built, "loss"), _is_stiff(built, step_size)
-    names = integrators or (FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS)
-    methods = _methods(names, is_loss, stiff, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
+    if integrators is None:
+        integrators = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
+    methods = _methods(integrators, is_loss, stiff, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
     results = _sweep(cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank), out, jobs)
     write_results(out, results, settings | {"out": str(out)})
     save_figures(results, out)
@@ -215,7 +220,9 @@ def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=Non
         h = check_positive("step size", h)
         n = steps
         if n is None:
-            n = 300 if is_loss else max(1, round(problem.t_end / h))
+            n = 300 if is_loss else max(1, round(min(problem.t_end / h, MOST)))
+            if n == MOST:
+                raise ValueError(f"step size {h:g} would take {MOST} steps or more to t = {problem.t_end:g}")
             h = h if is_loss else problem.t_end / n
         found += [
             Case(

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from integrators.checks import check_jobs
+
 from .terminal import bar, interrupted, option, say, show
 
 _OUT = typer.Option(help="Folder for pictures and numbers. Default: dlrt-figures/NAME or dlrt-tables/NAME.")
@@ -62,6 +64,7 @@ def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, option
     from ..registry import lookup  # slow to import
 
     out = Path(f"dlrt-{kind}s", name) if out is None else out
+    check_jobs(jobs)
     began = time.perf_counter()
     try:
         item = lookup(kind, name, known(f"{kind.upper()}S"))

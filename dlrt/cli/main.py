@@ -41,21 +41,33 @@ class Program(TyperGroup):
             code = answer(error, set(_parameters(self)))
         sys.exit(code if isinstance(code, int) else 0)
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the command line."""
+        with _interruptible():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run a command until its output is written; a reader that leaves early (``| head``) is no error to report."""
-        try:
+        """Run a command until its output is written."""
+        with _interruptible():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except OSError as error:
-            if error.errno != errno.EPIPE:
-                raise
-            with contextlib.suppress(OSError, ValueError):  # nothing is left to be flushed at the exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """One line for Ctrl-C, and none for a reader of the output that leaves early (``| head``)."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
+        with contextlib.suppress(OSError, ValueError):  # nothing is left to be flushed at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
 
 
 def _parameters(command: Any) -> Iterator[str]:

@@ -37,6 +37,7 @@ REPLACEMENTS = {
     "⁻": "^-",
     "—": "-",
     "–": "-",
+    "−": "-",
     "─": "-",
     "…": "...",
     "→": "->",
@@ -86,9 +87,9 @@ def show(rows: Iterable[Mapping[str, object] | str], title: str = "") -> None:
 
 
 def bar() -> Progress:
-    """A progress bar on the error stream that vanishes at the end."""
+    """A progress bar on the error stream that vanishes at the end; nothing where that is no terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=errors, transient=True)
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def option(parameter: str) -> str:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from integrators.checks import check_positive
+
 from .terminal import errors, option, say, show, width
 
 
@@ -35,6 +37,8 @@ def verify(
     """Check theorems with explicit constants; exit code 1 if one is violated by a method for which it is promised."""
     settings = {"rank": rank, "steps": steps, "step_size": step_size}
     given = {name: value for name, value in settings.items() if value is not None}
+    if step_size is not None:
+        check_positive(option("step_size"), step_size)
     if write_matrix is not None:
         found = _matrix(write_matrix, full)
     elif problem is not None:
