@@ -68,7 +68,7 @@ def writable(text: str, encoding: str | None) -> str:
             pass
         return character
 
-    return "".join(map(known, text))
+    return "".join(map(known, text)).replace("^-^", "^-")
 
 
 def say(text: object = "") -> None:
