@@ -1,5 +1,5 @@
 """``python -m dlrt`` is the command ``dlrt``."""
 
-from .cli import app
+from dlrt_command import main
 
-app(prog_name="dlrt")
+main()

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: loss or error, rank, and work against accuracy, for columns of 3.3 inches.
+"""Pictures of a sweep: loss or error, order, rank, and work against accuracy, for columns of 3.3 inches.
 
 A method looks the same in every picture, see `style`. Colours are those of Okabe and Ito (with grey for their yellow,
 too pale for lines) and some of the muted ones of Tol, told apart by every kind of colour vision; markers differ too, so
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,20 @@ import numpy as np
 from matplotlib import rc_context, rc_params_from_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from integrators import INTEGRATORS, FullRank
 
+from .accuracy import ended, solutions
 from .runs import write_atomically
 
 WIDTH = 3.3
 """Width of a column in inches."""
 STYLE = dict(rc_params_from_file(Path(__file__).with_name("dlrt.mplstyle"), use_default_template=False))
 """Settings of matplotlib used for every picture, from `dlrt.mplstyle`, as a dict for `matplotlib.rc_context`."""
+TOP = 10.0
+"""Largest relative error in a picture: what is above has nothing in common with the solution."""
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -95,10 +100,11 @@ class LineStyle:
 
 
 def values_figure(results):
-    """Loss (or error) against the iteration (differential equations: time), one panel for each step size.
+    """Loss against the iteration, or relative error against time, one panel for each step size, all with equal axes.
 
-    Curves are medians over the seeds, bands reach from minimum to maximum; a cross ends a curve that diverged. Errors
-    leave out the start, where they are mostly rounding.
+    Curves are medians over the seeds, bands reach from minimum to maximum. Methods of which runs diverged leave the
+    picture, and are named in its panel. Errors are relative to the solution at the end; they leave out the start,
+    where they are mostly rounding.
 
     Parameters
     ----------
@@ -109,9 +115,10 @@ def values_figure(results):
     -------
     matplotlib.figure.Figure
     """
-    measure = _known_measure(results)
-    first = 0 if measure == "loss" else 1
-    return _panels(results, _position(results), lambda run: run.values, measure, log=True, first=first)
+    if _known_measure(results) == "loss":
+        return _panels(results, _position(results), lambda run: run.losses, "loss", log=True)
+    scale = max((solution.norm for solution in solutions(results).values()), default=1.0) or 1.0
+    return _panels(results, _position(results), lambda run: run.errors / scale, "relative error", log=True, first=1)
 
 
 def ranks_figure(results):
@@ -122,36 +129,90 @@ def ranks_figure(results):
     return _panels(results, _position(results), lambda run: run.numerical_ranks, "rank", log=False)
 
 
+def order_figure(results):
+    """Relative error at the end against the step size, for differential equations.
+
+    Dashed lines have the slopes of the orders that the methods promise; a dotted one is the error of the best
+    approximation of the start's rank, below which no method of that rank can be.
+    """
+    return _errors_at_the_end(results, "step size", lambda result: result.case.step_size)
+
+
 def work_figure(results):
     """Accuracy against work, the number of field evaluations.
 
-    For losses it shows the way of every run, one panel for each step size; for differential equations the error at the
-    end, one point for each step size.
+    For losses it shows the way of every run, one panel for each step size; for differential equations the relative
+    error at the end, one point for each step size.
     """
     if _known_measure(results) == "loss":
-        return _panels(
-            results, ("field evaluations", lambda run: run.evaluations), lambda run: run.values, "loss", True
-        )
+        position = "field evaluations", lambda run: run.evaluations
+        return _panels(results, position, lambda run: run.losses, "loss", log=True)
+    return _errors_at_the_end(results, "field evaluations", lambda result: result.trajectory.evaluations[-1])
+
+
+def _errors_at_the_end(results, name, x):
+    """Relative error at the end, a point for each method and step size: median, and range over the seeds."""
+    if _known_measure(results) == "loss":
+        raise ValueError("results must be those of a differential equation: losses have no error at the end")
+    exact, styles = solutions(results), _styles(results)
+    orders: dict[int, list] = {}
     with rc_context(STYLE):
         figure, (axes,) = column_figure(1)
-        styles = _styles(results)
         for label, group in _grouped(results, lambda result: result.case.label).items():
-            points = []
-            for _, same in sorted(
-                _grouped(group, lambda result: _size(result.case)).items(), key=lambda item: str(item[0])
-            ):
-                runs = [result.trajectory for result in same if not result.trajectory.diverged]
-                if runs:
-                    work = np.median([run.evaluations[-1] for run in runs])
-                    points.append((work, *np.quantile([run.values[-1] for run in runs], [0.5, 0, 1])))
-            if points:
-                work, middle, low, high = np.array(sorted(points)).T
-                axes.errorbar(work, middle, [middle - low, high - middle], label=label, capsize=2, **styles[label])
-        axes.set(xscale="log", yscale="log", xlabel="field evaluations", ylabel="error at the end")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            points, unstable = [], []
+            for size, same in _grouped(group, lambda result: _size(result.case)).items():
+                done = [result for result in same if ended(result.trajectory)]
+                errors = [exact[run.times[-1]].relative(run.errors[-1]) for _, run, _ in done]
+                if len(done) < len(same) or max(errors) > TOP:
+                    unstable.append(size)
+                else:
+                    points.append((np.median([x(result) for result in done]), *np.quantile(errors, [0.5, 0, 1])))
+            shown = label + (f",\nunstable at step size {', '.join(unstable)}" if unstable else "")
+            shown = shown if points else f"{label} (unstable)"
+            at, middle, low, high = np.array(sorted(points)).reshape(-1, 4).T
+            spread = [middle - low, high - middle] if np.any(low < high) else None
+            axes.errorbar(at, middle, spread, label=shown, capsize=2, **styles[label])
+            if points and group[0].case.integrator.order:
+                orders.setdefault(group[0].case.integrator.order, []).append((at[-1], middle[-1]))
+        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="relative error at the end")
+        if not any(line.get_xdata().size for line in axes.lines):  # a logarithmic axis needs something positive
+            taken = [max(x(result), 1e-9) for result in results]
+            axes.set(xlim=(0.5 * min(taken), 2 * max(taken)), ylim=(0.1 * TOP, TOP))
+        if name == "step size":
+            sizes = sorted({result.case.step_size for result in results})
+            _slopes(axes, orders, 0.92 * sizes[0])
+            axes.set_xlim(0.9 * sizes[0], 1.1 * sizes[-1])
+            axes.xaxis.set_major_locator(FixedLocator(sizes))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        return shared_legend(figure, [axes])
+        _best_line(axes, results, exact)
+        return shared_legend(figure, [axes], _title(results, f"error against {name}"))
+
+
+_NOTE = {"textcoords": "offset points", "color": "0.3", "fontsize": 6}
+
+
+def _slopes(axes, orders, start):
+    """A dashed line for each order, half below the best error of the methods that promise it at their largest step."""
+    for order, found in orders.items():
+        h, error = min(found, key=lambda point: point[1])
+        at = np.array([start, h])
+        line = 0.5 * error * (at / h) ** order
+        axes.plot(at, line, color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+        axes.annotate(f"order {order}", (at[0], line[0]), (1, -2), va="top", **_NOTE)
+        axes.set_ylim(min(0.3 * line[0], axes.get_ylim()[0]))
+
+
+def _best_line(axes, results, exact):
+    """A dotted line at the least error that the start's rank allows, where that is near the errors."""
+    rank = results[0].case.rank
+    best = max((solution.best(rank) or 0.0 for solution in exact.values()), default=0.0)
+    low, high = axes.get_ylim()
+    if low / 100 < best < high:
+        axes.axhline(best, color="0.4", linewidth=0.8, linestyle=":", zorder=1, label=f"best of rank {rank}")
 
 
 def save_figure(figure, stem):
@@ -169,14 +230,17 @@ def save_figure(figure, stem):
 
 
 def save_figures(results, out):
-    """Write ``loss`` (or ``error``), ``rank`` and ``work`` of a sweep to the folder `out`; returns the paths.
+    """Write ``loss``, ``rank`` and ``work`` of a sweep to the folder `out`; returns the paths.
 
-    Of a problem with neither a loss nor a reference only ``rank``.
+    Of a differential equation ``error`` instead of ``loss``, and ``order`` where there are several step sizes; of one
+    without a reference solution ``rank`` alone.
     """
     out, measure = Path(out), _measure(results)
     pictures = {"rank": ranks_figure}
     if measure is not None:
         pictures |= {measure: values_figure, "work": work_figure}
+    if measure == "error" and len({result.case.step_size for result in results}) > 1:
+        pictures["order"] = order_figure
     return [path for name, draw in pictures.items() for path in save_figure(draw(results), out / name)]
 
 
@@ -188,25 +252,57 @@ def _panels(results, position, values, label, log, first=0):
     sizes = _grouped(results, lambda result: _size(result.case))
     top = np.inf
     if log:  # curves that diverge leave the picture; they do not set its scale
-        top = 10 * max(
-            max(values(result.trajectory)[: 1 if result.trajectory.diverged else None]) for result in results
-        )
+        kept = [values(run)[: None if ended(run) else 1] for _, run, _ in results]
+        top = min(10 * max(map(max, kept)), np.inf if label == "loss" else TOP)
     with rc_context(STYLE):
-        figure, panels = column_figure(len(sizes))
+        figure, panels = column_figure(len(sizes), equal=True)
         for axes, (size, group) in zip(panels, sizes.items(), strict=True):
+            lost = []
             for i, (method, same) in enumerate(_grouped(group, lambda result: result.case.label).items()):
-                runs = [result.trajectory for result in same]
-                _curve(axes, runs, x, values, method, styles[method], i / len(styles), top, first)
-            if len(sizes) > 1:
-                axes.set_title(f"step size {size}")
-            if log:
-                axes.set_yscale("log", nonpositive="mask")
-                axes.set_ylim(_bottom(group, values, first), min(axes.get_ylim()[1], top))
-            else:
-                axes.yaxis.get_major_locator().set_params(integer=True)
+                runs, look = [result.trajectory for result in same], styles[method]
+                text = _lost(runs)
+                if not text and log and min(values(run)[-1] for run in runs) > top:
+                    text = f"above {top:g}"
+                if not any(map(ended, runs)):  # short: markers would lie in a heap
+                    look = look | {"marker": "", "linewidth": 0.8}
+                _curve(axes, runs, x, values, method, look, i / len(styles), top, first)
+                if text:
+                    lost.append(Line2D([], [], label=f"{method} {text}", **look))
+            if lost:
+                axes.legend(handles=lost, fontsize=6, handlelength=2, framealpha=0.8, borderpad=0.3, labelspacing=0.2)
+            axes.set_title(f"step size {size}")
             axes.set_ylabel(label)
+        if log:
+            panels[0].set_yscale("log", nonpositive="mask")
+            low, high = panels[0].get_ylim()
+            bottom = _bottom(results, values, first) or min(low, 0.1 * top)
+            panels[0].set_ylim(bottom, min(high, top) if high > bottom else top)
+        else:
+            panels[0].yaxis.get_major_locator().set_params(integer=True)
         panels[-1].set_xlabel(name)
-        return shared_legend(figure, panels)
+        return shared_legend(figure, panels, _title(results, f"{label} against {name}"))
+
+
+def _lost(runs):
+    """What became of the runs that did not end, for a legend; an empty text where all did."""
+    texts = []
+    for kind in ("diverged", "failed"):
+        steps = sorted(int(run.status.split(":")[0].split()[-1]) for run in runs if run.status.startswith(kind))
+        if steps:
+            share = f"({len(steps)} of {len(runs)} runs) " if len(steps) < len(runs) else ""
+            last = f" to {steps[-1]}" if steps[-1] > steps[0] else ""
+            texts.append(f"{share}{kind} at step {steps[0]}{last}")
+    return ", ".join(texts)
+
+
+def _title(results, shown):
+    """Problem and start in the first line, what is shown below."""
+    problem, (m, n) = results[0].case.problem, results[0].case.problem.shape
+    seeds = len({result.case.seed for result in results})
+    many = f", median and range of {seeds} seeds" if seeds > 1 else ""
+    name = getattr(problem, "name", type(problem).__name__)
+    first = f"{name}, {m} × {n}, start rank {results[0].case.rank}"
+    return "\n".join([first, *textwrap.wrap(shown + many, 60)])
 
 
 def _bottom(group, values, first):
@@ -238,29 +334,42 @@ def _curve(axes, runs, x, values, label, style, offset, top, first):
     axes.plot(position, middle, label=label, markevery=(int(offset * every), every), **style)
     if len(runs) > 1:
         axes.fill_between(position, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    for run in runs:
-        if run.diverged:
-            end = min(values(run)[-1], top)
-            axes.plot(x(run)[-1], end, marker="x", markersize=6, color=style["color"], linestyle="none", clip_on=False)
 
 
-def column_figure(panels):
-    """A figure of column width with panels above each other."""
+def column_figure(panels, *, equal=False):
+    """A figure of column width with panels above each other, on wish with equal vertical axes."""
     figure = Figure(figsize=(WIDTH, 0.5 + 1.7 * panels), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+    return figure, list(figure.subplots(panels, 1, sharex=True, sharey=equal, squeeze=False)[:, 0])
 
 
-def shared_legend(figure, panels):
-    """One legend for all panels, above them."""
-    handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+def shared_legend(figure, panels, title=None):
+    """One legend for all panels, above them, below the title of the figure."""
+    handles: dict = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in handles or handles[label].get_marker() in ("", "None"):  # one with a marker says more
+                handles[label] = handle
     if handles:
-        figure.set_figheight(figure.get_figheight() + 0.15 * ((len(handles) + 1) // 2))
+        lengths = [max(map(len, label.split("\n"))) for label in handles]
+        half = (len(handles) + 1) // 2
+        wide = max(lengths[:half]) + max(lengths[half:], default=0)
+        columns = 2 if wide <= 50 else 1  # as many letters as a figure's width holds
+        lines = -(-sum(label.count("\n") + 1 for label in handles) // columns) + (title.count("\n") + 1 if title else 0)
+        figure.set_figheight(figure.get_figheight() + 0.15 * lines)
         figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=2, frameon=False, handlelength=3
+            handles.values(),
+            handles.keys(),
+            loc="outside upper center",
+            ncols=columns,
+            frameon=False,
+            handlelength=3 if wide <= 44 or columns == 1 else 2,
+            columnspacing=1.5,
+            title=title,
+            title_fontsize=7,
         )
+    elif title:
+        figure.suptitle(title, fontsize=7)
     return figure
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "build_problem",
     "description",
     "lookup",
+    "takes",
     "uses",
     "with_options",
 ]
@@ -43,6 +44,20 @@ SUBSTEPS: dict[str, Callable[[], Any]] = {
     "rk4": methods.RK4,
     "exact": methods.Exact,
 }
+
+
+def takes(integrator):
+    """Names of the options of `with_options` that a method has.
+
+    Examples
+    --------
+    >>> takes(INTEGRATORS["adalora"]), takes(INTEGRATORS["bug"])
+    (('optimizer',), ('substep', 'optimizer'))
+    """
+    has = {field.name for field in fields(integrator)}
+    if not isinstance(integrator.truncation, methods.Tolerance):  # AdaLoRA's budget is another thing
+        has.discard("truncation")
+    return tuple(name for name in ("truncation", "substep", "optimizer") if name in has)
 
 
 def with_options(integrator, *, truncation=None, substep=None, optimizer=None):
@@ -62,10 +77,7 @@ def with_options(integrator, *, truncation=None, substep=None, optimizer=None):
     BUG(optimizer=SGD(), substep=Heun())
     """
     given = {"truncation": truncation, "substep": substep, "optimizer": optimizer}
-    has = {field.name for field in fields(integrator)}
-    if not isinstance(integrator.truncation, methods.Tolerance):
-        has.discard("truncation")
-    return replace(integrator, **{name: value for name, value in given.items() if value is not None and name in has})
+    return replace(integrator, **{name: given[name] for name in takes(integrator) if given[name] is not None})
 
 
 def description(thing):
@@ -128,13 +140,15 @@ def rotating(*, size=100, true_rank=None, dtype="float64"):
     return problems.rotating(_rng(), (size, size), true_rank, dtype=_dtype(dtype))
 
 
-def given_solution(*, size=30, true_rank=4, dtype="float64"):
+def given_solution(*, size=30, true_rank=None, dtype="float64"):
     """Nonlinear equation made to have a given solution of exact rank, to see orders of convergence."""
+    true_rank = max(1, min(4, size // 2)) if true_rank is None else true_rank
     return problems.given_solution(_rng(), (size, size), true_rank, dtype=_dtype(dtype))
 
 
-def manufactured(*, size=7, true_rank=2):
+def manufactured(*, size=7, true_rank=None):
     """Equation derived by sympy from a given symbolic solution of low rank."""
+    true_rank = max(1, min(2, (size - 1) // 2)) if true_rank is None else true_rank
     return problems.manufactured((size, size), true_rank)
 
 
@@ -226,7 +240,11 @@ def build_problem(name: str, options: Mapping[str, Any] = {}):
     for option, value in given.items():
         if option not in uses(build):
             raise ValueError(f"{name} takes no {option}, got {value!r}; it takes {', '.join(uses(build))}")
-    return build(**given)
+    try:
+        return build(**given)
+    except ValueError as error:  # the problems know the options by other names
+        text = re.sub(r"\brank\b", "true_rank", re.sub(r"^shape\b", "size", str(error)))
+        raise ValueError(text) from error
 
 
 def _rng():
@@ -245,7 +263,8 @@ def _target(target, size, true_rank, dtype):
         if size is not None or true_rank is not None:
             raise ValueError(f"size and true_rank are for synthetic targets, got target {target!r}")
         return problems.load_target(target, dtype=_dtype(dtype))
-    n, r = 100 if size is None else size, 5 if true_rank is None else true_rank
+    n = 100 if size is None else size
+    r = min(5, n) if true_rank is None else true_rank
     if not 1 <= r <= n:
         raise ValueError(f"true_rank must lie between 1 and the size {n}, got {r}")
     return problems.synthetic((n, n), [20 * (1 - i / r) for i in range(r)], _rng(), _dtype(dtype))

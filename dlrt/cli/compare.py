@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import functools
+import math
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
-from integrators import INTEGRATORS, Tolerance
+from integrators import INTEGRATORS, Exact, LowRank, Tolerance
 from integrators.checks import check_integer, check_positive, check_rank
 
+from ..accuracy import ended, solutions
 from ..results import write_results
 from ..sweep import Case, sweep
-from .terminal import bar, console, interrupted, refuse, say
+from .terminal import bar, interrupted, option, say, show, width
 
 FOR_LOSSES = "lora,svd-lora,adalora,geolora"
 FOR_EQUATIONS = "projector-splitting,projector-splitting-strang,bug,augmented-bug,parallel-bug"
+FOR_STIFF = "bug,augmented-bug,parallel-bug"
+"""The equations' methods without backward S-steps, which no step size saves on a stiff dissipative field."""
 LEAST = {"rank": 1, "steps": 1, "seeds": 1, "spare": 0, "size": 2, "true_rank": 1, "batch_size": 1}
 TOLERANT = ", ".join(name for name, method in INTEGRATORS.items() if isinstance(method.truncation, Tolerance))
+MOST = 10**9
+"""Steps to the time horizon that are taken for a mistake: days of work."""
+OF_PROBLEMS = ("size", "true_rank", "batch_size", "target", "dtype")
 WITHOUT_SUBSTEP = ", ".join(name for name, method in INTEGRATORS.items() if not hasattr(method, "substep"))
 
 _run, _method, _problem = (
@@ -35,7 +42,7 @@ def compare(
         str | None,
         _run(
             help="Names with commas between, see [bold]dlrt list[/bold]. "
-            f"Default: {FOR_LOSSES} for losses, else {FOR_EQUATIONS}."
+            f"Default: {FOR_LOSSES} for losses, {FOR_STIFF} for stiff equations, else {FOR_EQUATIONS}."
         ),
     ] = None,
     step_size: Annotated[
@@ -52,7 +59,10 @@ def compare(
             "with the step size adjusted so that they end there exactly."
         ),
     ] = None,
-    rank: Annotated[int, _run(help="Rank at the start.")] = 8,
+    rank: Annotated[
+        int | None,
+        _run(help="Rank at the start. Default: 8, but at most half of the rows or columns.", show_default=False),
+    ] = None,
     seeds: Annotated[
         int | None,
         _run(help="Number of seeds: random starts and mini-batches. Default: 3 for losses, else 1."),
@@ -62,24 +72,25 @@ def compare(
         _method(help=f"Relative truncation tolerance: {TOLERANT}. Default: 0.1 for losses, else 1e-6."),
     ] = None,
     spare: Annotated[
-        int,
-        _method(help="Directions kept beyond the tolerance, of the same methods; 0 is as published."),
-    ] = 1,
+        int | None,
+        _method(help="Directions kept beyond the tolerance, of the same methods; 0 is as published. Default: 1."),
+    ] = None,
     substep: Annotated[
         str | None,
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
-            f"Default: euler, heun for projector-splitting-strang. Not for {WITHOUT_SUBSTEP}."
+            f"Default: exact for stiff equations, else euler, heun for projector-splitting-strang. "
+            f"Not for {WITHOUT_SUBSTEP}."
         ),
     ] = None,
-    optimizer: Annotated[str, _method(help="sgd, momentum or adam; all methods.")] = "sgd",
+    optimizer: Annotated[str | None, _method(help="sgd, momentum or adam; all methods. Default: sgd.")] = None,
     target: Annotated[
-        str,
+        str | None,
         _problem(
             help="[bold]synthetic[/bold], [bold]elevation[/bold] or a file (.npy, .npz, .csv, image): "
-            "matrix-regression, matrix-completion, linear-least-squares."
+            "matrix-regression, matrix-completion, linear-least-squares. Default: synthetic."
         ),
-    ] = "synthetic",
+    ] = None,
     size: Annotated[
         int | None,
         _problem(
@@ -101,7 +112,10 @@ def compare(
             "Default: the full loss."
         ),
     ] = None,
-    dtype: Annotated[str, _problem(help="float64 or float32 (complex problems: that precision).")] = "float64",
+    dtype: Annotated[
+        str | None,
+        _problem(help="float64 or float32 (complex problems: that precision); not for manufactured. Default: float64."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time; -1: one per processor.")] = 1,
     out: Annotated[
         Path | None,
@@ -114,54 +128,101 @@ def compare(
     """
     settings = dict(locals())
     from ..plots import save_figures  # slow to import, as is the registry's package `problems`; --help must be quick
-    from ..registry import OPTIMIZERS, SUBSTEPS, build_problem, lookup, with_options
 
     out = Path("dlrt-results", problem) if out is None else out
-    try:
-        for name, least in LEAST.items():
-            if settings[name] is not None:
-                check_integer(name.replace("_", "-"), settings[name], least)
-        given = {name: settings[name] for name in ("size", "true_rank", "batch_size", "target", "dtype")}
-        usual = {"target": "synthetic", "dtype": "float64"}  # of every problem, also of one without the option
-        built = build_problem(problem, {name: value for name, value in given.items() if value != usual.get(name)})
-        is_loss = hasattr(built, "loss")
-        names = (FOR_LOSSES if is_loss else FOR_EQUATIONS) if integrators is None else integrators
-        methods = {
-            name: with_options(
-                lookup("integrator", name, INTEGRATORS),
-                truncation=Tolerance(relative=(0.1 if is_loss else 1e-6) if tau is None else tau, spare=spare),
-                substep=None if substep is None else lookup("substep", substep, SUBSTEPS)(),
-                optimizer=lookup("optimizer", optimizer, OPTIMIZERS)(),
-            )
-            for name in map(str.strip, names.split(","))
-        }
-        results = _sweep(cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank), out, jobs)
-        write_results(out, results, settings | {"out": str(out)})
-        save_figures(results, out)
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
-        refuse(error)
-    console().print(table(results))
+    for name, least in LEAST.items():
+        if settings[name] is not None:
+            check_integer(option(name), settings[name], least)
+    built = _problem_of(problem, {name: settings[name] for name in OF_PROBLEMS if settings[name] is not None})
+    if substep == "exact" and not _knows_flows(built):
+        raise ValueError(f"--substep exact is not for {problem}, which has no exact sub-flows; euler, heun, rk4 are")
+    is_loss, stiff = hasattr(built, "loss"), _is_stiff(built, step_size)
+    if integrators is None:
+        integrators = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
+    methods = _methods(integrators, is_loss, stiff, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
+    results = _sweep(cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank), out, jobs)
+    write_results(out, results, settings | {"out": str(out)})
+    save_figures(results, out)
+    rows, title = table(results)
+    show(rows, f"{problem}, {title}")
+    if stiff and substep is None:
+        say("Explicit substeps would be unstable here, so they are exact where a method has them.")
+    for note in notes(results):
+        say("\n".join(textwrap.wrap(note, width(), subsequent_indent="  ", break_long_words=False)))
     found = sum(result.found for result in results)
     if found:
         say(f"{found} of {len(results)} runs were there already.")
     say(f"Wrote results.json, trajectories and plots to {out}")
 
 
-def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank):
+def _problem_of(name, given):
+    """The problem with the options given, which must all apply to it."""
+    from ..registry import PROBLEMS, build_problem, lookup, uses
+
+    known = uses(lookup("problem", name, PROBLEMS))
+    for unused in given.keys() - set(known):
+        raise ValueError(f"{name} takes no {option(unused)}; it takes {', '.join(map(option, known))}")
+    return build_problem(name, given)
+
+
+def _methods(names, is_loss, stiff, **given):
+    """The methods with the options given, each of which must apply to one of them, and the usual values of others."""
+    from ..registry import OPTIMIZERS, SUBSTEPS, lookup, takes, with_options
+
+    chosen = {name: lookup("integrator", name, INTEGRATORS) for name in map(str.strip, names.split(","))}
+    usual: dict[str, Any] = {
+        "tau": 0.1 if is_loss else 1e-6,
+        "spare": 1,
+        "substep": "exact" if stiff else None,
+        "optimizer": "sgd",
+    }
+    tau, spare, substep, optimizer = (usual[name] if value is None else value for name, value in given.items())
+    parts = {
+        "truncation": Tolerance(relative=tau, spare=spare),
+        "substep": None if substep is None else lookup("substep", substep, SUBSTEPS)(),
+        "optimizer": lookup("optimizer", optimizer, OPTIMIZERS)(),
+    }
+    for name, part in (("tau", "truncation"), ("spare", "truncation"), ("substep", "substep")):
+        if given[name] is not None and not any(part in takes(method) for method in chosen.values()):
+            able = ", ".join(label for label, method in INTEGRATORS.items() if part in takes(method))
+            raise ValueError(f"{option(name)} applies to none of {', '.join(chosen)}, but to {able}")
+    return {name: with_options(method, **parts) for name, method in chosen.items()}
+
+
+def _is_stiff(problem, step_sizes):
+    """Whether explicit steps of these sizes are unstable, ``h L > 2``, and the problem knows its exact sub-flows."""
+    if hasattr(problem, "loss"):
+        return False
+    largest = max(step_sizes) if step_sizes else problem.t_end / 50
+    return math.isfinite(problem.lipschitz) and largest * problem.lipschitz > 2 and _knows_flows(problem)
+
+
+def _knows_flows(problem):
+    Y = LowRank(*problem.initial(1, np.random.default_rng(0)))
+    try:
+        problem.field(0.0, Y).flow_S(1e-3 * problem.t_end)
+    except (NotImplementedError, AttributeError):
+        return False
+    return True
+
+
+def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=None):
     """One case for each step size, method and seed; what is None is chosen by the kind of problem.
 
     Raises TypeError or ValueError for what does not fit the problem.
     """
     is_loss = hasattr(problem, "loss")
-    check_rank(rank, problem.shape)
+    rank = min(8, max(1, min(problem.shape) // 2)) if rank is None else check_rank(rank, problem.shape)
     if step_sizes is None:
         step_sizes = [0.1, 0.01] if is_loss else [problem.t_end / n for n in (50, 100, 200)]
     found = []
-    for h in step_sizes:
+    for h in dict.fromkeys(step_sizes):
         h = check_positive("step size", h)
         n = steps
         if n is None:
-            n = 300 if is_loss else max(1, round(problem.t_end / h))
+            n = 300 if is_loss else max(1, round(min(problem.t_end / h, MOST)))
+            if n == MOST:
+                raise ValueError(f"step size {h:g} would take {MOST} steps or more to t = {problem.t_end:g}")
             h = h if is_loss else problem.t_end / n
         found += [
             Case(
@@ -180,43 +241,99 @@ def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank):
     return found
 
 
-def table(results) -> Table:
-    """One line for each integrator and step size: medians over the seeds."""
-    groups: dict = {}
-    for result in results:
-        groups.setdefault((result.case.label, result.case.step_size), []).append(result.trajectory)
+def table(results):
+    """Rows and title of the table: for each method a row for each step size, with medians over the seeds."""
     measure = results[0].trajectory.measure
+    exact = solutions(results) if measure == "error" else {}
+    groups = _groups(results)
     many = max(len(runs) for runs in groups.values()) > 1
-    made = Table(title=_title(results[0], many))
-    made.add_column("integrator", no_wrap=True)
-    for name in ("step size", *([measure] if measure else []), "rank", "evaluations", "time \\[s]"):
-        made.add_column(name, justify="right")
-    made.add_column("status")
+    heading = {"loss": "loss", "error": "relative error", None: "status"}[measure]
+    heading += " (min to max)" if many and measure else ""
+    best = {key: _best(exact, runs) for key, runs in groups.items()}
+    rows: list = []
     for (label, h), runs in groups.items():
-        ended = [run for run in runs if not run.diverged]
-        value = rank = "-"
-        if ended:
-            rank = _range(int(run.numerical_ranks[-1]) for run in ended)
-        if ended and measure:
-            final = np.array([run.values[-1] for run in ended])
-            value = f"{np.median(final):.2e}" + (f" ({final.min():.0e} to {final.max():.0e})" if many else "")
-        status = "finished"
-        if len(ended) < len(runs):
-            share = f"{len(runs) - len(ended)} of {len(runs)} " if ended else ""
-            status = f"{share}diverged at step " + _range(int(run.status.split()[-1]) for run in runs if run.diverged)
-        work = np.median([run.evaluations[-1] for run in runs])
-        seconds = np.median([run.wall_times[-1] for run in runs])
-        values = [value] if measure else []
-        made.add_row(label, f"{h:.4g}", *values, rank, f"{work:.0f}", f"{seconds:.2f}", status)
-    return made
+        if label not in rows:
+            rows.append(label)
+        done = [run for run in runs if ended(run)]
+        shown = ([_value(exact, done, many)] if done else []) + _failures(runs)
+        row = {"step size": f"  {h:.4g}", heading: shown[0]}
+        if any(value is not None for value in best.values()):
+            row["best"] = "" if best[label, h] is None else f"{best[label, h]:.1e}" if best[label, h] > 1e-15 else "0"
+        row["rank"] = _range(int(run.numerical_ranks[-1]) for run in done) if done else ""
+        row["evaluations"] = f"{np.median([run.evaluations[-1] for run in runs]):.0f}"
+        row["time [s]"] = f"{np.median([run.wall_times[-1] for run in runs]):.2f}"
+        rows += [row, *({heading: failure} for failure in shown[1:])]
+    return rows, _title(results, many, any(value is not None for value in best.values()))
 
 
-def _title(result, many):
+def notes(results):
+    """What to try where runs are unstable, and why others failed."""
+    problem, lines = results[0].case.problem, []
+    exact = solutions(results) if results[0].trajectory.measure == "error" else {}
+    unstable = [
+        case
+        for case, run, _ in results
+        if run.diverged or (exact and ended(run) and exact[run.times[-1]].relative(run.errors[-1]) > 10)
+    ]
+    if unstable:
+        explicit = any(not isinstance(getattr(case.integrator, "substep", Exact()), Exact) for case in unstable)
+        flows = "--substep exact, or " if explicit and not hasattr(problem, "loss") and _knows_flows(problem) else ""
+        names, least = dict.fromkeys(case.label for case in unstable), min(case.step_size for case in unstable)
+        lines.append(f"Unstable: {', '.join(names)}. Try {flows}a --step-size below {least:.4g}.")
+    for case, run, _ in results:
+        if run.status.startswith("failed"):
+            lines.append(f"{case.label}, step size {case.step_size:.4g}, seed {case.seed}: {run.status}")
+    return lines
+
+
+def _groups(results):
+    """The runs by label and step size, all step sizes of a label together."""
+    groups: dict = {}
+    for label in dict.fromkeys(result.case.label for result in results):
+        for case, run, _ in results:
+            if case.label == label:
+                groups.setdefault((label, case.step_size), []).append(run)
+    return groups
+
+
+def _best(exact, runs):
+    """Median over the runs of the least relative error that their ranks allow; None where it is not known."""
+    found = [exact[run.times[-1]].best(run.numerical_ranks[-1]) for run in runs if exact and ended(run)]
+    return float(np.median(found)) if found and found[0] is not None else None
+
+
+def _value(exact, runs, many):
+    """Loss or relative error at the end: the median, with the range where there are several seeds."""
+    if runs[0].measure is None:
+        return runs[0].status
+    final = np.array([exact[run.times[-1]].relative(run.errors[-1]) if exact else run.losses[-1] for run in runs])
+    return f"{np.median(final):.2e}" + (f" ({final.min():.0e} to {final.max():.0e})" if many else "")
+
+
+def _failures(runs):
+    """One text for the runs that diverged and one for those that failed, short enough for a cell."""
+    texts = []
+    for kind in ("diverged", "failed"):
+        steps = [int(run.status.split(":")[0].split()[-1]) for run in runs if run.status.startswith(kind)]
+        if steps:
+            share = f"{len(steps)} of {len(runs)} " if len(steps) < len(runs) else ""
+            texts.append(f"{share}{kind} at step {_range(steps)}")
+    return texts
+
+
+def _title(results, many, has_best):
     """What the table shows, and what no matrix of the start's rank can do better than."""
-    case, run, _ = result
+    case, run, _ = results[0]
+    m, n = case.problem.shape
+    title = f"{m} x {n}, start rank {case.rank}: "
     if run.measure is None:
-        return "final rank; the problem has neither a loss nor a reference solution"
-    title = f"final {run.measure}" + (", median over seeds (minimum to maximum)" if many else "")
+        return title + "the problem has neither a loss nor a reference solution"
+    if run.measure == "error":
+        title += "error at the end, relative to the solution"
+        title += "; best: that of the best approximation of the same rank" if has_best else ""
+    else:
+        title += "loss at the end"
+    title += f", median over {len({result.case.seed for result in results})} seeds" if many else ""
     least = case.problem.minimum(case.rank) if hasattr(case.problem, "minimum") else 0.0
     if least > 1e-20 * run.values[0]:  # below, it is rounding of a target of lower rank
         title += f"; no matrix of rank {case.rank} has less than {least:.2e}"

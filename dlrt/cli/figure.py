@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import bar, console, interrupted, refuse, rows_table, say
+from integrators.checks import check_jobs
+
+from .terminal import bar, interrupted, option, say, show
 
 _OUT = typer.Option(help="Folder for pictures and numbers. Default: dlrt-figures/NAME or dlrt-tables/NAME.")
 _QUICK = typer.Option("--quick", help="A smaller version, to see that it works.")
@@ -46,7 +48,7 @@ def table(
 ) -> None:
     """Redo a table of the GeoLoRA paper (arXiv:2410.18720), and show it."""
     item, result = _redo("table", name, out, quick, jobs, {"model": model, "data": data})
-    console().print(rows_table(item.rows(result), result.get("title", f"Table {name}")))
+    show(item.rows(result), result.get("title", item.description))
 
 
 def known(kind: str) -> dict[str, Any]:
@@ -62,13 +64,13 @@ def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, option
     from ..registry import lookup  # slow to import
 
     out = Path(f"dlrt-{kind}s", name) if out is None else out
+    check_jobs(jobs)
     began = time.perf_counter()
     try:
         item = lookup(kind, name, known(f"{kind.upper()}S"))
-        given = {option: value for option, value in options.items() if value is not None}
-        for option in given:
-            if option not in item.options():
-                raise ValueError(f"{kind} {name} takes no --{option}")
+        given = {key: value for key, value in options.items() if value is not None}
+        for unused in given.keys() - item.options() if given else ():
+            raise ValueError(f"{kind} {name} takes no {option(unused)}")
         with bar() as shown:
             task = shown.add_task(name, total=None)
 
@@ -76,10 +78,6 @@ def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, option
                 shown.update(task, completed=done, total=total)
 
             result = item.run(out, quick=quick, jobs=jobs, progress=progress, **given)
-    except ModuleNotFoundError as error:
-        refuse(f"{error}: pip install -c constraints.txt '.[finetuning]'")
-    except (ValueError, OSError) as error:
-        refuse(error)
     except KeyboardInterrupt:
         interrupted(out)
     say(f"Wrote {item.description} to {out} ({time.perf_counter() - began:.1f} s)")

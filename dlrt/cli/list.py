@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from .figure import known
-from .terminal import console
+from .terminal import say, width
 
 
 def list_() -> None:
-    """Show the integrators, problems, figures and tables known by name, one line each."""
+    """Show the integrators, problems, figures and tables known by name."""
     from ..registry import INTEGRATORS, PROBLEMS, description  # slow to import
 
     sections = {
@@ -16,9 +18,9 @@ def list_() -> None:
         "Figures": {name: item.description for name, item in known("FIGURES").items()},
         "Tables": {name: item.description for name, item in known("TABLES").items()},
     }
-    terminal = console()
-    width = max(len(name) for names in sections.values() for name in names)
+    indent = max(len(name) for names in sections.values() for name in names) + 4
     for title, names in sections.items():
-        terminal.print(title, style="bold")
+        say(title)
         for name, text in names.items():
-            terminal.print(f"  {name:<{width}}  {text}", markup=False, highlight=False, soft_wrap=True)
+            lines = textwrap.wrap(text, width() - indent, break_long_words=False, break_on_hyphens=False)
+            say(f"  {name:<{indent - 2}}" + f"\n{' ' * indent}".join(lines))

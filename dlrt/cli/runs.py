@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import console, refuse, rows_table, say
+from .terminal import say, show
 
 
 def runs(folder: Annotated[Path, typer.Argument(help="Folder that a command or a sweep wrote to.")]) -> None:
@@ -18,14 +18,14 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that a command or a
     from ..runs.identity import package_code
 
     if not folder.is_dir():
-        refuse(f"{folder} is no folder")
+        raise ValueError(f"{folder} is no folder")
     now = package_code()
     found = False
     for code, made in _trajectories(folder).items():
         found = True
         newest = datetime.fromtimestamp(max(time for time, _ in made)).strftime("%Y-%m-%d %H:%M")
         title = f"made by {_which(code, now)}, the newest {newest}"
-        console().print(rows_table((row for _, row in made), title))
+        show((row for _, row in made), title)
     for path in sorted(folder.rglob("*.jsonl")):
         found = True
         say(f"{path}: {_journal(path, now)}")

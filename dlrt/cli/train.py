@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import bar, console, interrupted, refuse, rows_table, say
+from .terminal import bar, interrupted, say, show
 
 app = typer.Typer(help="Train networks by the methods and compare them.", no_args_is_help=True)
 
@@ -59,26 +59,24 @@ def digits(
                 progress=lambda done, total: shown.update(task, completed=done, total=total),
             )
         write(found, settings, out)
-    except (ValueError, OSError) as error:
-        refuse(error)
     except KeyboardInterrupt:
         interrupted(out)
     title = f"digits, {network} network, {epochs} epochs, seeds: {seeds}"
-    console().print(rows_table([_row(row, seeds) for row in summary(found)], title))
+    show([_row(row, seeds) for row in summary(found)], title)
     say(f"Wrote summary.json, runs.json and pictures to {out}")
 
 
 def _row(row: dict[str, Any], seeds: int) -> dict[str, str]:
-    """A row of the summary as it is shown; empty cells where all runs diverged."""
+    """A row of the summary as it is shown; the numbers are those of the runs that did not diverge."""
     shown = {"method": row["method"], "lr": f"{row['lr']:g}"}
     if "accuracy" in row:
-        spread = f" ± {row['std']:.4f}" if seeds > 1 else ""
+        spread = f" ± {row['std']:.3f}" if seeds > 1 else ""
         shown |= {
-            "test accuracy": f"{row['accuracy']:.4f}{spread}",
+            "test accuracy": f"{row['accuracy']:.3f}{spread}",
             "parameters": f"{row['parameters']:,.0f}",
-            "seconds": f"{row['seconds']:.1f}",
             "tapes": f"{row['tapes']:,.0f}",
+            "time [s]": f"{row['seconds']:.1f}",
         }
-    else:
-        shown |= dict.fromkeys(("test accuracy", "parameters", "seconds", "tapes"), "")
-    return shown | {"diverged": str(row["diverged"])}
+    if row["diverged"]:
+        shown["diverged"] = f"{row['diverged']} of {row['runs']}"
+    return shown

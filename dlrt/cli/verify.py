@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from . import terminal
+from integrators.checks import check_positive
+
+from .terminal import errors, option, say, show, width
 
 
 def verify(
@@ -34,28 +35,26 @@ def verify(
     ] = None,
 ) -> None:
     """Check theorems with explicit constants; exit code 1 if one is violated by a method for which it is promised."""
-    console = terminal.console(170)
     settings = {"rank": rank, "steps": steps, "step_size": step_size}
     given = {name: value for name, value in settings.items() if value is not None}
-    try:
-        if write_matrix is not None:
-            found = _matrix(write_matrix, console, full)
-        elif problem is not None:
-            found = _one(theorem, integrator, problem, size, given, console)
-        elif size is not None or given:
-            name = "size" if size is not None else next(iter(given)).replace("_", "-")
-            raise ValueError(f"--{name} needs --problem: the small cases have their own settings")
-        else:
-            found = _all(theorem, integrator, full, console)
-        if out is not None and write_matrix is None:
-            _save(found, out, console)
-    except (ValueError, FileNotFoundError) as error:
-        terminal.refuse(error)
+    if step_size is not None:
+        check_positive(option("step_size"), step_size)
+    if write_matrix is not None:
+        found = _matrix(write_matrix, full)
+    elif problem is not None:
+        found = _one(theorem, integrator, problem, size, given)
+    elif size is not None or given:
+        name = "size" if size is not None else next(iter(given))
+        raise ValueError(f"{option(name)} needs --problem: the small cases have their own settings")
+    else:
+        found = _all(theorem, integrator, full)
+    if out is not None and write_matrix is None:
+        _save(found, out)
     if any(c.failed for c in found):
         raise typer.Exit(1)
 
 
-def _one(theorem, integrator, problem, size, given, console) -> list:
+def _one(theorem, integrator, problem, size, given) -> list:
     """One theorem for one method on one problem."""
     from ..registry import PROBLEMS, build_problem, lookup
     from ..theorems import THEOREMS
@@ -70,15 +69,15 @@ def _one(theorem, integrator, problem, size, given, console) -> list:
     known = [f.name for f in dataclasses.fields(claim)]
     for name in given:
         if name not in known:
-            raise ValueError(f"--{name.replace('_', '-')} does not apply to {theorem}, which has {', '.join(known)}")
+            raise ValueError(f"{option(name)} does not apply to {theorem}, which has {', '.join(known)}")
     claim = dataclasses.replace(claim, **given)
     method = lookup("integrator", integrator, methods(given.get("steps", 20), given.get("rank", 4)))
     certificate = claim.check(claim.configured(method), build_problem(problem, {"size": size}))
-    console.print(certificate)
+    say(certificate.text(width=width()))
     return [certificate]
 
 
-def _all(theorem, integrator, full, console) -> list:
+def _all(theorem, integrator, full) -> list:
     """The small cases, or the large sweep, of one or all theorems, predictions and proofs."""
     from ..registry import lookup
     from ..theorems import THEOREMS, factor_methods, prove, worst_of
@@ -95,12 +94,7 @@ def _all(theorem, integrator, full, console) -> list:
     checks["symbolic"] = lambda method: [prove()]
     if theorem is not None:
         checks = {theorem: lookup("theorem", theorem, checks)}
-    table = Table(show_edge=False, box=None, pad_edge=False, expand=True)
-    for name in ("theorem", "verdict", "measured", "bound", "ratio"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("theorem", "verdict") else "right")
-    table.add_column("statement", no_wrap=True, overflow="ellipsis", ratio=3)
-    table.add_column("nearest to its bound", no_wrap=True, overflow="ellipsis", ratio=2)
-    saved = []
+    rows, details, saved = [], [], []
     for name, check in checks.items():
         found = []
         for method in known.values():
@@ -108,32 +102,48 @@ def _all(theorem, integrator, full, console) -> list:
                 claim = THEOREMS[name]
                 if not claim.promises(claim.configured(method))[0]:
                     continue
-            with console.status(f"{name}: {type(method).__name__}"):
+            with errors.status(f"{name}: {type(method).__name__}", spinner="line"):
                 found += [c for c in check(method) if integrator is not None or c.promised]
             if name == "symbolic":
                 break
         saved += found
-        worst = worst_of(found)
-        statement = escape(found[0].statement) if found else ""
-        if worst is None:
-            table.add_row(name, "not applicable", "", "", "", statement, "")
-            continue
-        s, i = worst.worst
-        bound = f"0 ± {s.slack[i]:.1e}" if s.equality else f"{s.right[i]:.4g}"
-        verdict = "[red]violated[/red]" if worst.failed else worst.verdict
-        case = escape(f"{worst.integrator}, {worst.problem}: {s.name}")
-        table.add_row(name, verdict, f"{s.left[i]:.4g}", bound, f"{s.ratio[i]:.3g}", statement, case)
-    console.print(table)
+        rows.append({"theorem": name, **_measured(worst_of(found))})
+        details += _details(name, found[0].statement if found else "", worst_of(found))
+    show(rows)
+    say()
+    for line in details:
+        say(line)
     count = sum(c.verdict != "not applicable" for c in saved)
-    console.print(f"{count} certificates, {sum(c.failed for c in saved)} violated of those that are promised")
+    say(f"{count} certificates, {sum(c.failed for c in saved)} violated of those that are promised")
     for c in saved:
         if c.failed:
-            text = f"violated: {c.integrator} on {c.problem}: {c.theorem}: {c.reason}"
-            console.print(text, markup=False, style="red")
+            say(f"violated: {c.integrator} on {c.problem}: {c.theorem}: {c.reason}")
     return saved
 
 
-def _save(found, out, console) -> None:
+def _measured(worst) -> dict[str, str]:
+    """The cells of a row: verdict and both sides of the inequality that is nearest to its bound."""
+    if worst is None:
+        return {"verdict": "not applicable", "measured": "", "bound": "", "ratio": ""}
+    s, i = worst.worst
+    return {
+        "verdict": worst.verdict,
+        "measured": f"{s.left[i]:.4g}",
+        "bound": f"0 ± {s.slack[i]:.1e}" if s.equality else f"{s.right[i]:.4g}",
+        "ratio": f"{s.ratio[i]:.3g}",
+    }
+
+
+def _details(name, statement, worst) -> list[str]:
+    """What a theorem says and for which case it is nearest to its bound, as indented lines."""
+    texts = [f"{name}: {statement}"]
+    if worst is not None:
+        texts.append(f"nearest to its bound: {worst.integrator}, {worst.problem}: {worst.worst[0].name}")
+    wrapper = textwrap.TextWrapper(width(), initial_indent="  ", subsequent_indent="      ", break_long_words=False)
+    return [line for text in texts for line in wrapper.wrap(text)]
+
+
+def _save(found, out) -> None:
     """Certificates as JSON and plots of their main inequality."""
     import matplotlib
 
@@ -151,19 +161,19 @@ def _save(found, out, console) -> None:
             ax = c.plot()
             ax.figure.savefig(out / f"{stem}.png", dpi=130)
             plt.close(ax.figure)
-    console.print(f"{len(found)} certificates written to {out}")
+    say(f"{len(found)} certificates written to {out}")
 
 
-def _matrix(path: Path, console, full: bool) -> list:
+def _matrix(path: Path, full: bool) -> list:
     """Write the tables between the markers of a file."""
     from ..theorems import matrix
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    with console.status("theorems") as status:
+    with errors.status("theorems", spinner="line") as status:
         found = matrix.certificates(matrix.methods(), full=full, progress=status.update)
     text = path.read_text(encoding="utf-8")
     path.write_text(matrix.with_integrators(matrix.with_matrix(text, matrix.matrix_text(found))), encoding="utf-8")
     rows = list(found.values())
-    console.print(f"{len(rows)} integrators x {len(rows[0])} theorems written to {path}")
+    say(f"{len(rows)} integrators x {len(rows[0])} theorems written to {path}")
     return [c for row in rows for cells in row.values() for c in cells]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layout import aligned
 from ..runs import write_json
 
 SCHEMA_VERSION = 1
@@ -266,38 +268,31 @@ class Certificate:
 
     # -- views -----------------------------------------------------------------------------------------------------
 
-    def table(self, rows: int = 10):
-        """A rich table of all inequalities, at most ``rows`` evenly spread values of each and the worst one."""
-        from rich.table import Table
-
-        table = Table(
-            title=f"{self.theorem}: {self.integrator} on {self.problem}: {self.verdict}", title_justify="left"
-        )
-        for name in ("inequality", "parameter", "left", "right", "slack", "ratio", ""):
-            table.add_column(name, justify="left" if name in ("inequality", "parameter", "") else "right")
+    def table(self, rows: int = 10, width: int = 80) -> str:
+        """All inequalities as aligned text, at most ``rows`` evenly spread values of each and the worst one."""
+        shown: list = []
         for s in self.series:
-            shown = sorted({*np.linspace(0, len(s.values) - 1, rows).astype(int).tolist(), s.worst} if s.values else ())
-            for k, i in enumerate(shown):
-                numbers = (f"{x:.4g}" for x in (s.left[i], s.right[i], s.slack[i], s.ratio[i]))
-                mark = "" if s.met[i] else "violated"
-                table.add_row("" if k else s.name, f"{s.parameter} = {s.values[i]:.4g}", *numbers, mark)
-            table.add_section()
-        return table
+            shown.append(s.name)
+            chosen = {*np.linspace(0, len(s.values) - 1, rows).astype(int).tolist(), s.worst} if s.values else ()
+            for i in sorted(chosen):
+                numbers = {"left": s.left[i], "right": s.right[i], "slack": s.slack[i], "ratio": s.ratio[i]}
+                cells = {name: f"{x:.4g}" for name, x in numbers.items()}
+                parameter = {"parameter": f"  {s.parameter} = {s.values[i]:.4g}"}
+                shown.append(parameter | cells | ({} if s.met[i] else {"": "violated"}))
+        title = f"{self.theorem}: {self.integrator} on {self.problem}: {self.verdict}"
+        return aligned(shown, title=title, width=width)
 
-    def __rich_console__(self, console, options):
-        """Table, hypotheses, constants and notes."""
-        yield f"[bold]{self.theorem}[/bold]: {_escaped(self.statement)}"
-        yield _escaped(f"source: {self.source}")
-        yield _escaped(f"{'promised' if self.promised else 'not promised'}: {self.promise}")
+    def text(self, rows: int = 10, width: int = 80) -> str:
+        """Statement, hypotheses, constants, `table` and notes, in lines of at most `width` characters."""
+        lines = [f"{self.theorem}: {self.statement}", f"source: {self.source}"]
+        lines.append(f"{'promised' if self.promised else 'not promised'}: {self.promise}")
         for h in self.hypotheses:
-            yield _escaped(f"  {'met    ' if h.met else 'NOT MET'} {h.name}{f': {h.detail}' if h.detail else ''}")
-        for name, c in self.constants.items():
-            yield _escaped(f"  {name} = {c.value:.6g}: {c.source}")
-        if self.series:
-            yield self.table()
-        for note in self.notes:
-            yield _escaped(f"  {note}")
-        yield _escaped(f"{self.verdict}{f': {self.reason}' if self.reason else ''}")
+            lines.append(f"  {'met    ' if h.met else 'NOT MET'} {h.name}{f': {h.detail}' if h.detail else ''}")
+        lines += [f"  {name} = {c.value:.6g}: {c.source}" for name, c in self.constants.items()]
+        end = [f"  {note}" for note in self.notes]
+        end.append(f"{self.verdict}{f': {self.reason}' if self.reason else ''}")
+        table = [self.table(rows, width)] if self.series else []
+        return "\n".join([*_wrapped(lines, width), *table, *_wrapped(end, width)])
 
     def plot(self, ax=None, series: int | str = 0):
         """Both sides of one inequality over its parameter.
@@ -370,7 +365,12 @@ def _plain(x: Any) -> Any:
     return x if math.isfinite(x) else str(x)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _wrapped(lines: Iterable[str], width: int) -> list[str]:
+    """Lines of at most `width` characters; what goes on is indented deeper than its beginning."""
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line, width, subsequent_indent=" " * (len(line) - len(line.lstrip()) + 4), break_long_words=False
+        )
+    ]

@@ -1,5 +1,6 @@
 """Pictures: what is drawn, one look per method, equal files for equal runs, and no global state is touched."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -41,6 +42,10 @@ def test_losses(losses):
     figure = plots.values_figure(losses)
     assert figure.get_size_inches()[0] == plots.WIDTH
     assert [axes.get_title() for axes in figure.axes] == ["step size 1", "step size 0.05"]
+    title = figure.legends[0].get_title().get_text()
+    assert title == "matrix-regression, 10 × 8, start rank 4\nloss against iteration, median and range of 3 seeds"
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
     for axes in figure.axes:
         assert axes.get_yscale() == "log" and axes.get_ylabel() == "loss"
         curves = [line for line in axes.lines if line.get_label() in ("bug", "lora", "svd-lora")]
@@ -50,7 +55,10 @@ def test_losses(losses):
     diverging = figure.axes[0]
     start = max(result.trajectory.losses[0] for result in losses)
     assert diverging.get_ylim()[1] <= 10 * start
-    assert sum(line.get_marker() == "x" for line in diverging.lines) == 6
+    lost = [text.get_text() for text in diverging.get_legend().get_texts()]
+    assert [text.split(" diverged at step ")[0] for text in lost] == ["lora", "svd-lora"]
+    assert [line.get_marker() for line in diverging.lines] == ["X", "", ""] and figure.axes[1].get_legend() is None
+    assert all(handle.get_marker() != "" for handle in figure.legends[0].legend_handles)
     [median] = [line for line in figure.axes[1].lines if line.get_label() == "lora"]
     runs = [r.trajectory for r in losses if r.case.label == "lora" and r.case.step_size == 0.05]
     assert np.array_equal(median.get_ydata(), np.median([run.losses for run in runs], axis=0))
@@ -63,11 +71,60 @@ def test_ranks_and_work_of_losses(losses):
 
 
 def test_errors_of_equations(equations):
-    assert plots.values_figure(equations).axes[-1].get_xlabel() == "time"
+    figure = plots.values_figure(equations)
+    assert figure.axes[-1].get_xlabel() == "time" and figure.axes[0].get_ylabel() == "relative error"
     [axes] = plots.work_figure(equations).axes
     assert axes.get_xscale() == axes.get_yscale() == "log"
     [bug, full] = [container.lines[0] for container in axes.containers]
     assert bug.get_xdata().tolist() == [40, 40] and full.get_xdata().tolist() == [20, 20]
+
+
+def test_order_of_equations(tmp_path):
+    """Errors at the end over the norm of the solution, lines of the promised orders, and what the rank allows."""
+    problem = problems.given_solution(np.random.default_rng(0), (10, 8), rank=4)
+    methods = {"bug": BUG(), "strang": INTEGRATORS["projector-splitting-strang"]}
+    cases = [
+        Case(label=label, integrator=method, problem=problem, step_size=1 / n, steps=n, rank=3)
+        for label, method in methods.items()
+        for n in (10, 20)
+    ]
+    runs = sweep(cases, out=tmp_path)
+    [axes] = plots.order_figure(runs).axes
+    exact = problem.reference(1.0)
+    assert axes.get_xscale() == axes.get_yscale() == "log" and axes.get_xlabel() == "step size"
+    for container, result in zip(axes.containers, runs[1::2], strict=True):
+        x, y = container.lines[0].get_data()
+        assert x.tolist() == [0.05, 0.1]
+        assert y[0] == pytest.approx(result.trajectory.errors[-1] / np.linalg.norm(exact), rel=1e-12)
+    slopes = [line.get_data() for line in axes.lines if line.get_color() == "0.4" and len(set(line.get_ydata())) == 2]
+    found = [np.diff(np.log(y))[0] / np.diff(np.log(x))[0] for x, y in slopes]
+    assert found == pytest.approx([1.0, 2.0]) and {text.get_text() for text in axes.texts} == {"order 1", "order 2"}
+    [best] = [line.get_ydata()[0] for line in axes.lines if line.get_label() == "best of rank 3"]
+    assert best == pytest.approx(np.linalg.svd(exact, compute_uv=False)[3] / np.linalg.norm(exact), rel=1e-9)
+    assert {path.name for path in plots.save_figures(runs, tmp_path)} >= {"order.png", "error.png", "work.png"}
+    with pytest.raises(ValueError, match="losses have no error at the end"):
+        plots.order_figure(results(tmp_path, problems.MatrixRegression(TARGET), [0.1], {"bug": BUG()}))
+
+
+def test_lost_runs_are_named_and_set_no_scale(tmp_path):
+    """One that diverged, one that failed, and one that came to its end far from the solution."""
+    problem = problems.given_solution(np.random.default_rng(0), (10, 8), rank=2)
+    runs = results(tmp_path, problem, [0.01, 0.05], {"bug": BUG(), "geolora": GeoLoRA(), "full-rank": FullRank()})
+
+    def lost(result, **changes):
+        return result._replace(trajectory=dataclasses.replace(result.trajectory, **changes))
+
+    runs[0] = lost(runs[0], status="diverged at step 7")
+    runs[2] = lost(runs[2], status="failed at step 9: ZeroDivisionError: division by zero")
+    runs[4] = lost(runs[4], errors=runs[4].trajectory.errors * 1e100)
+    figure = plots.values_figure(runs)
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert shown == ["bug diverged at step 7", "geolora failed at step 9", "full-rank above 10"]
+    assert figure.axes[0].get_ylim()[1] <= 10
+    [axes] = plots.order_figure(runs).axes
+    assert axes.get_ylim()[1] <= 10 and [len(c.lines[0].get_xdata()) for c in axes.containers] == [1, 1, 1]
+    labels = [container.get_label() for container in axes.containers]
+    assert labels == [f"{name},\nunstable at step size 0.01" for name in ("bug", "geolora", "full-rank")]
 
 
 def test_runs_that_all_diverge_at_once_can_be_drawn(tmp_path):

@@ -1,5 +1,7 @@
 """``dlrt compare``: a table and files, going on, and one clear line for every mistake."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -9,7 +11,8 @@ import dlrt
 import problems
 from dlrt import Trajectory, read_results
 from dlrt.cli import app
-from dlrt.cli.compare import FOR_EQUATIONS, FOR_LOSSES, cases
+from dlrt.cli.compare import FOR_EQUATIONS, FOR_LOSSES, FOR_STIFF, cases, notes, table
+from dlrt.layout import aligned
 from dlrt.registry import INTEGRATORS, PROBLEMS, build_problem, uses, with_options
 from integrators import Tolerance
 
@@ -28,7 +31,9 @@ def test_compare_writes_everything(tmp_path):
     arguments += ["--step-size", 0.1, "--step-size", 50, "--tau", 0.05, "--seeds", 2, "--jobs", 2]
     result = run(*arguments)
     assert result.exit_code == 0, result.output
-    assert "geolora" in result.output and "finished" in result.output and "diverged at step" in result.output
+    assert "geolora" in result.output and "2 seeds" in result.output and "diverged at step" in result.output
+    assert "lora. Try a --step-size below 50." in result.output
+    assert all(len(line) <= 80 for line in result.output.splitlines() if "Wrote" not in line)
     content = read_results(out)
     assert len(content["cases"]) == 2 * 2 * 2 and content["seeds"] == [0, 1]
     assert content["settings"]["tau"] == 0.05 and content["settings"]["problem"] == "matrix-regression"
@@ -68,6 +73,7 @@ def test_defaults_of_every_problem(problem):
     is_loss = hasattr(built, "loss")
     names = (FOR_LOSSES if is_loss else FOR_EQUATIONS).split(",")
     sizes = None if is_loss else [built.t_end / 3]
+    assert len(cases(built, {"bug": INTEGRATORS["bug"]}, seeds=1)) == (2 if is_loss else 3)  # at a rank that fits
     methods = {name: with_options(INTEGRATORS[name], truncation=Tolerance(relative=0.1, spare=1)) for name in names}
     for case in cases(built, methods, step_sizes=sizes, steps=2, seeds=1, rank=3):
         run = case.solve()
@@ -90,25 +96,36 @@ def test_targets_come_from_files(tmp_path, monkeypatch):
         (["compare", "rotating", "--integrators", "bug,geo-lora"], "did you mean 'geolora'?"),
         (["compare", "rotating", "--substep", "eular"], "unknown substep 'eular', did you mean 'euler'?"),
         (["compare", "rotating", "--optimizer", "adm"], "unknown optimizer 'adm', did you mean 'adam'?"),
-        (["compare", "rotating", "--rank", "0"], "rank must be at least 1, got 0"),
-        (["compare", "rotating", "--rank", "500"], "rank 500 exceeds min(m, n) = 100"),
-        (["compare", "rotating", "--step-size", "-0.1"], "step size must be positive and finite, got -0.1"),
-        (["compare", "rotating", "--step-size", "nan"], "step size must be positive and finite, got nan"),
-        (["compare", "rotating", "--steps", "0"], "steps must be at least 1, got 0"),
-        (["compare", "rotating", "--seeds", "0"], "seeds must be at least 1, got 0"),
-        (["compare", "rotating", "--tau", "-1"], "relative must be >= 0, got -1.0"),
-        (["compare", "rotating", "--spare", "-1"], "spare must be at least 0, got -1"),
-        (["compare", "rotating", "--dtype", "int8"], "dtype must be float32 or float64, got 'int8'"),
-        (["compare", "rotating", "--jobs", "0"], "jobs must be a positive or negative integer, got 0"),
-        (["compare", "rotating", "--batch-size", "3"], "rotating takes no batch_size, got 3"),
-        (["compare", "matrix-regression", "--target", "nowhere.npy"], "'nowhere.npy': no such file"),
-        (["compare", "matrix-regression", "--target", "elevatoin"], "did you mean 'elevation'?"),
-        (["compare", "matrix-regression", "--true-rank", "101"], "true_rank must lie between 1 and the size 100"),
-        (["compare", "lyapunov", "--target", "elevation"], "lyapunov takes no target, got 'elevation'"),
+        (["compare", "rotating", "--rank", "0"], "--rank must be at least 1, got 0"),
+        (["compare", "rotating", "--rank", "500"], "--rank 500 exceeds min(m, n) = 100"),
+        (["compare", "rotating", "--step-size", "-0.1"], "--step-size must be positive and finite, got -0.1"),
+        (["compare", "rotating", "--step-size", "nan"], "--step-size must be positive and finite, got nan"),
+        (["compare", "rotating", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["compare", "rotating", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["compare", "rotating", "--tau", "-1"], "--tau must be >= 0, got -1.0"),
+        (["compare", "rotating", "--spare", "-1"], "--spare must be at least 0, got -1"),
+        (["compare", "rotating", "--dtype", "int8"], "--dtype must be float32 or float64, got 'int8'"),
+        (["compare", "rotating", "--jobs", "0"], "--jobs must be a positive or negative integer, got 0"),
         (
-            ["compare", "matrix-completion", "--substep", "exact", "--integrators", "bug", "--size", "10"],
-            "no exact sub-flows",
+            ["compare", "rotating", "--batch-size", "3"],
+            "rotating takes no --batch-size; it takes --size, --true",
         ),
+        (["compare", "matrix-regression", "--target", "nowhere.npy"], "--target 'nowhere.npy': no such file"),
+        (["compare", "matrix-regression", "--target", "elevatoin"], "did you mean 'elevation'?"),
+        (["compare", "matrix-regression", "--true-rank", "101"], "--true-rank must lie between 1 and the size 100"),
+        (["compare", "lyapunov", "--target", "elevation"], "lyapunov takes no --target"),
+        (["compare", "matrix-completion", "--substep", "exact", "--integrators", "bug"], "has no exact sub-flows"),
+        (["compare", "rotating", "--integrators", "bug,lora", "--tau", "1e-3"], "--tau applies to none of bug, lora"),
+        (["compare", "rotating", "--integrators", "bug", "--spare", "2"], "--spare applies to none of bug, but to"),
+        (["compare", "rotating", "--integrators", "lora", "--substep", "heun"], "--substep applies to none of lora"),
+        (["compare", "rotating", "--integrators", ""], "unknown integrator ''"),
+        (["compare", "rotating", "--step-size", "1e-12"], "--step-size 1e-12 would take 1000000000 steps or more"),
+        (["compare", "given-solution", "--true-rank", "20"], "--true-rank 20 exceeds min(m, n) / 2 = 15"),
+        (["compare", "manufactured", "--true-rank", "4"], "--size must be at least 2 --true-rank + 1 = 9"),
+        (["compare", "manufactured", "--dtype", "float64"], "manufactured takes no --dtype"),
+        (["compare", "matrix-regression", "--target", "elevation", "--size", "9"], "--size and --true-rank are for"),
+        (["compare", "matrix-regression", "--size", str(10**12)], "not enough memory"),
+        (["compare", "matrix-regression", "--rank", "many"], "'--rank'"),
     ],
 )
 def test_mistakes_are_answered_with_one_line(arguments, message, tmp_path):
@@ -193,3 +210,55 @@ def test_a_problem_without_loss_and_reference(tmp_path, monkeypatch):
         assert case["rank"] >= 3 and case["evaluations"] == 8
     assert {path.name for path in tmp_path.iterdir() if path.suffix in (".png", ".pdf")} == {"rank.png", "rank.pdf"}
     assert "6 of 6 runs were there already." in run("compare", "network", *arguments).output
+
+
+def test_a_stiff_equation_is_solved_by_default(tmp_path):
+    """Explicit steps would need h < 2 / L = 2.5e-5; the exact ones need none of that, and every number is sensible."""
+    result = run("compare", "lyapunov-stiff", "--size", 40, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    content = read_results(tmp_path)
+    assert {case["label"] for case in content["cases"]} == set(FOR_STIFF.split(","))
+    assert all(case["status"] == "finished" for case in content["cases"])
+    assert all("Exact" in str(case["integrator"]["substep"]) for case in content["cases"])
+    assert "Explicit substeps would be unstable here" in result.output and "Unstable:" not in result.output
+
+
+def test_an_unstable_run_gets_a_hint(tmp_path):
+    options = ["--size", 40, "--substep", "euler", "--integrators", "bug,lora", "--step-size", 0.1, "--out", tmp_path]
+    result = run("compare", "lyapunov-stiff", *options)
+    assert "Unstable: bug, lora. Try --substep exact, or a --step-size below 0.1." in result.output, result.output
+
+
+def test_errors_are_relative_and_beside_the_best_of_their_rank(tmp_path):
+    """Singular values 2^-j: the best of rank 2 leaves about a quarter, of rank 8 about 2^-8."""
+    options = ["--size", 20, "--integrators", "bug", "--rank", 2, "--step-size", 0.02, "--out", tmp_path]
+    result = run("compare", "rotating", *options)
+    [row] = [line.split() for line in result.output.splitlines() if line.startswith("  0.02")]
+    error, best = map(float, row[1:3])
+    exact = build_problem("rotating", {"size": 20}).reference(1.0)
+    tail = np.linalg.norm(np.linalg.svd(exact, compute_uv=False)[2:]) / np.linalg.norm(exact)
+    assert best == pytest.approx(tail, rel=0.05) and best < error < 1.2 * best
+    [case] = read_results(tmp_path)["cases"]
+    assert error == pytest.approx(case["error"] / np.linalg.norm(exact), rel=0.01)
+
+
+def test_every_status_is_shown_within_80_columns(tmp_path):
+    """A run that failed is one line in the table, and the whole text below."""
+    problem = problems.given_solution(np.random.default_rng(0), (10, 8), rank=2)
+    methods = {name: INTEGRATORS[name] for name in ("projector-splitting-strang", "bug")}
+    made = cases(problem, methods, step_sizes=[0.25], seeds=3, rank=2)
+    results = [dlrt.Result(case, case.solve(), False) for case in made]
+
+    def with_status(result, status):
+        return result._replace(trajectory=dataclasses.replace(result.trajectory, status=status))
+
+    failed = "failed at step 2: ZeroDivisionError: " + "x" * 100
+    results[1] = with_status(results[1], failed)
+    results[2] = with_status(results[2], "diverged at step 3")
+    results[3:] = [with_status(result, f"diverged at step {k}") for k, result in enumerate(results[3:], 98)]
+    rows, title = table(results)
+    text = aligned(rows, title=title)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for shown in ("1 of 3 failed at step 2", "1 of 3 diverged at step 3", "diverged at step 98 to 100"):
+        assert sum(line.strip().startswith(shown) or shown in line for line in text.splitlines()) == 1, text
+    assert "x" * 100 not in text and any(note.endswith(failed) for note in notes(results))

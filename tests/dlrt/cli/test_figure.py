@@ -51,6 +51,19 @@ def test_table_shows_its_rows_and_passes_what_is_given(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
+def test_tables_fit_80_columns_with_no_number_or_name_cut(tmp_path, monkeypatch):
+    """The committed numbers of all tables."""
+    tables = importlib.import_module("paper_figures").TABLES
+    for name, item in tables.items():
+        data, rows = item.reference(), item.rows(item.reference())
+        known = SimpleNamespace(description=item.description, run=lambda *_, data=data, **__: data, rows=item.rows)
+        monkeypatch.setattr("dlrt.cli.figure.known", lambda kind, name=name, known=known: {name: known})
+        result = run("table", name, "--out", tmp_path)
+        lines = [line for line in result.output.splitlines() if not line.startswith("Wrote")]
+        assert result.exit_code == 0 and all(len(line) <= 80 for line in lines)
+        assert all(value in result.output for row in rows for item in row.items() for value in item)
+
+
 def test_unknown_names_and_missing_packages_are_answered_with_one_line(tmp_path, monkeypatch):
     def run_without_package(*args, **options):
         importlib.import_module("nowhere")

@@ -18,7 +18,7 @@ def test_list_names_everything(monkeypatch):
     item = SimpleNamespace(description="loss and entries of S")
     monkeypatch.setattr("dlrt.cli.list.known", lambda kind: {kind.lower(): item})
     result = run("list")
-    lines = [line.split() for line in result.output.splitlines()]
-    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert result.exit_code == 0 and all(len(line) <= 80 for line in lines)
     for name in (*INTEGRATORS, *PROBLEMS, "figures", "tables"):
-        assert sum(line[0] == name for line in lines) == 1
+        assert sum(line.startswith(f"  {name} ") for line in lines) == 1

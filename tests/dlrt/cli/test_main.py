@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from typer.testing import CliRunner
 
 import dlrt
@@ -16,10 +17,73 @@ def run(*arguments):
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 
-def test_usage_errors_have_the_same_exit_code():
-    for arguments in (["compare"], ["compare", "rotating", "--rank", "many"], ["compair"], ["compare", "--nonsense"]):
+def test_usage_errors_are_one_line():
+    mistakes = (
+        ["compare"],
+        ["compare", "rotating", "--rank", "many"],
+        ["compair"],
+        ["compare", "--nonsense"],
+        ["--no"],
+    )
+    for arguments in mistakes:
         result = run(*arguments)
-        assert result.exit_code == 2 and "Traceback" not in result.output
+        [line] = result.output.splitlines()
+        assert result.exit_code == 2 and line.startswith("dlrt: error: ") and line.endswith(" --help")
+
+
+def test_whatever_is_raised_is_one_line(monkeypatch):
+    for error in (MemoryError(), RuntimeError("bug"), KeyError("x"), RecursionError("deep"), AssertionError()):
+
+        def broken(error=error):
+            raise error
+
+        monkeypatch.setattr("dlrt.registry.description", lambda thing, broken=broken: broken())
+        result = run("list")
+        [line] = result.stderr.splitlines()
+        assert result.exit_code == 2 and line.startswith("dlrt: error: ")
+    monkeypatch.setattr("dlrt.registry.description", lambda thing: (_ for _ in ()).throw(KeyboardInterrupt))
+    result = run("list")
+    assert result.exit_code == 130 and result.stderr == "Interrupted.\n"
+
+
+def program(*arguments, **environment):
+    command = [sys.executable, "-m", "dlrt", *arguments]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return command, {"env": os.environ | {"PYTHONPATH": paths} | environment, "stderr": subprocess.PIPE}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_in_other_encodings(encoding):
+    for arguments in (["list"], ["compare", "--help"], ["compare", "möbius"]):
+        command, options = program(*arguments, PYTHONIOENCODING=encoding)
+        done = subprocess.run(command, stdout=subprocess.PIPE, **options)
+        assert done.returncode == (2 if "möbius" in arguments else 0) and b"Error" not in done.stderr
+        done.stdout.decode(encoding)
+        assert b"mobius" in done.stderr or b"m\xf6bius" in done.stderr or done.returncode == 0
+
+
+def test_a_reader_may_leave_early():
+    for arguments in (["list"], ["compare", "--help"]):
+        command, options = program(*arguments)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
+            process.stdout.close()
+            assert process.stderr.read() == b"" and process.wait() in (0, 1)
+
+
+def test_ctrl_c_during_start_up_is_one_line(tmp_path):
+    """Sent while the first packages are imported: `sitecustomize` says when the interpreter has come so far."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *(path for path in sys.path if path)])
+    command = [sys.executable, "-c", "import dlrt_command; dlrt_command.main()", "list"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr == "Interrupted.\n", done.stderr
 
 
 def test_help_everywhere():

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dlrt.cli import app
+from dlrt.cli.train import _row
 from dlrt.finetune.digits import METHODS
+from dlrt.layout import aligned
 from integrators import INTEGRATORS
 
 
@@ -43,6 +45,23 @@ def test_command(tmp_path):
 def test_command_refuses(arguments, message):
     result = CliRunner().invoke(app, ["train", "digits", *arguments])
     assert result.exit_code == 2 and message in result.output
+
+
+def test_rows_fit_and_name_what_diverged():
+    row = {
+        "method": "projector-splitting-strang",
+        "lr": 0.0316,
+        "runs": 5,
+        "diverged": 0,
+        "accuracy": 0.98,
+        "std": 0.01,
+    }
+    row |= {"parameters": 85002.0, "seconds": 123.4, "tapes": 1234567.0}
+    text = aligned([_row(row, 5)])
+    assert "0.980 ± 0.010" in text and "time [s]" in text and "diverged" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    text = aligned([_row(row | {"diverged": 2}, 5), _row({"method": "lora", "lr": 1.0, "runs": 5, "diverged": 5}, 5)])
+    assert "2 of 5" in text and "5 of 5" in text and all(len(line) <= 80 for line in text.splitlines())
 
 
 def test_interruption_says_how_to_go_on(tmp_path, monkeypatch):

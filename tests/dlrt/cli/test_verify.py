@@ -17,6 +17,8 @@ run = CliRunner().invoke
 def test_one_theorem_prints_one_line():
     result = run(app, ["verify", "stationary-points"])
     assert result.exit_code == 0, result.output
+    assert all(len(line) <= 80 for line in result.output.splitlines())
+    assert "nearest to its bound:" in result.output
     [line] = [x for x in result.output.splitlines() if x.startswith("stationary-points")]
     assert "holds" in line and re.search(r"0\.09375\s+0\.09375\s+1", line)
 
@@ -64,6 +66,10 @@ def test_a_violation_is_a_failure_only_where_promised(monkeypatch):
             "does not apply to exactness",
         ),
         (["descent", "--rank", "3"], "--rank needs --problem"),
+        (
+            ["error-bound", "--integrator", "bug", "--problem", "rotating", "--step-size", "nan"],
+            "--step-size must be positive and finite, got nan",
+        ),
         (["--write-matrix", "/nowhere/README.md"], "no such file"),
     ],
 )
