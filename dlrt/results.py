@@ -40,7 +40,7 @@ import logging
 import math
 from pathlib import Path
 
-from .runs import describe, write_json
+from .runs import describe, set_aside, write_json
 from .trajectory import core_versions
 
 RESULTS_VERSION = 1
@@ -86,8 +86,7 @@ def _set_aside(path, content):
     except FileNotFoundError:
         return
     except ValueError as error:
-        path.replace(path.with_name(f"{path.name}.aside"))
-        logger.warning("%s; set aside as %s.aside", error, path.name)
+        logger.warning("%s; set aside as %s", error, set_aside(path).name)
         return
     if _what(earlier) == _what(content):
         return

@@ -131,8 +131,7 @@ def sweep(cases, *, out, jobs=None, progress=None, within=None, fresh=False):
     for case in cases:
         if not isinstance(case, Case):
             raise TypeError(f"cases must be dlrt.Case objects, got {case!r}")
-    if jobs is not None:
-        check_jobs(jobs)
+    check_jobs(jobs)
     known = {case.file: case for case in cases}
     done: dict[str, Result] = {}
 

@@ -76,8 +76,10 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
 
 
-def check_jobs(jobs: Any) -> int:
-    """A number of runs at a time as in joblib; ValueError unless it is an integer other than 0."""
+def check_jobs(jobs: Any) -> int | None:
+    """A number of runs at a time as in joblib, or None; ValueError unless it is an integer other than 0."""
+    if jobs is None:
+        return None
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
         raise ValueError(f"jobs must be a positive or negative integer, got {jobs!r}")
     return jobs

@@ -28,14 +28,14 @@ class Runs:
     ----------
     out : Path
         Folder of the journal and of whatever the tasks write.
-    jobs : int
-        Runs at the same time.
+    jobs : int, optional
+        Runs at the same time; None on a cluster.
     progress : callable, optional
         Called as ``progress(done, total)``.
     """
 
     out: Path
-    jobs: int = 1
+    jobs: int | None = 1
     progress: Callable | None = None
 
     @property
@@ -99,7 +99,9 @@ class Item:
         """What :meth:`run` takes besides its own arguments."""
         return set(inspect.signature(self.load().compute).parameters) - {"runs", "quick", *self.settings}
 
-    def run(self, out: Path, quick: bool = False, jobs: int = 1, progress: Callable | None = None, **options) -> dict:
+    def run(
+        self, out: Path, quick: bool = False, jobs: int | None = 1, progress: Callable | None = None, **options
+    ) -> dict:
         """Compute, judge and draw.
 
         Parameters

@@ -115,6 +115,7 @@ def test_imported_packages_are_dependencies(path):
     """Of the project; fine-tuning, the figures and the contract of integrators may use what their extra installs."""
     called = {"PIL": "pillow", "sklearn": "scikit-learn"}  # distributions with another name than their package
     extras = {"dlrt/finetune/": "finetuning", "paper_figures/": "finetuning", "dlrt/testing.py": "test"}
+    extras["dlrt/runs/runner.py"] = "cluster"
     texts = [setup["options"]["install_requires"]]
     texts += [setup["options.extras_require"][extra] for part, extra in extras.items() if name(path).startswith(part)]
     declared = {canonicalize_name(Requirement(line).name) for text in texts for line in lines(text)}

@@ -16,8 +16,9 @@ from integrators.checks import check_integer, check_positive, check_rank
 
 from ..accuracy import ended, solutions
 from ..results import write_results
+from ..runs import check_folder, cluster
 from ..sweep import Case, sweep
-from .terminal import bar, interrupted, option, say, show, width
+from .terminal import FRESH, JOBS, SCHEDULER, bar, interrupted, option, say, show, width
 
 FOR_LOSSES = "lora,svd-lora,adalora,geolora"
 FOR_EQUATIONS = "projector-splitting,projector-splitting-strang,bug,augmented-bug,parallel-bug"
@@ -116,7 +117,9 @@ def compare(
         str | None,
         _problem(help="float64 or float32 (complex problems: that precision); not for manufactured. Default: float64."),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time; -1: one per processor.")] = 1,
+    jobs: Annotated[int, JOBS] = 1,
+    scheduler: Annotated[str | None, SCHEDULER] = None,
+    fresh: Annotated[bool, FRESH] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for results.json, trajectories and plots. Default: dlrt-results/PROBLEM."),
@@ -140,9 +143,10 @@ def compare(
     if integrators is None:
         integrators = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
     methods = _methods(integrators, is_loss, stiff, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
-    results = _sweep(cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank), out, jobs)
-    write_results(out, results, settings | {"out": str(out)})
-    save_figures(results, out)
+    made = cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank)
+    check_folder(out)
+    with cluster(scheduler):
+        results = _sweep(made, out, jobs if scheduler is None else None, fresh)
     rows, title = table(results)
     show(rows, f"{problem}, {title}")
     if stiff and substep is None:
@@ -152,6 +156,8 @@ def compare(
     found = sum(result.found for result in results)
     if found:
         say(f"{found} of {len(results)} runs were there already.")
+    write_results(out, results, settings | {"out": str(out)})
+    save_figures(results, out)
     say(f"Wrote results.json, trajectories and plots to {out}")
 
 
@@ -345,19 +351,23 @@ def _range(numbers):
     return f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
 
 
-def _sweep(cases, out, jobs):
+def _sweep(cases, out, jobs, fresh):
     """The sweep with a progress bar; Ctrl-C ends the program with a hint how to go on."""
-    done = 0
+    done = found = 0
     with bar() as shown:
         task = shown.add_task("runs", total=len({case.file for case in cases}))
 
         def progress(result) -> None:
-            nonlocal done
+            nonlocal done, found
             done += 1
-            shown.update(task, advance=1, description=result.case.label)
+            found += result.found
+            shown.update(task, completed=done, description=result.case.label)
+
+        def within(fraction) -> None:
+            shown.update(task, completed=max(done, found + fraction))
 
         try:
-            return sweep(cases, out=out, jobs=jobs, progress=progress)
+            return sweep(cases, out=out, jobs=jobs, progress=progress, within=within, fresh=fresh)
         except KeyboardInterrupt:
             shown.stop()
             interrupted(out, f"{done} runs are")

@@ -11,11 +11,11 @@ import typer
 
 from integrators.checks import check_jobs
 
-from .terminal import bar, interrupted, option, say, show
+from ..runs import check_folder, cluster, set_aside
+from .terminal import FRESH, JOBS, SCHEDULER, bar, interrupted, option, say, show
 
 _OUT = typer.Option(help="Folder for pictures and numbers. Default: dlrt-figures/NAME or dlrt-tables/NAME.")
 _QUICK = typer.Option("--quick", help="A smaller version, to see that it works.")
-_JOBS = typer.Option(help="Runs at the same time; -1: one per processor.")
 _MODEL = typer.Option(
     help="Your own pretrained network: a folder or a name for from_pretrained of transformers. "
     "Figures 2 to 4, Tables 2 and 3."
@@ -30,24 +30,28 @@ def figure(
     name: Annotated[str, typer.Argument(help="Name of a figure, see [bold]dlrt list[/bold].")],
     out: Annotated[Path | None, _OUT] = None,
     quick: Annotated[bool, _QUICK] = False,
-    jobs: Annotated[int, _JOBS] = 1,
+    jobs: Annotated[int, JOBS] = 1,
+    scheduler: Annotated[str | None, SCHEDULER] = None,
+    fresh: Annotated[bool, FRESH] = False,
     model: Annotated[str | None, _MODEL] = None,
     data: Annotated[str | None, _DATA] = None,
 ) -> None:
     """Redo a figure of the GeoLoRA paper (arXiv:2410.18720)."""
-    _redo("figure", name, out, quick, jobs, {"model": model, "data": data})
+    _redo("figure", name, out, quick, jobs, scheduler, fresh, {"model": model, "data": data})
 
 
 def table(
     name: Annotated[str, typer.Argument(help="Name of a table, see [bold]dlrt list[/bold].")],
     out: Annotated[Path | None, _OUT] = None,
     quick: Annotated[bool, _QUICK] = False,
-    jobs: Annotated[int, _JOBS] = 1,
+    jobs: Annotated[int, JOBS] = 1,
+    scheduler: Annotated[str | None, SCHEDULER] = None,
+    fresh: Annotated[bool, FRESH] = False,
     model: Annotated[str | None, _MODEL] = None,
     data: Annotated[str | None, _DATA] = None,
 ) -> None:
     """Redo a table of the GeoLoRA paper (arXiv:2410.18720), and show it."""
-    item, result = _redo("table", name, out, quick, jobs, {"model": model, "data": data})
+    item, result = _redo("table", name, out, quick, jobs, scheduler, fresh, {"model": model, "data": data})
     show(item.rows(result), result.get("title", item.description))
 
 
@@ -59,19 +63,22 @@ def known(kind: str) -> dict[str, Any]:
         return {}
 
 
-def _redo(kind: str, name: str, out: Path | None, quick: bool, jobs: int, options: dict) -> tuple[Any, dict]:
+def _redo(kind, name, out, quick, jobs, scheduler, fresh, options) -> tuple[Any, dict]:
     """Run a figure or table; the item and its data. A second call goes on where the first one stopped."""
     from ..registry import lookup  # slow to import
 
     out = Path(f"dlrt-{kind}s", name) if out is None else out
-    check_jobs(jobs)
+    jobs = check_jobs(jobs if scheduler is None else None)
     began = time.perf_counter()
     try:
         item = lookup(kind, name, known(f"{kind.upper()}S"))
         given = {key: value for key, value in options.items() if value is not None}
         for unused in given.keys() - item.options() if given else ():
             raise ValueError(f"{kind} {name} takes no {option(unused)}")
-        with bar() as shown:
+        check_folder(out)
+        for journal in out.glob("*.jsonl") if fresh else ():
+            set_aside(journal)
+        with cluster(scheduler), bar() as shown:
             task = shown.add_task(name, total=None)
 
             def progress(done, total):

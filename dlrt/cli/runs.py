@@ -29,7 +29,7 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that a command or a
     for path in sorted(folder.rglob("*.jsonl")):
         found = True
         say(f"{path}: {_journal(path, now)}")
-    aside = sorted(path.relative_to(folder) for path in folder.rglob("*.aside"))
+    aside = sorted(path.relative_to(folder) for path in folder.rglob("*.aside*"))
     if aside:
         say(f"Set aside, damaged or under a wrong name: {', '.join(map(str, aside))}")
     if not found:

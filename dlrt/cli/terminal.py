@@ -19,7 +19,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..layout import aligned
 
-__all__ = ["answer", "bar", "errors", "interrupted", "option", "say", "show", "width", "writable"]
+__all__ = [
+    "FRESH",
+    "JOBS",
+    "SCHEDULER",
+    "answer",
+    "bar",
+    "errors",
+    "interrupted",
+    "option",
+    "say",
+    "show",
+    "width",
+    "writable",
+]
 
 errors = Console(stderr=True, soft_wrap=True)
 """Console for everything that is no result."""
@@ -43,6 +56,9 @@ REPLACEMENTS = {
     "→": "->",
     "’": "'",
 }
+JOBS = typer.Option(help="Runs at the same time; -1: one per processor.")
+SCHEDULER = typer.Option(help="Run on the Dask cluster of this scheduler, with all its workers (extra: cluster).")
+FRESH = typer.Option("--fresh", help="Run everything anew, whatever is there.")
 ARGUMENTS = {"relative": "--tau", "step size": "--step-size", "name_or_path": "--target"}
 """Options by the names of arguments of the library, where these differ in more than dashes."""
 
@@ -135,7 +151,8 @@ def _explained(error: BaseException) -> str:
     if isinstance(error, concurrent.futures.BrokenExecutor):
         return "a worker process was killed, perhaps for want of memory: try fewer --jobs; what is done is saved"
     if isinstance(error, ModuleNotFoundError):
-        return f"{text}: pip install -c constraints.txt '.[finetuning]'"
+        extra = "cluster" if error.name in ("dask", "distributed") else "finetuning"
+        return f"{text}: pip install -c constraints.txt '.[{extra}]'"
     if isinstance(error, EXPECTED) or hasattr(error, "format_message"):
         return text or type(error).__name__
     return f"{type(error).__name__}{f': {text}' if text else ''}; DLRT_DEBUG=1 shows where it was raised"

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import bar, interrupted, say, show
+from ..runs import check_folder, cluster, set_aside
+from .terminal import FRESH, JOBS, SCHEDULER, bar, interrupted, say, show
 
 app = typer.Typer(help="Train networks by the methods and compare them.", no_args_is_help=True)
 
@@ -35,7 +36,9 @@ def digits(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate of all. Default: tuned for each on validation images.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time; -1: one per processor.")] = 1,
+    jobs: Annotated[int, JOBS] = 1,
+    scheduler: Annotated[str | None, SCHEDULER] = None,
+    fresh: Annotated[bool, FRESH] = False,
 ) -> None:
     """Train a network on scikit-learn's handwritten digits by several methods: accuracy, parameters, time, tapes.
 
@@ -46,16 +49,20 @@ def digits(
     from ..finetune.digits import STANDARD, compare_digits, summary, write  # torch takes seconds
 
     named = ",".join(STANDARD) if methods is None else methods
+    journal = out / "journal.jsonl"
     names = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
     settings: dict[str, Any] = {"network": network, "epochs": epochs, "rank": rank, "lr": lr, "seeds": seeds}
     try:
-        with bar() as shown:
+        check_folder(out)
+        if fresh and journal.exists():
+            set_aside(journal)
+        with cluster(scheduler), bar() as shown:
             task = shown.add_task("training", total=None)
             found = compare_digits(
                 names,
                 **settings,
-                journal=out / "journal.jsonl",
-                jobs=jobs,
+                journal=journal,
+                jobs=jobs if scheduler is None else None,
                 progress=lambda done, total: shown.update(task, completed=done, total=total),
             )
         write(found, settings, out)

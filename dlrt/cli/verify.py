@@ -13,6 +13,7 @@ import typer
 
 from integrators.checks import check_positive
 
+from ..runs import check_folder
 from .terminal import errors, option, say, show, width
 
 
@@ -39,6 +40,8 @@ def verify(
     given = {name: value for name, value in settings.items() if value is not None}
     if step_size is not None:
         check_positive(option("step_size"), step_size)
+    if out is not None:
+        check_folder(out)
     if write_matrix is not None:
         found = _matrix(write_matrix, full)
     elif problem is not None:
@@ -150,7 +153,6 @@ def _save(found, out) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    out.mkdir(parents=True, exist_ok=True)
     used: dict[str, int] = {}
     for c in found:
         stem = re.sub(r"[^a-z0-9]+", "-", f"{c.theorem} {c.integrator.split('(')[0]} {c.problem}".lower()).strip("-")

@@ -27,7 +27,7 @@ def compare(
     lr: float | None = None,
     tuning_seeds: int = 1,
     score: Callable | None = None,
-    jobs: int = 1,
+    jobs: int | None = 1,
     progress: Callable | None = None,
 ) -> list[dict]:
     """Tune the rate of each method, and run it with several seeds.

@@ -184,7 +184,7 @@ def compare_digits(
     epochs: int = 30,
     rank: int = 12,
     lr: float | None = None,
-    jobs: int = 1,
+    jobs: int | None = 1,
     progress: Callable | None = None,
 ) -> list[dict[str, Any]]:
     """Train by each method with several seeds, at the learning rate that is best on the validation images.

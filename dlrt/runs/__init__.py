@@ -6,7 +6,7 @@ store. `tune` tries learning rates; `describe` and `versions` say what a result 
 
 from .identity import describe, identify
 from .runner import Task, cluster, report, run, run_tasks
-from .store import Folder, Journal, versions, write_atomically, write_json
+from .store import Folder, Journal, check_folder, set_aside, versions, write_atomically, write_json
 from .tune import best, late, late_loss, rate, tune
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Journal",
     "Task",
     "best",
+    "check_folder",
     "cluster",
     "describe",
     "identify",
@@ -23,6 +24,7 @@ __all__ = [
     "report",
     "run",
     "run_tasks",
+    "set_aside",
     "tune",
     "versions",
     "write_atomically",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import socket
 import threading
@@ -16,6 +17,8 @@ from typing import Any
 
 from .identity import identify
 from .store import Journal, Store
+
+logger = logging.getLogger(__name__)
 
 Task = tuple[Callable[..., dict], dict]
 """A function and its arguments."""
@@ -34,7 +37,8 @@ def run(
 
     The work goes through `joblib.Parallel`, each call with one thread for linear algebra: inside
     ``with joblib.parallel_config(backend="dask")`` (or ray, or any other registered backend) a cluster does it. A
-    call that raises, or Ctrl-C, ends the runner; what is finished is in the store.
+    call that raises, or Ctrl-C, ends the runner; what is finished is in the store. Where the store cannot keep a
+    result (a full disk), the logger says so and the result is returned all the same.
 
     Parameters
     ----------
@@ -71,7 +75,10 @@ def run(
     numbers = {key: number for number, key in enumerate(missing)}
     with _Listener(within) as listener, contextlib.closing(_finished(missing, jobs, listener.address)) as finished:
         for key, result in finished:
-            store.add(key, result)
+            try:
+                store.add(key, result)
+            except OSError as error:
+                logger.error("a result could not be kept: %s", error)
             results[key] = result
             listener.hear(numbers[key], 1.0)
             note(key, False)
@@ -106,7 +113,7 @@ def cluster(address: str | None) -> Iterator[None]:
 
 
 def run_tasks(
-    tasks: Iterable[Task], *, journal: Path, jobs: int | None = 1, progress: Callable | None = None, fresh: bool = False
+    tasks: Iterable[Task], *, journal: Path, jobs: int | None = 1, progress: Callable | None = None
 ) -> list[dict]:
     """Call ``function(**arguments)`` for each task and return the results in order.
 
@@ -124,8 +131,6 @@ def run_tasks(
     progress : callable, optional
         Called as ``progress(done, total)`` after each task that was run, and from another thread within a task that
         says by `report` how much of it is done.
-    fresh : bool
-        Run all tasks, whatever is in the journal.
     """
     tasks = list(tasks)
     codes = {function: identify(function=function)["code"] for function, _ in tasks}
@@ -145,7 +150,7 @@ def run_tasks(
         if progress is not None:
             progress(done, len(calls) - count[True])
 
-    results = run(calls, Journal(journal), jobs=jobs, progress=note, within=within, fresh=fresh)
+    results = run(calls, Journal(journal), jobs=jobs, progress=note, within=within)
     return [results[key] for key in keys]
 
 

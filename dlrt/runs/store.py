@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import itertools
 import json
 import logging
 import os
@@ -45,6 +46,19 @@ def write_atomically(path, write):
     return path
 
 
+def check_folder(folder: Path) -> Path:
+    """The folder, made when missing; OSError unless files can be written there."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"out must be a folder, got the file {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        raise type(error)(f"out must be a folder that can be written to, got {folder}: {error.strerror}") from error
+    return folder
+
+
 def write_json(path: Path, data: dict) -> Path:
     """Write strict JSON (no NaN) atomically."""
     text = json.dumps(data, indent=1, allow_nan=False) + "\n"
@@ -73,7 +87,7 @@ class Store(Protocol):
 class Folder:
     """A folder with a file for each run, named by its key ``SETTINGS-CODE.SUFFIX``.
 
-    What is damaged or is another run than its name says is set aside: renamed, with the ending ``.aside``.
+    What is damaged or is another run than its name says is set aside.
 
     Parameters
     ----------
@@ -98,8 +112,7 @@ class Folder:
             except FileNotFoundError:
                 missing.append(path)
             except ValueError as error:
-                logger.warning("%s; set aside as %s.aside", error, path.name)
-                path.replace(path.with_name(f"{path.name}.aside"))
+                logger.warning("%s; set aside as %s", error, set_aside(path).name)
             else:
                 yield key, result
         others = [_glob(path.with_name(f"{path.stem.rpartition('-')[0]}-")) for path in missing]
@@ -155,8 +168,14 @@ class Journal:
             file.write((b"\n" if half else b"") + f"{line}\n".encode())
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file to the first free one of ``NAME.aside``, ``NAME.aside2``, ..., and return that."""
+    names = (f"{path.name}.aside{number if number > 1 else ''}" for number in itertools.count(1))
+    return path.replace(next(new for new in map(path.with_name, names) if not new.exists()))
+
+
 def _glob(start: Path) -> list[Path]:
-    return [path for path in start.parent.glob(f"{glob.escape(start.name)}*") if path.suffix != ".aside"]
+    return [path for path in start.parent.glob(f"{glob.escape(start.name)}*") if ".aside" not in path.name]
 
 
 def _say_other_code(number: int, place: Path) -> None:

@@ -262,3 +262,37 @@ def test_every_status_is_shown_within_80_columns(tmp_path):
     for shown in ("1 of 3 failed at step 2", "1 of 3 diverged at step 3", "diverged at step 98 to 100"):
         assert sum(line.strip().startswith(shown) or shown in line for line in text.splitlines()) == 1, text
     assert "x" * 100 not in text and any(note.endswith(failed) for note in notes(results))
+
+
+@pytest.mark.parametrize(
+    "command", [["compare", "matrix-regression"], ["figure", "5"], ["train", "digits"], ["verify"]]
+)
+def test_out_is_checked_before_the_first_run(command, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("a run was made")
+
+    monkeypatch.setattr("dlrt.runs.runner._call", fail)
+    file = tmp_path / "file"
+    file.write_text("")
+    result = run(*command, "--out", file)
+    assert result.exit_code == 2 and f"--out must be a folder, got the file {file}" in result.stderr
+    result = run(*command, "--out", file / "below")
+    assert result.exit_code == 2 and "--out must be a folder that can be written to, got" in result.stderr
+
+
+def test_the_table_is_shown_also_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    def full(path, write):
+        raise OSError(28, "No space left on device")
+
+    for place in ("trajectory", "runs.store", "plots"):
+        monkeypatch.setattr(f"dlrt.{place}.write_atomically", full)
+    result = run("compare", "matrix-regression", "--integrators", "geolora", *SMALL, "--out", tmp_path)
+    assert result.exit_code == 2 and "No space left on device" in result.stderr
+    assert "geolora" in result.stdout and "loss" in result.stdout
+
+
+def test_fresh(tmp_path):
+    arguments = ["compare", "matrix-regression", "--integrators", "geolora", *SMALL, "--out", tmp_path]
+    run(*arguments)
+    assert "were there already" in run(*arguments).stdout
+    assert "were there already" not in run(*arguments, "--fresh").stdout

@@ -128,8 +128,6 @@ def test_tasks_of_other_code_are_made_anew(tmp_path, monkeypatch, caplog):
     assert made() == [1] and "other code" in caplog.text
     run_tasks(tasks, journal=journal)
     assert made() == [1] and len(journal.read_text().splitlines()) == 2
-    run_tasks(tasks, journal=journal, fresh=True)
-    assert made() == [1, 1]
 
 
 SLEEPER = """
