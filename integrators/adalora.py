@@ -38,7 +38,8 @@ class AdaLoRA(Integrator):
         s_i &= s(\lambda_i) + \mathrm{mean}_j\, s(P_{ji}) + \mathrm{mean}_j\, s(Q_{ij}).
 
     ``truncation`` then zeroes the lam_i of the least important triplets over all matrices
-    (:class:`~integrators.ImportanceBudget`).
+    (:class:`~integrators.ImportanceBudget`). In its final phase the means stay as they are, so that the triplets masked
+    at its beginning are masked after each step to the end.
 
     Parameters
     ----------
@@ -54,6 +55,9 @@ class AdaLoRA(Integrator):
     Notes
     -----
     One field per step, cost O((m + n) r^2). ``state.Y`` is ``P diag(lam) Q`` with V = Q^H.
+
+    Both w and the derivative in the sensitivity are those before the step, as in the paper. PEFT, called after the
+    optimiser's step, multiplies the derivative by the new w.
 
     References
     ----------
@@ -78,7 +82,8 @@ class AdaLoRA(Integrator):
     def for_run(self, steps: int, rank: int) -> AdaLoRA:
         """With a budget that falls from ``rank`` to two thirds of it, unless there is one already.
 
-        It is full for a tenth of the steps and final for the last third; masks are set at most 100 times.
+        It is full for a tenth of the steps and final for the last third; between, masks are set every hundredth of the
+        steps.
         """
         if self.truncation is not None:
             return self
@@ -121,14 +126,16 @@ class AdaLoRA(Integrator):
             "lam": xp.linalg.diagonal(f.S),
             "Q": f.L * lam[..., None, :] - 4 * self.gamma * QH @ (dagger(QH) @ QH - one),
         }
-        for w, X in factors.items():
-            sensitivity = abs(xp.real(xp.conj(X) * descent[w])) if is_complex(X) else abs(X * descent[w])
-            smooth = self.beta1 * memory[f"sensitivity.{w}"] + (1 - self.beta1) * sensitivity
-            unsure = self.beta2 * memory[f"uncertainty.{w}"] + (1 - self.beta2) * abs(sensitivity - smooth)
-            memory |= {f"sensitivity.{w}": smooth, f"uncertainty.{w}": unsure}
+        step = int(memory["step"]) + 1
+        if self.truncation is None or not self.truncation.frozen(step):
+            for w, X in factors.items():
+                sensitivity = abs(xp.real(xp.conj(X) * descent[w])) if is_complex(X) else abs(X * descent[w])
+                smooth = self.beta1 * memory[f"sensitivity.{w}"] + (1 - self.beta1) * sensitivity
+                unsure = self.beta2 * memory[f"uncertainty.{w}"] + (1 - self.beta2) * abs(sensitivity - smooth)
+                memory |= {f"sensitivity.{w}": smooth, f"uncertainty.{w}": unsure}
         old = {key.removeprefix("optimizer."): X for key, X in memory.items() if key.startswith("optimizer.")}
         d, moments = self.optimizer.update(old, descent)
-        memory |= _prefixed("optimizer", moments) | {"step": int(memory["step"]) + 1}
+        memory |= _prefixed("optimizer", moments) | {"step": step}
         Y1 = LowRank(P + h * d["P"], (lam + h * d["lam"])[..., None, :] * one, QH + h * d["Q"])
         return State(Y1, memory)
 

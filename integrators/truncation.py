@@ -176,8 +176,10 @@ class ImportanceBudget(Truncation):
 
     .. math:: b(k) = b_T + (b_0 - b_T) \left(1 - \frac{k - t_i}{T - t_f - t_i}\right)^3, \quad t_i \le k \le T - t_f,
 
-    is ``initial`` before and ``final`` after. Between, the mask is applied every ``interval`` steps; in the last
-    ``cooldown`` steps always; in the first ``warmup`` steps never.
+    rounded down, is ``initial`` before and ``final`` after. Up to step t_i nothing is masked; then triplets are masked
+    after each step k that ``interval`` divides, and may come back. After step T - t_f and all later ones the same
+    triplets are masked: the method keeps its importances from there on (:meth:`frozen`). This is the schedule of the
+    authors' code and of PEFT.
 
     Parameters
     ----------
@@ -188,7 +190,7 @@ class ImportanceBudget(Truncation):
     warmup, cooldown : int
         t_i and t_f, with t_i + t_f < T.
     interval : int
-        Steps between masks while the budget falls.
+        Steps between masks while the budget falls, counted from the start of the run.
 
     Raises
     ------
@@ -216,16 +218,19 @@ class ImportanceBudget(Truncation):
         check_integer("total_steps", self.total_steps, self.warmup + self.cooldown + 1)
 
     def budget(self, step: int) -> int:
-        """b(step), rounded up."""
+        """b(step), rounded down."""
         falling = self.total_steps - self.cooldown - self.warmup
         remaining = min(1.0, max(0.0, 1.0 - (step - self.warmup) / falling))
-        return math.ceil(self.final + (self.initial - self.final) * remaining**3)
+        # in PEFT's order of operations: a b(k) that is an integer but for rounding is cut to the same one
+        return int((self.initial - self.final) * remaining**3 + self.final)
+
+    def frozen(self, step: int) -> bool:
+        """Whether importances stay as they are in this step, and with them the choice of triplets."""
+        return step >= self.total_steps - self.cooldown
 
     def masks(self, step: int) -> bool:
         """Whether triplets are masked after this step."""
-        if step >= self.total_steps - self.cooldown:
-            return True
-        return step >= self.warmup and (step - self.warmup) % self.interval == 0
+        return self.frozen(step) or (step > self.warmup and step % self.interval == 0)
 
     def __call__(self, states):
         """Mask the least important triplets over all matrices.

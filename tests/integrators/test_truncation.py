@@ -99,11 +99,14 @@ def triplets(lam, importance, step):
 
 
 def test_importance_budget_schedule():
-    """b0 up to t_i, cubic in between, bT for the last t_f; masks every deltaT steps and always at the end."""
-    rule = ImportanceBudget(initial=12, final=4, total_steps=100, warmup=10, cooldown=20, interval=10)
+    """b0 up to t_i, cubic in between, bT for the last t_f; masks where deltaT divides the step, at the end always."""
+    rule = ImportanceBudget(initial=12, final=4, total_steps=100, warmup=10, cooldown=20, interval=20)
     assert [rule.budget(k) for k in (0, 10, 80, 100)] == [12, 12, 4, 4]
-    assert rule.budget(45) == 4 + 1 == int(np.ceil(4 + 8 * 0.5**3))
-    assert [k for k in range(101) if rule.masks(k)] == [*range(10, 80, 10), *range(80, 101)]
+    assert rule.budget(45) == 4 + 1 == 4 + 8 * 0.5**3
+    assert rule.budget(31) == 4 + 2 == int(4 + 8 * 0.7**3)  # 6.744 rounded down
+    assert [k for k in range(101) if rule.masks(k)] == [20, 40, 60, *range(80, 101)]
+    assert [k for k in range(101) if rule.frozen(k)] == [*range(80, 101)]
+    assert [k for k in range(10) if ImportanceBudget(9, 4, 10, warmup=4, cooldown=1, interval=2).masks(k)] == [6, 8, 9]
 
 
 def test_importance_budget_masks_over_all_matrices():

@@ -6,7 +6,7 @@ from integrators import AdaLoRA, GeoLoRA, ImportanceBudget
 
 def test_adalora_breaks_the_structure_where_it_masks():
     """Importance is a mean over rows, which zero blocks dilute."""
-    budget = ImportanceBudget(initial=9, final=4, total_steps=8)
+    budget = ImportanceBudget(initial=9, final=2, total_steps=8)
     problem = Structure().problems()["linear-network"]
     masked = Structure().check(AdaLoRA(truncation=budget), problem)
     assert masked.verdict == VIOLATED and not masked.failed
