@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class LowRank:
         points of a K-step (``U = K, S = I``), of an L-step and of LoRA-type methods are not: nothing here but
         :meth:`project` and :meth:`embed` assumes it. The S of an augmented matrix need not be square. Leading
         axes make a stack of matrices, on which everything here works; :meth:`random` and :meth:`zeros` draw one
-        matrix.
+        matrix. They are not to be changed in place while the matrix is in use (make a new one).
 
     Raises
     ------
@@ -92,6 +93,25 @@ class LowRank:
     def L(self) -> Array:
         """``V S^H`` (..., n, rU), so that Y = U L^H."""
         return self.V @ dagger(self.S)
+
+    def replace(self, **factors: Array) -> LowRank:
+        """The matrix with other factors instead of those named, which shares the notes on the bases that stay."""
+        Y = LowRank(**(dict(zip("USV", self, strict=True)) | factors))
+        Y.notes.update((name, self.notes[name]) for name in "UV" if name not in factors)
+        return Y
+
+    @cached_property
+    def notes(self) -> dict[str, dict]:
+        """What a field has computed from U and from V, for the next point with the same basis (:meth:`replace`).
+
+        A new matrix has none, so that nothing is ever taken from an array that has been changed since, and what was
+        noted lives no longer than the points that use it.
+        """
+        return {"U": {}, "V": {}}
+
+    def __reduce__(self):
+        """Copies, pickles: the factors without the notes."""
+        return type(self), tuple(self)
 
     def full(self) -> Array:
         """The dense matrix (..., m, n). Cost O(m n r): for tests, plots and small problems."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from integrators.linalg import array_namespace, dagger, is_complex
+from integrators.linalg import array_namespace, dagger, eps, is_complex
 from integrators.lowrank import LowRank
 
 Array = Any  # a numpy array or a torch tensor
@@ -132,6 +132,139 @@ class DenseField(Field):
 
     def full(self) -> Array:
         return self.matrix
+
+
+@dataclass(frozen=True, eq=False)
+class LinearField(Field):
+    """An affine field ``F(Y) = sum_k A_k Y B_k + C`` with ``C = C1 C2^H`` of low rank, never formed.
+
+    With ``a_k = U^H A_k U`` and ``b_k = V^H B_k V``
+
+        K = sum_k (A_k U) S b_k + C V,   L = sum_k (B_k^H V) S^H a_k^H + C^H U,   S = sum_k a_k S b_k + U^H C V.
+
+    What depends on one basis alone is noted at the point (`LowRank.notes`) and used again at every point with the same
+    basis: in the stages of a K-step all but ``A_k K``, in those of an S-step everything, which then cost O(r^3). A
+    subclass gives the products.
+    """
+
+    @abstractmethod
+    def left(self, U: Array) -> tuple[Array, ...]:
+        """``A_k U`` of every term; U itself, the same object, where A_k is the identity."""
+
+    @abstractmethod
+    def right(self, V: Array) -> tuple[Array, ...]:
+        """``B_k^H V`` of every term; V itself where B_k is the identity."""
+
+    @property
+    def owner(self) -> Any:
+        """What the coefficients belong to, usually the problem: notes are kept for it."""
+        return self
+
+    @property
+    def constant(self) -> tuple[Array, Array] | None:
+        """C1 (m, c) and C2 (n, c); None where C = 0."""
+        return None
+
+    @cached_property
+    def of_U(self) -> Side:
+        """``A_k U``, ``a_k``, ``C^H U``."""
+        return self._noted("U", self.left, self.constant)
+
+    @cached_property
+    def of_V(self) -> Side:
+        """``B_k^H V``, ``b_k^H``, ``C V``."""
+        return self._noted("V", self.right, self.constant and self.constant[::-1])
+
+    def _noted(self, name: str, products: Callable, C: tuple[Array, Array] | None) -> Side:
+        notes, X = self.point.notes[name], getattr(self.point, name)
+        if self.owner not in notes:
+            notes[self.owner] = Side(X, products(X), C)
+        return notes[self.owner]
+
+    @cached_property
+    def K(self) -> Array:
+        return self.of_U.through(self.point.S, self.of_V)
+
+    @cached_property
+    def L(self) -> Array:
+        return self.of_V.through(dagger(self.point.S), self.of_U)
+
+    @cached_property
+    def S(self) -> Array:
+        S, left, right = self.point.S, self.of_U, self.of_V
+        F = sum(a @ S @ dagger(b) for a, b in zip(left.small, right.small, strict=True))
+        return F if self.constant is None else F + dagger(left.inner) @ right.inner
+
+    def apply(self, X: Array) -> Array:
+        left, right, S = self.of_U.products, self.of_V.products, self.point.S
+        F = sum(AU @ (S @ (dagger(BV) @ X)) for AU, BV in zip(left, right, strict=True))
+        return F if self.constant is None else F + self.constant[0] @ (dagger(self.constant[1]) @ X)
+
+    def apply_H(self, X: Array) -> Array:
+        left, right, S = self.of_U.products, self.of_V.products, self.point.S
+        F = sum(BV @ (dagger(S) @ (dagger(AU) @ X)) for AU, BV in zip(left, right, strict=True))
+        return F if self.constant is None else F + self.constant[1] @ (dagger(self.constant[0]) @ X)
+
+
+class Side:
+    """What a `LinearField` computes from one basis X of a point, U or V; below in the letters of U.
+
+    Parameters
+    ----------
+    X : array
+        U.
+    products : tuple of arrays
+        ``A_k U``.
+    C : pair of arrays, optional
+        C1 and C2.
+    """
+
+    def __init__(self, X: Array, products: tuple[Array, ...], C: tuple[Array, Array] | None):
+        self.X, self.products, self.C = X, products, C
+
+    @cached_property
+    def small(self) -> tuple[Array, ...]:
+        """``a_k = U^H A_k U``; exactly the identity where A_k is the identity and U orthonormal up to 100 eps."""
+        return tuple(_gram(self.X) if AX is self.X else dagger(self.X) @ AX for AX in self.products)
+
+    @cached_property
+    def inner(self) -> Array | None:
+        """``C1^H U``; None for C = 0."""
+        return None if self.C is None else dagger(self.C[0]) @ self.X
+
+    @cached_property
+    def outer(self) -> Array | None:
+        """``C^H U``; None for C = 0."""
+        return None if self.C is None else self.C[1] @ self.inner
+
+    def through(self, S: Array, other: Side) -> Array:
+        """``sum_k (A_k U) S b_k + C V`` with the other basis V."""
+        terms = [(AX, S @ dagger(b)) for AX, b in zip(self.products, other.small, strict=True)]
+        # S and b_k are identities in the stages of K- and L-steps
+        arrays = [AX @ M for AX, M in terms if not _is_identity(M)] + [AX for AX, M in terms if _is_identity(M)]
+        return _total(arrays if other.outer is None else [*arrays, other.outer])
+
+
+def _gram(X: Array) -> Array:
+    """``X^H X``, exactly the identity where it is that up to 100 eps."""
+    xp, G = array_namespace(X), dagger(X) @ X
+    one = xp.eye(G.shape[-1], dtype=G.dtype, device=device(G))
+    return one if bool(xp.all(xp.abs(G - one) <= 100 * eps(G))) else G
+
+
+def _is_identity(M: Array) -> bool:
+    xp, (rows, columns) = array_namespace(M), M.shape
+    return rows == columns and bool(xp.all(M == xp.eye(rows, dtype=M.dtype, device=device(M))))
+
+
+def _total(arrays: list[Array]) -> Array:
+    """The sum, with one new array at most."""
+    if len(arrays) == 1:
+        return arrays[0]
+    total = arrays[0] + arrays[1]
+    for X in arrays[2:]:
+        total += X
+    return total
 
 
 @dataclass(frozen=True, eq=False)
