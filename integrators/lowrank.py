@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import device
@@ -30,7 +29,7 @@ class LowRank:
         points of a K-step (``U = K, S = I``), of an L-step and of LoRA-type methods are not: nothing here but
         :meth:`project` and :meth:`embed` assumes it. The S of an augmented matrix need not be square. Leading
         axes make a stack of matrices, on which everything here works; :meth:`random` and :meth:`zeros` draw one
-        matrix. They are not to be changed in place while the matrix is in use (make a new one).
+        matrix.
 
     Raises
     ------
@@ -41,6 +40,9 @@ class LowRank:
     U: Array
     S: Array
     V: Array
+
+    notes: ClassVar[dict[str, dict] | None] = None
+    """What fields have computed from U and from V, see :meth:`with_notes`; None where nothing is to be kept."""
 
     def __post_init__(self):
         U, S, V = self.U, self.S, self.V
@@ -95,23 +97,22 @@ class LowRank:
         return self.V @ dagger(self.S)
 
     def replace(self, **factors: Array) -> LowRank:
-        """The matrix with other factors instead of those named, which shares the notes on the bases that stay."""
+        """The matrix with other factors instead of those named; it shares the notes on a basis that stays."""
         Y = LowRank(**(dict(zip("USV", self, strict=True)) | factors))
-        Y.notes.update((name, self.notes[name]) for name in "UV" if name not in factors)
-        return Y
+        if self.notes is None:
+            return Y
+        return Y.with_notes(**{name: notes for name, notes in self.notes.items() if name not in factors})
 
-    @cached_property
-    def notes(self) -> dict[str, dict]:
-        """What a field has computed from U and from V, for the next point with the same basis (:meth:`replace`).
+    def with_notes(self, **notes: dict) -> LowRank:
+        """The matrix with room for what fields compute from U and from V, to be used at each point with that basis.
 
-        A new matrix has none, so that nothing is ever taken from an array that has been changed since, and what was
-        noted lives no longer than the points that use it.
+        :meth:`Integrator.advance` gives it to the start of a step, and :meth:`replace` and :meth:`embed` pass it on.
+        No other matrix has it and it does not outlive the step, so that nothing out of date is ever used as long as
+        no array is changed in place *during* a step.
         """
-        return {"U": {}, "V": {}}
-
-    def __reduce__(self):
-        """Copies, pickles: the factors without the notes."""
-        return type(self), tuple(self)
+        Y = LowRank(*self)
+        object.__setattr__(Y, "notes", {"U": {}, "V": {}} | notes)
+        return Y
 
     def full(self) -> Array:
         """The dense matrix (..., m, n). Cost O(m n r): for tests, plots and small problems."""
@@ -172,7 +173,7 @@ class LowRank:
 
     def embed(self, U: Array, V: Array) -> LowRank:
         """``U U^H Y V V^H`` in the orthonormal bases U and V: the same matrix wherever they contain the old bases."""
-        return LowRank(U, (dagger(U) @ self.U) @ self.S @ (dagger(self.V) @ V), V)
+        return self.replace(U=U, S=(dagger(U) @ self.U) @ self.S @ (dagger(self.V) @ V), V=V)
 
     # -- constructors ----------------------------------------------------------------------------------------------
 

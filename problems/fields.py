@@ -142,9 +142,9 @@ class LinearField(Field):
 
         K = sum_k (A_k U) S b_k + C V,   L = sum_k (B_k^H V) S^H a_k^H + C^H U,   S = sum_k a_k S b_k + U^H C V.
 
-    What depends on one basis alone is noted at the point (`LowRank.notes`) and used again at every point with the same
-    basis: in the stages of a K-step all but ``A_k K``, in those of an S-step everything, which then cost O(r^3). A
-    subclass gives the products.
+    During a step what depends on one basis alone is noted at the point (`LowRank.with_notes`) and used again at every
+    point with the same basis: in the stages of a K-step all but ``A_k K``, in those of an S-step everything, which then
+    cost O(r^3). A subclass gives the products.
     """
 
     @abstractmethod
@@ -176,10 +176,11 @@ class LinearField(Field):
         return self._noted("V", self.right, self.constant and self.constant[::-1])
 
     def _noted(self, name: str, products: Callable, C: tuple[Array, Array] | None) -> Side:
-        notes, X = self.point.notes[name], getattr(self.point, name)
-        if self.owner not in notes:
-            notes[self.owner] = Side(X, products(X), C)
-        return notes[self.owner]
+        X, notes = getattr(self.point, name), self.point.notes
+        known = {} if notes is None else notes[name]
+        if self.owner not in known:
+            known[self.owner] = Side(X, products(X), C)
+        return known[self.owner]
 
     @cached_property
     def K(self) -> Array:
