@@ -132,9 +132,8 @@ class Integrator:
         """What a driver runs: :meth:`stages` with the optimiser in between, up to the state before truncation."""
         stages = self.stages(t, replace(state, Y=state.Y.with_notes()), h)
         if self.manifold and type(self.optimizer) is not SGD:
-            result = yield from steered(stages, self.optimizer, state)
-        else:
-            result = yield from stages
+            stages = steered(stages, self.optimizer, state)
+        result = yield from stages
         after = result if isinstance(result, State) else State(result, state.memory)
         return replace(after, Y=LowRank(*after.Y))  # what was noted does not outlive the step
 

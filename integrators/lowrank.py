@@ -42,7 +42,7 @@ class LowRank:
     V: Array
 
     notes: ClassVar[dict[str, dict] | None] = None
-    """What fields have computed from U and from V, see :meth:`with_notes`; None where nothing is to be kept."""
+    """What fields have computed in this step from U, from V, and from neither, see :meth:`with_notes`; mostly None."""
 
     def __post_init__(self):
         U, S, V = self.U, self.S, self.V
@@ -104,14 +104,14 @@ class LowRank:
         return Y.with_notes(**{name: notes for name, notes in self.notes.items() if name not in factors})
 
     def with_notes(self, **notes: dict) -> LowRank:
-        """The matrix with room for what fields compute from U and from V, to be used at each point with that basis.
+        """The matrix with room for what fields compute from U or V, or from neither, to be used at further points.
 
         :meth:`Integrator.advance` gives it to the start of a step, and :meth:`replace` and :meth:`embed` pass it on.
         No other matrix has it and it does not outlive the step, so that nothing out of date is ever used as long as
         no array is changed in place *during* a step.
         """
         Y = LowRank(*self)
-        object.__setattr__(Y, "notes", {"U": {}, "V": {}} | notes)
+        object.__setattr__(Y, "notes", {"U": {}, "V": {}, "t": {}} | notes)
         return Y
 
     def full(self) -> Array:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import matmul
 from typing import Any
 
 import numpy as np
@@ -168,19 +169,14 @@ class LinearField(Field):
     @cached_property
     def of_U(self) -> Side:
         """``A_k U``, ``a_k``, ``C^H U``."""
-        return self._noted("U", self.left, self.constant)
+        U = self.point.U
+        return noted(self.point, "U", self.owner, lambda: Side(U, self.left(U), self.constant))
 
     @cached_property
     def of_V(self) -> Side:
         """``B_k^H V``, ``b_k^H``, ``C V``."""
-        return self._noted("V", self.right, self.constant and self.constant[::-1])
-
-    def _noted(self, name: str, products: Callable, C: tuple[Array, Array] | None) -> Side:
-        X, notes = getattr(self.point, name), self.point.notes
-        known = {} if notes is None else notes[name]
-        if self.owner not in known:
-            known[self.owner] = Side(X, products(X), C)
-        return known[self.owner]
+        V, C = self.point.V, self.constant
+        return noted(self.point, "V", self.owner, lambda: Side(V, self.right(V), C and C[::-1]))
 
     @cached_property
     def K(self) -> Array:
@@ -193,8 +189,8 @@ class LinearField(Field):
     @cached_property
     def S(self) -> Array:
         S, left, right = self.point.S, self.of_U, self.of_V
-        F = sum(a @ S @ dagger(b) for a, b in zip(left.small, right.small, strict=True))
-        return F if self.constant is None else F + dagger(left.inner) @ right.inner
+        terms = [_product(a, S, b_H) for a, b_H in zip(left.small, right.small_H, strict=True)]
+        return _total(terms if self.constant is None else [*terms, dagger(left.inner) @ right.inner])
 
     def apply(self, X: Array) -> Array:
         left, right, S = self.of_U.products, self.of_V.products, self.point.S
@@ -224,9 +220,14 @@ class Side:
         self.X, self.products, self.C = X, products, C
 
     @cached_property
-    def small(self) -> tuple[Array, ...]:
-        """``a_k = U^H A_k U``; exactly the identity where A_k is the identity and U orthonormal up to 100 eps."""
+    def small(self) -> tuple[Any, ...]:
+        """``a_k = U^H A_k U``; None for the identity, where A_k is that and U orthonormal up to 100 eps."""
         return tuple(_gram(self.X) if AX is self.X else dagger(self.X) @ AX for AX in self.products)
+
+    @cached_property
+    def small_H(self) -> tuple[Any, ...]:
+        """``a_k^H``."""
+        return tuple(None if a is None else dagger(a) for a in self.small)
 
     @cached_property
     def inner(self) -> Array | None:
@@ -240,32 +241,56 @@ class Side:
 
     def through(self, S: Array, other: Side) -> Array:
         """``sum_k (A_k U) S b_k + C V`` with the other basis V."""
-        terms = [(AX, S @ dagger(b)) for AX, b in zip(self.products, other.small, strict=True)]
-        # S and b_k are identities in the stages of K- and L-steps
-        arrays = [AX @ M for AX, M in terms if not _is_identity(M)] + [AX for AX, M in terms if _is_identity(M)]
-        return _total(arrays if other.outer is None else [*arrays, other.outer])
+        S = None if _is_identity(S, 0.0) else S  # as in the stages of K- and L-steps
+        terms = [_product(AX, _product(S, b_H)) for AX, b_H in zip(self.products, other.small_H, strict=True)]
+        return _total(terms if other.outer is None else [*terms, other.outer])
 
 
-def _gram(X: Array) -> Array:
-    """``X^H X``, exactly the identity where it is that up to 100 eps."""
-    xp, G = array_namespace(X), dagger(X) @ X
-    one = xp.eye(G.shape[-1], dtype=G.dtype, device=device(G))
-    return one if bool(xp.all(xp.abs(G - one) <= 100 * eps(G))) else G
+def noted(Y: LowRank, about: str, key: Any, compute: Callable[[], Any]) -> Any:
+    """``compute()``, or what is noted for the key at the point (`LowRank.with_notes`) since an earlier stage of a step.
+
+    Parameters
+    ----------
+    Y : LowRank
+    about : {"U", "V", "t"}
+        The factor that the value depends on; "t" where it depends on none of them.
+    key : hashable
+        Whatever else it depends on: the problem, the time.
+    compute : callable
+    """
+    notes = {} if Y.notes is None else Y.notes[about]
+    if key not in notes:
+        notes[key] = compute()
+    return notes[key]
 
 
-def _is_identity(M: Array) -> bool:
-    xp, (rows, columns) = array_namespace(M), M.shape
-    return rows == columns and bool(xp.all(M == xp.eye(rows, dtype=M.dtype, device=device(M))))
+def _product(*factors: Array | None) -> Any:
+    """The product of matrices, None being the identity."""
+    given = [X for X in factors if X is not None]
+    return reduce(matmul, given) if given else None
 
 
 def _total(arrays: list[Array]) -> Array:
-    """The sum, with one new array at most."""
+    """The sum of arrays that stay as they are."""
     if len(arrays) == 1:
         return arrays[0]
     total = arrays[0] + arrays[1]
     for X in arrays[2:]:
         total += X
     return total
+
+
+def _gram(X: Array) -> Array | None:
+    """``X^H X``; None for the identity, up to 100 eps."""
+    G = dagger(X) @ X
+    return None if _is_identity(G, 100 * eps(G)) else G
+
+
+def _is_identity(M: Array, tolerance: float) -> bool:
+    xp, (rows, columns) = array_namespace(M), M.shape
+    if rows != columns:
+        return False
+    return bool(xp.all(xp.abs(M - xp.eye(rows, dtype=M.dtype, device=device(M))) <= tolerance))
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,7 +161,7 @@ class SylvesterField(LinearField):
     def flow_K(self, h: float) -> Array:
         K, right = self.point.K, self.of_V
         check_orthonormal("V", right.X)
-        return affine_flow(self.problem.A, dagger(right.small[1]), right.outer, K, h).astype(K.dtype)
+        return affine_flow(self.problem.A, right.small_H[1], right.outer, K, h).astype(K.dtype)
 
     def flow_L(self, h: float) -> Array:
         L, left = self.point.L, self.of_U
@@ -173,7 +173,7 @@ class SylvesterField(LinearField):
         check_orthonormal("U", left.X)
         check_orthonormal("V", right.X)
         C = None if self.constant is None else dagger(left.inner) @ right.inner
-        return affine_flow(left.small[0], dagger(right.small[1]), C, S, sign * h).astype(S.dtype)
+        return affine_flow(left.small[0], right.small_H[1], C, S, sign * h).astype(S.dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a stiff S-flow run backwards overflows: the result is inf, no warning
