@@ -190,7 +190,7 @@ class LinearField(Field):
     def S(self) -> Array:
         S, left, right = self.point.S, self.of_U, self.of_V
         terms = [_product(a, S, b_H) for a, b_H in zip(left.small, right.small_H, strict=True)]
-        return _total(terms if self.constant is None else [*terms, dagger(left.inner) @ right.inner])
+        return _total([], terms if self.constant is None else [*terms, dagger(left.inner) @ right.inner])
 
     def apply(self, X: Array) -> Array:
         left, right, S = self.of_U.products, self.of_V.products, self.point.S
@@ -242,8 +242,11 @@ class Side:
     def through(self, S: Array, other: Side) -> Array:
         """``sum_k (A_k U) S b_k + C V`` with the other basis V."""
         S = None if _is_identity(S, 0.0) else S  # as in the stages of K- and L-steps
-        terms = [_product(AX, _product(S, b_H)) for AX, b_H in zip(self.products, other.small_H, strict=True)]
-        return _total(terms if other.outer is None else [*terms, other.outer])
+        new, kept = [], [] if other.outer is None else [other.outer]
+        for AX, b_H in zip(self.products, other.small_H, strict=True):
+            M = _product(S, b_H)
+            (kept if M is None else new).append(_product(AX, M))
+        return _total(new, kept)
 
 
 def noted(Y: LowRank, about: str, key: Any, compute: Callable[[], Any]) -> Any:
@@ -270,14 +273,14 @@ def _product(*factors: Array | None) -> Any:
     return reduce(matmul, given) if given else None
 
 
-def _total(arrays: list[Array]) -> Array:
-    """The sum of arrays that stay as they are."""
-    if len(arrays) == 1:
-        return arrays[0]
-    total = arrays[0] + arrays[1]
-    for X in arrays[2:]:
-        total += X
-    return total
+def _total(new: list[Array], kept: list[Array]) -> Array:
+    """The sum of all arrays, in the memory of a new one where there is one; the kept ones stay as they are."""
+    if not new and len(kept) > 1:
+        new, kept = [kept[0] + kept[1]], kept[2:]
+    first, *others = [*new, *kept]
+    for X in others:
+        first += X
+    return first
 
 
 def _gram(X: Array) -> Array | None:
