@@ -242,7 +242,8 @@ class Side:
     def through(self, S: Array, other: Side) -> Array:
         """``sum_k (A_k U) S b_k + C V`` with the other basis V."""
         S = None if _is_identity(S, 0.0) else S  # as in the stages of K- and L-steps
-        new, kept = [], [] if other.outer is None else [other.outer]
+        new: list[Array] = []
+        kept = [] if other.outer is None else [other.outer]
         for AX, b_H in zip(self.products, other.small_H, strict=True):
             M = _product(S, b_H)
             (kept if M is None else new).append(_product(AX, M))
