@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -130,11 +130,12 @@ class Integrator:
 
     def advance(self, t: float, state: State, h: float) -> Generator[tuple, Any, State]:
         """What a driver runs: :meth:`stages` with the optimiser in between, up to the state before truncation."""
-        stages = self.stages(t, state, h)
+        stages = self.stages(t, replace(state, Y=state.Y.with_notes()), h)
         if self.manifold and type(self.optimizer) is not SGD:
-            return (yield from steered(stages, self.optimizer, state))
+            stages = steered(stages, self.optimizer, state)
         result = yield from stages
-        return result if isinstance(result, State) else State(result, state.memory)
+        after = result if isinstance(result, State) else State(result, state.memory)
+        return replace(after, Y=LowRank(*after.Y))  # what was noted does not outlive the step
 
     def step(self, F: Callable[[float, LowRank], Any], t: float, state: State, h: float) -> Step:
         """One step of size h from time t with the field ``F(t, Y)``.

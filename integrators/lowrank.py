@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import device
@@ -40,6 +40,9 @@ class LowRank:
     U: Array
     S: Array
     V: Array
+
+    notes: ClassVar[dict[str, dict] | None] = None
+    """What fields have computed in this step from U, from V, and from neither, see :meth:`with_notes`; mostly None."""
 
     def __post_init__(self):
         U, S, V = self.U, self.S, self.V
@@ -92,6 +95,24 @@ class LowRank:
     def L(self) -> Array:
         """``V S^H`` (..., n, rU), so that Y = U L^H."""
         return self.V @ dagger(self.S)
+
+    def replace(self, **factors: Array) -> LowRank:
+        """The matrix with other factors instead of those named; it shares the notes on a basis that stays."""
+        Y = LowRank(**(dict(zip("USV", self, strict=True)) | factors))
+        if self.notes is None:
+            return Y
+        return Y.with_notes(**{name: notes for name, notes in self.notes.items() if name not in factors})
+
+    def with_notes(self, **notes: dict) -> LowRank:
+        """The matrix with room for what fields compute from U or V, or from neither, to be used at further points.
+
+        :meth:`Integrator.advance` gives it to the start of a step, and :meth:`replace` and :meth:`embed` pass it on.
+        No other matrix has it and it does not outlive the step, so that nothing out of date is ever used as long as
+        no array is changed in place *during* a step.
+        """
+        Y = LowRank(*self)
+        object.__setattr__(Y, "notes", {"U": {}, "V": {}, "t": {}} | notes)
+        return Y
 
     def full(self) -> Array:
         """The dense matrix (..., m, n). Cost O(m n r): for tests, plots and small problems."""
@@ -152,7 +173,7 @@ class LowRank:
 
     def embed(self, U: Array, V: Array) -> LowRank:
         """``U U^H Y V V^H`` in the orthonormal bases U and V: the same matrix wherever they contain the old bases."""
-        return LowRank(U, (dagger(U) @ self.U) @ self.S @ (dagger(self.V) @ V), V)
+        return self.replace(U=U, S=(dagger(U) @ self.U) @ self.S @ (dagger(self.V) @ V), V=V)
 
     # -- constructors ----------------------------------------------------------------------------------------------
 

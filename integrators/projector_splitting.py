@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from .integrator import Integrator
 from .linalg import dagger, qr
-from .lowrank import LowRank
 from .substeps import Euler, Substep
 
 __all__ = ["ProjectorSplitting"]
@@ -76,15 +75,15 @@ class ProjectorSplitting(Integrator):
         """K1 = U1 R with V fixed."""
         f = yield t, Y
         U, R = qr(Y.K + (yield from self.substep.K(t, Y, h, f)))
-        return LowRank(U, R, Y.V)
+        return Y.replace(U=U, S=R)
 
     def S_step(self, t, Y, h):
         """S backward, with U and V fixed."""
         f = yield t, Y, "S"
-        return LowRank(Y.U, Y.S + (yield from self.substep.S(t, Y, h, f, sign=-1)), Y.V)
+        return Y.replace(S=Y.S + (yield from self.substep.S(t, Y, h, f, sign=-1)))
 
     def L_step(self, t, Y, h):
         """L1 = V1 R with U fixed, S = R^H."""
         f = yield t, Y, "L"
         V, R = qr(Y.L + (yield from self.substep.L(t, Y, h, f)))
-        return LowRank(Y.U, dagger(R), V)
+        return Y.replace(S=dagger(R), V=V)

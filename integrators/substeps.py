@@ -39,16 +39,16 @@ class Substep:
     def K(self, t: float, Y: LowRank, h: float, f) -> Increment:
         """Increment of K (m, r) over [t, t + h] with V fixed."""
         one = _identity(Y.S.shape[-1], Y)
-        return self.advance(t, Y.K, h, f, "K", lambda K: LowRank(K, one, Y.V), 1)
+        return self.advance(t, Y.K, h, f, "K", lambda K: Y.replace(U=K, S=one), 1)
 
     def L(self, t: float, Y: LowRank, h: float, f) -> Increment:
         """Increment of L (n, r) over [t, t + h] with U fixed."""
         one = _identity(Y.S.shape[-2], Y)
-        return self.advance(t, Y.L, h, f, "L", lambda L: LowRank(Y.U, one, L), 1)
+        return self.advance(t, Y.L, h, f, "L", lambda L: Y.replace(S=one, V=L), 1)
 
     def S(self, t: float, Y: LowRank, h: float, f, sign: int = 1) -> Increment:
         """Increment of S (rU, rV) over [t, t + h], U and V fixed; ``sign=-1``: backward step of splitting methods."""
-        return self.advance(t, Y.S, h, f, "S", lambda S: LowRank(Y.U, S, Y.V), sign)
+        return self.advance(t, Y.S, h, f, "S", lambda S: Y.replace(S=S), sign)
 
     def advance(self, t, X0, h, f, part, point, sign) -> Increment:
         """Increment of X from X' = sign ``part``(F(t, point(X))), X(t) = X0; ``f`` is F(t, point(X0))."""
@@ -149,5 +149,8 @@ def _identity(r, Y: LowRank):
 
 def _combine(weights, slopes, h):
     """h sum_i w_i k_i over the non-zero weights, h w_i rounded first (a Python float keeps the dtype of k_i)."""
-    terms = [(h * w) * k for w, k in zip(weights, slopes, strict=True) if w]
-    return sum(terms[1:], terms[0])
+    first, *others = ((h * w, k) for w, k in zip(weights, slopes, strict=True) if w)
+    total = first[0] * first[1]
+    for w, k in others:
+        total += w * k
+    return total

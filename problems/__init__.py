@@ -1,7 +1,7 @@
 """Matrix differential equations and losses with known constants and solutions, to run integrators on."""
 
 from .completion import MatrixCompletion, completion
-from .fields import DenseField, Field, OperatorField
+from .fields import DenseField, Field, LinearField, OperatorField
 from .given_solution import GivenSolution, given_solution
 from .least_squares import LinearLeastSquares
 from .manufactured import Manufactured, manufactured
@@ -13,7 +13,8 @@ from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
 
 __all__ = [
-    "DenseField", "Field", "FiniteSum", "GivenSolution", "LinearLeastSquares", "LossProblem", "Manufactured",
-    "MatrixCompletion", "MatrixRegression", "OperatorField", "Problem", "Rotating", "Schroedinger", "Sylvester",
-    "completion", "given_solution", "load_target", "lyapunov", "manufactured", "rotating", "schroedinger", "synthetic",
+    "DenseField", "Field", "FiniteSum", "GivenSolution", "LinearField", "LinearLeastSquares", "LossProblem",
+    "Manufactured", "MatrixCompletion", "MatrixRegression", "OperatorField", "Problem", "Rotating", "Schroedinger",
+    "Sylvester", "completion", "given_solution", "load_target", "lyapunov", "manufactured", "rotating", "schroedinger",
+    "synthetic",
 ]  # fmt: skip

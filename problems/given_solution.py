@@ -18,7 +18,7 @@ from integrators.checks import (
 from integrators.linalg import array_namespace, gaussian, haar, in_double, is_complex
 from integrators.lowrank import LowRank
 
-from .fields import Array, DenseField, convert
+from .fields import Array, DenseField, convert, noted
 from .problem import Problem, best_approximation
 
 
@@ -111,14 +111,19 @@ class GivenSolution(Problem):
         return best_approximation(self.P[:, :r] * self.singular_values, self.Q[:, :r], rank, rng, self.like)
 
     def field(self, t: float, Y: LowRank) -> DenseField:
-        A, dA = (convert(X, Y.U) for X in self._solution(float(t)))
+        A, dA, sine = noted(Y, "t", (self, t), lambda: self._at(t, Y.U))
         W = Y.full()
         M1, M2 = convert(self.M1, Y.U), convert(self.M2, Y.U)
-        return DenseField(Y, dA + M1 @ (W - A) + (W - A) @ M2 + _sine(2 * W) - _sine(2 * A))
+        return DenseField(Y, dA + M1 @ (W - A) + (W - A) @ M2 + _sine(2 * W) - sine)
 
     def reference(self, t: float) -> np.ndarray:
         """A(t)."""
         return self._solution(t)[0]
+
+    def _at(self, t: float, like: Array) -> tuple[Array, Array, Array]:
+        """A(t), A'(t) and ``sin(2 A(t))``."""
+        A, dA = (convert(X, like) for X in self._solution(float(t)))
+        return A, dA, _sine(2 * A)
 
     def _solution(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """A(t) and A'(t), in double precision."""

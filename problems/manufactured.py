@@ -13,7 +13,7 @@ from integrators.checks import check_integer
 from integrators.linalg import array_namespace, dagger
 from integrators.lowrank import LowRank
 
-from .fields import Array, DenseField, Field, convert
+from .fields import Array, DenseField, Field, convert, noted
 from .problem import Problem, best_approximation
 
 Symbolic = Any  # a sympy expression or matrix
@@ -174,7 +174,7 @@ class Manufactured(Problem):
 
     def field(self, t: float, Y: LowRank) -> Field:
         """The field at a point; with exact sub-flows where g = 0."""
-        A, dA = (convert(f(float(t)), Y.U) for f in self._evaluate[:2])
+        A, dA = noted(Y, "t", (self, t), lambda: tuple(convert(f(float(t)), Y.U) for f in self._evaluate[:2]))
         if self.nonlinearity is None:
             return ManufacturedField(Y, dA, self, float(t))
         return DenseField(Y, dA + self._g(Y.full()) - self._g(A))

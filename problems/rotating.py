@@ -13,7 +13,7 @@ from integrators.checks import check_integer, check_matrix, check_rng, check_sin
 from integrators.linalg import dagger, gaussian
 from integrators.lowrank import LowRank
 
-from .fields import Array, Field, convert
+from .fields import Array, Field, convert, noted
 from .problem import Problem, best_approximation
 
 
@@ -129,6 +129,9 @@ class RotatingField(Field):
 
     @cached_property
     def _factors(self) -> tuple[Array, Array]:
+        return noted(self.point, "t", (self.problem, self.t), self._velocity)
+
+    def _velocity(self) -> tuple[Array, Array]:
         """Left and right with A'(t) = left right^H, 2r columns each."""
         p, d = self.problem, math.exp(self.t) * self.problem.singular_values
         P, Q = p.factors(self.t)
@@ -136,6 +139,9 @@ class RotatingField(Field):
         return convert(left, self.point.U), convert(right, self.point.U)
 
     def _increment(self, h: float) -> tuple[Array, Array]:
+        return noted(self.point, "t", (self.problem, self.t, h), lambda: self._difference(h))
+
+    def _difference(self, h: float) -> tuple[Array, Array]:
         """Left and right with A(t+h) - A(t) = left right^H."""
         p = self.problem
         (P0, Q0), (P1, Q1) = p.factors(self.t), p.factors(self.t + h)

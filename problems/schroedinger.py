@@ -14,7 +14,7 @@ from integrators.checks import check_integer, check_rng
 from integrators.linalg import haar, in_double
 from integrators.lowrank import LowRank
 
-from .fields import Array, Field
+from .fields import Array, Field, LinearField
 from .problem import Problem, best_approximation
 
 
@@ -97,7 +97,7 @@ class Schroedinger(Problem):
         """
         if not np.iscomplexobj(Y.U):
             raise TypeError(f"a complex problem needs a complex point, got a point of dtype {Y.U.dtype}")
-        return SchroedingerField(Y, self.potential.astype(Y.U.real.dtype))
+        return SchroedingerField(Y, self)
 
     def reference(self, t: float) -> np.ndarray:
         """``exp(-i t H) Y(0)`` as a matrix, by the action of the exponential of the sparse n^2 x n^2 matrix."""
@@ -131,7 +131,7 @@ class Schroedinger(Problem):
 
 
 @dataclass(frozen=True, eq=False)
-class SchroedingerField(Field):
+class SchroedingerField(LinearField):
     """The field ``F = -i H[Y]`` of `Schroedinger` and its exact sub-flows, for any bases.
 
     With ``G = V^H V`` (the identity for orthonormal V), ``d = V^H D V``, ``v = V^H Vc V`` the K-flow is linear,
@@ -146,22 +146,25 @@ class SchroedingerField(Field):
     ----------
     point : LowRank
         Y, of complex numpy arrays.
-    potential : numpy array (n,)
-        Real, in the precision of the point.
+    problem : Schroedinger
     """
 
-    potential: np.ndarray
+    problem: Schroedinger
 
-    def apply(self, X: Array) -> Array:
-        return self._product(self.point.K, self.point.V, X) * -1j
+    @cached_property
+    def potential(self) -> np.ndarray:
+        """(n,), in the precision of the point."""
+        return self.problem.potential.astype(self.point.U.real.dtype)
 
-    def apply_H(self, X: Array) -> Array:
-        return self._product(self.point.L, self.point.U, X) * 1j
+    @property
+    def owner(self) -> Schroedinger:
+        return self.problem
 
-    def _product(self, K: Array, V: Array, X: Array) -> Array:
-        """``H[K V^H] X``."""
-        v, V_H = self.potential[:, None], V.conj().T
-        return 0.5 * (_laplace(K @ (V_H @ X)) + K @ (V_H @ _laplace(X))) + v * (K @ (V_H @ (v * X)))
+    def left(self, U: Array) -> tuple[Array, ...]:
+        return -0.5j * _laplace(U), U, -1j * self.potential[:, None] * U
+
+    def right(self, V: Array) -> tuple[Array, ...]:
+        return V, 0.5j * _laplace(V), self.potential[:, None] * V
 
     def flow_K(self, h: float) -> Array:
         return self._half_flow(self.point.K, self.point.V, -1j * float(h))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import scipy.sparse
 from scipy.sparse.linalg import expm_multiply
 
 from integrators.checks import check_integer, check_matrix, check_orthonormal, check_rng
-from integrators.linalg import haar, in_double
+from integrators.linalg import dagger, haar, in_double
 from integrators.lowrank import LowRank
 
-from .fields import Array, Field
+from .fields import Array, Field, LinearField
 from .problem import Problem, best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
@@ -83,6 +84,11 @@ class Sylvester(Problem):
         factors = [X for pair in (self.C, self.start) if pair is not None for X in pair]
         return np.empty(0, np.result_type(self.A.dtype, self.B.dtype, *factors))
 
+    @cached_property
+    def B_H(self) -> Matrix:
+        """``B^H``, by rows where B is sparse."""
+        return self.B.conj().T.tocsr() if scipy.sparse.issparse(self.B) else self.B.conj().T
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of X(0); random directions with zero singular values beyond its rank."""
         P, Q = self.start if self.start is not None else (np.zeros((n, 0)) for n in self.shape)
@@ -115,7 +121,7 @@ class Sylvester(Problem):
 
 
 @dataclass(frozen=True, eq=False)
-class SylvesterField(Field):
+class SylvesterField(LinearField):
     """The field ``F(Y) = A Y + Y B + C`` of `Sylvester` and its exact sub-flows.
 
     For orthonormal bases, with ``a = U^H A U``, ``b = V^H B V``, all three are Sylvester equations of their own:
@@ -138,38 +144,36 @@ class SylvesterField(Field):
 
     problem: Sylvester
 
-    def apply(self, X: Array) -> Array:
-        p, Y = self.problem, self.point
-        K, V_H = Y.K, Y.V.conj().T
-        F = p.A @ (K @ (V_H @ X)) + K @ (V_H @ (p.B @ X))
-        return F if p.C is None else F + p.C[0] @ (p.C[1].conj().T @ X)
+    @property
+    def owner(self) -> Sylvester:
+        return self.problem
 
-    def apply_H(self, X: Array) -> Array:
-        p, Y = self.problem, self.point
-        L, U_H = Y.L, Y.U.conj().T
-        F = L @ (U_H @ (p.A.conj().T @ X)) + p.B.conj().T @ (L @ (U_H @ X))
-        return F if p.C is None else F + p.C[1] @ (p.C[0].conj().T @ X)
+    @property
+    def constant(self) -> Factors | None:
+        return self.problem.C
+
+    def left(self, U: Array) -> tuple[Array, ...]:
+        return self.problem.A @ U, U
+
+    def right(self, V: Array) -> tuple[Array, ...]:
+        return V, self.problem.B_H @ V
 
     def flow_K(self, h: float) -> Array:
-        p, K, V = self.problem, self.point.K, self.point.V
-        check_orthonormal("V", V)
-        C = None if p.C is None else p.C[0] @ (p.C[1].conj().T @ V)
-        return affine_flow(p.A, V.conj().T @ (p.B @ V), C, K, h).astype(K.dtype)
+        K, right = self.point.K, self.of_V
+        check_orthonormal("V", right.X)
+        return affine_flow(self.problem.A, right.small_H[1], right.outer, K, h).astype(K.dtype)
 
     def flow_L(self, h: float) -> Array:
-        p, L, U = self.problem, self.point.L, self.point.U
-        check_orthonormal("U", U)
-        C = None if p.C is None else p.C[1] @ (p.C[0].conj().T @ U)
-        a = U.conj().T @ (p.A @ U)
-        return affine_flow(p.B.conj().T, a.conj().T, C, L, h).astype(L.dtype)
+        L, left = self.point.L, self.of_U
+        check_orthonormal("U", left.X)
+        return affine_flow(self.problem.B_H, dagger(left.small[0]), left.outer, L, h).astype(L.dtype)
 
     def flow_S(self, h: float, sign: int = 1) -> Array:
-        p, (U, S, V) = self.problem, self.point
-        check_orthonormal("U", U)
-        check_orthonormal("V", V)
-        a, b = U.conj().T @ (p.A @ U), V.conj().T @ (p.B @ V)
-        C = None if p.C is None else (U.conj().T @ p.C[0]) @ (p.C[1].conj().T @ V)
-        return affine_flow(a, b, C, S, sign * h).astype(S.dtype)
+        S, left, right = self.point.S, self.of_U, self.of_V
+        check_orthonormal("U", left.X)
+        check_orthonormal("V", right.X)
+        C = None if self.constant is None else dagger(left.inner) @ right.inner
+        return affine_flow(left.small[0], right.small_H[1], C, S, sign * h).astype(S.dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a stiff S-flow run backwards overflows: the result is inf, no warning

@@ -27,6 +27,7 @@ from integrators import (
     SVDLoRA,
     count_evaluations,
 )
+from problems import MatrixRegression
 
 
 @pytest.mark.parametrize(
@@ -153,3 +154,18 @@ def test_for_run():
     assert planned.for_run(10, 2) is planned
     method = GeoLoRA()
     assert method.for_run(300, 8) is method
+
+
+@pytest.mark.parametrize(
+    "method",
+    [BUG(), AugmentedBUG(optimizer=Momentum(0.5)), ProjectorSplitting(order=2), ParallelBUG(rejection=1.0)],
+    ids=lambda m: type(m).__name__,
+)
+def test_notes_do_not_outlive_a_step(method):
+    """Every stage has room for notes; the start, the result and what it was before truncation have none."""
+    problem = MatrixRegression(rng(1).standard_normal((9, 7)))
+    state = method.init(LowRank.random((9, 7), 3, rng(2)))
+    points = []
+    step = method.step(lambda t, Y: points.append(Y) or problem.field(t, Y), 0.0, state, 0.1)
+    assert all(Y.notes is not None for Y in points)
+    assert state.Y.notes is step.state.Y.notes is step.augmented.notes is None

@@ -153,3 +153,21 @@ def test_haar(dtype):
     # E X = 0 and E |X_ij|^2 = 1/4; the plain Q of LAPACK has a first column of one sign. 5 standard deviations.
     assert np.abs(X.mean(axis=0)).max() < 5 * 0.5 / np.sqrt(4000)
     assert np.abs((np.abs(X) ** 2).mean(axis=0) - 0.25).max() < 5 * 0.25 * np.sqrt(2) / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(8000, 20), (7919, 20), (3, 4001, 17), (150_001, 1), (2000, 100)], ids=str)
+def test_qr_in_blocks_of_rows(library, dtype, shape):
+    """Tall matrices, with rows to spare and without, graded over 12 decades and with a column of zeros."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal(shape) * np.logspace(0, -12, shape[-1])
+    X[..., shape[-1] // 2] *= shape[-1] == 1
+    X = X.astype(dtype)
+    Q, R = (to_numpy(A) for A in qr(library(X)))
+    e = np.finfo(dtype).eps
+    assert Q.dtype == R.dtype == dtype and Q.shape == shape
+    assert np.linalg.norm(dagger(Q) @ Q - np.eye(shape[-1])) <= 50 * e * np.sqrt(shape[-1])
+    columns = np.linalg.norm(X, axis=-2)
+    assert np.all(np.linalg.norm(Q @ R - X, axis=-2) <= 50 * e * columns)
+    assert np.array_equal(R, np.triu(R))

@@ -169,3 +169,16 @@ def test_orthonormalised_leaves_orthonormal_bases_alone():
 def test_bad_input(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+def test_notes_stay_with_their_basis():
+    Y = LowRank.random((6, 5), 2, np.random.default_rng(0))
+    assert Y.notes is None and Y.replace(S=2 * Y.S).notes is None
+    start = Y.with_notes()
+    assert all(X is Z for X, Z in zip(start, Y, strict=True)) and Y.notes is None
+    new = start.replace(U=Y.K, S=np.eye(2))
+    assert new.U.shape == Y.U.shape and new.V is Y.V
+    assert new.notes["V"] is start.notes["V"] and new.notes["t"] is start.notes["t"]
+    assert new.notes["U"] is not start.notes["U"]
+    other = start.embed(Y.U, Y.V)
+    assert other.notes["t"] is start.notes["t"] and other.notes["V"] is not start.notes["V"]

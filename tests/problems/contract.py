@@ -98,6 +98,23 @@ class Contract:
             assert found.shape == exact.shape
             assert np.linalg.norm(found - exact) <= tolerance * max(size, 1)
 
+    @pytest.mark.parametrize("orthonormal", [True, False])
+    def test_notes_of_a_step_change_nothing(self, dtype, orthonormal):
+        """Points that share notes, in the order of the stages of a step, have the fields of points that have none."""
+        rng = np.random.default_rng(14)
+        p, _ = self.build(rng, dtype)
+        Y, Z = (point(rng, p.shape, dtype=dtype, orthonormal=orthonormal) for _ in range(2))
+        I_U, I_V = (np.eye(X.shape[1], dtype=dtype) for X in (Y.U, Y.V))
+        start = Y.with_notes()
+        after = start.embed(Z.U, Z.V)
+        points = [start, start.replace(U=Z.U, S=Z.S), start.replace(S=Z.S)]
+        points += [start.replace(U=Y.K, S=I_V), start.replace(S=I_U, V=Y.L), after, after.replace(S=Z.S), start]
+        for t in (0.3, 0.5, 0.3):
+            for X in points:
+                f, g = p.field(t, X), p.field(t, LowRank(*X))
+                for part in "KLS":
+                    assert np.array_equal(getattr(f, part), getattr(g, part))
+
     def test_start_is_orthonormal_in_the_problems_dtype(self, dtype):
         rng = np.random.default_rng(2)
         p, _ = self.build(rng, dtype)
