@@ -23,6 +23,7 @@ __all__ = [
     "haar",
     "in_double",
     "is_complex",
+    "is_floating",
     "norm",
     "orth",
     "polish",
@@ -34,6 +35,7 @@ __all__ = [
 
 _NAMESPACES: dict = {}  # of a type of arrays
 _COMPLEX: dict = {}  # of a dtype
+_FLOATING: dict = {}
 
 
 def array_namespace(*arrays):
@@ -92,6 +94,14 @@ def is_complex(X):
     if dtype not in _COMPLEX:
         _COMPLEX[dtype] = bool(array_namespace(X).isdtype(dtype, "complex floating"))
     return _COMPLEX[dtype]
+
+
+def is_floating(X):
+    """Whether the entries of ``X`` are floating-point numbers, real or complex."""
+    dtype = X.dtype
+    if dtype not in _FLOATING:
+        _FLOATING[dtype] = bool(array_namespace(X).isdtype(dtype, ("real floating", "complex floating")))
+    return _FLOATING[dtype]
 
 
 def in_double(X):

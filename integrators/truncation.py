@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_integer
+from .checks import check_integer, check_not_negative
 from .linalg import array_namespace, double_svd
 from .lowrank import LowRank, diagonalise
 from .state import State
@@ -117,8 +117,8 @@ class Tolerance(Truncation):
                 f"give either relative or absolute, got relative={self.relative} and absolute={self.absolute}"
             )
         for name, value in (("relative", self.relative), ("absolute", self.absolute)):
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must be >= 0, got {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, check_not_negative(name, value))
         check_integer("min_rank", self.min_rank, 1)
         check_integer("spare", self.spare, 0)
         if self.max_rank is not None:
