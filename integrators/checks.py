@@ -40,7 +40,8 @@ def check_instance(name: str, value: Any, kind: type, example: str = "") -> None
         return
     came = f"the class {value.__name__}: write {value.__name__}()" if isinstance(value, type) else described(value)
     expected = f"{kind.__module__.split('.')[0]}.{kind.__name__}" + (f" such as {example}" if example else "")
-    raise TypeError(f"{name} must be an {expected}, got {came}")
+    article = "an" if expected[0] in "aeiou" else "a"
+    raise TypeError(f"{name} must be {article} {expected}, got {came}")
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> int:

@@ -72,7 +72,7 @@ def test_what_passes():
         (
             lambda: check_instance("a", 3, Fraction, "1/2"),
             TypeError,
-            "a must be an fractions.Fraction such as 1/2, got int",
+            "a must be a fractions.Fraction such as 1/2, got int",
         ),
         (lambda: check_instance("a", Fraction, Fraction), TypeError, r"got the class Fraction: write Fraction\(\)"),
         (lambda: check_jobs(0), ValueError, "jobs must be a positive or negative integer, got 0"),
