@@ -7,8 +7,8 @@
     class TestMyMethod(Contract):
         integrator = MyMethod()
 
-pytest then runs all of it: both array libraries, all types and shapes, gauge invariance, order, robustness, counting,
-saving and going on, stacks. (pytest is in the extra ``test``.)
+pytest then runs all of it: array libraries (numpy, torch and, where it is installed, array_api_strict), all types and
+shapes, gauge invariance, order, robustness, counting, saving and going on, stacks. (pytest is in the extra ``test``.)
 
 Matrices are compared, never factors. Tolerances are multiples of eps times the size of what is computed: a step adds up
 some ten products of matrices of norm 1 to 10, each with a rounding error of a few eps times its norm, so 1e3 eps bounds
@@ -17,6 +17,8 @@ one step; a basis computed from K1 by QR carries eps ||K1|| / sigma_min(K1), bel
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import itertools
 from dataclasses import replace
@@ -53,6 +55,8 @@ __all__ = [
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "complex128": np.complex128}
 LIBRARIES: dict[str, Any] = {"numpy": np.asarray, "torch": torch.asarray}
+with contextlib.suppress(ImportError):  # what the array API standard has, and nothing else
+    LIBRARIES["array_api_strict"] = importlib.import_module("array_api_strict").asarray
 SHAPES = {"m<n": (14, 20), "m=n": (16, 16), "m>n": (21, 13)}
 RANKS = {"r=1": lambda shape: 1, "r": lambda shape: 4, "r=min": min}
 
@@ -387,11 +391,11 @@ class Contract:
         starts = [point(regression((9, 7)), 3, seed=s) for s in (1, 2)]
         # the third rests at a point whose field lies in one direction: at most one new column each
         u, v = starts[0].U[:, :1], starts[0].V[:, :1]
-        target[2] = LIBRARIES[library](starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T)
+        target[2, ...] = LIBRARIES[library](starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T)
         Y = [LowRank(*map(LIBRARIES[library], Z)) for Z in (*starts, starts[0])]
         states = [self.integrator.init(Z) for Z in Y]
         alone = [
-            self.integrator.step(MatrixRegression(target[i]).field, 0.0, state, self.h)
+            self.integrator.step(MatrixRegression(target[i, ...]).field, 0.0, state, self.h)
             for i, state in enumerate(states)
         ]
 
@@ -412,9 +416,10 @@ class Contract:
             assert distance(step.augmented, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_numpy_and_torch_agree(self, dtype):
+    @pytest.mark.parametrize("other", [library for library in LIBRARIES if library != "numpy"])
+    def test_libraries_agree(self, other, dtype):
         results = []
-        for library in LIBRARIES:
+        for library in ("numpy", other):
             problem = regression((14, 20), library, dtype)
             Y = LowRank(*map(LIBRARIES[library], point(regression((14, 20), dtype=dtype), 3)))
             results.append(run(self.integrator, problem.field, self.integrator.init(Y), self.h, 5).Y)

@@ -22,6 +22,7 @@ from .linalg import (
     is_floating,
     qr,
     rotate,
+    to_numpy,
 )
 
 __all__ = ["LowRank"]
@@ -207,7 +208,7 @@ class LowRank:
         if rank is None:
             if A.ndim > 2:
                 raise ValueError(f"from_dense of a stack needs a rank, got tol={tol} for shape {tuple(A.shape)}")
-            tails = np.sqrt(np.cumsum(np.square(d.tolist()[::-1])))[::-1]
+            tails = np.sqrt(np.cumsum(np.square(to_numpy(d)[::-1])))[::-1]
             rank = max(1, int(np.sum(tails > check_number("tol", tol, 0.0))))
         rank = check_rank(rank, A.shape)
         S = xp.astype(d[..., :rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), A.dtype)

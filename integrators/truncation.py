@@ -21,7 +21,7 @@ import numpy as np
 from array_api_compat import device
 
 from .checks import check_integer, check_not_negative
-from .linalg import array_namespace, double_svd
+from .linalg import array_namespace, double_svd, to_numpy
 from .lowrank import LowRank, diagonalise
 from .state import State
 
@@ -267,7 +267,7 @@ def single(states: Sequence[State]) -> list[LowRank]:
 
 def vector(d) -> np.ndarray:
     """A short real vector of any library as a float64 numpy array."""
-    return np.asarray(d.tolist(), dtype=float)
+    return to_numpy(d).astype(float)
 
 
 def _diagonalised(U, S, V, P, d, Q, rank):
