@@ -10,7 +10,7 @@ import numpy as np
 
 from integrators.checks import check_array, check_integer, check_matrix, described
 from integrators.fields import Projections
-from integrators.linalg import dagger, to_numpy
+from integrators.linalg import dagger, eps, norm, to_numpy
 from integrators.lowrank import LowRank
 
 from .fields import Array, DenseField, Field, OperatorField, convert
@@ -138,7 +138,8 @@ def from_function(
         raise TypeError(f"reference must be a function of t, got {described(reference)}")
     if initial is not None and not isinstance(initial, LowRank):
         check_matrix("initial", initial)
-        initial = LowRank.from_dense(initial, rank=min(initial.shape))
+        # without the directions that are rounding errors, in whose place random ones come
+        initial = LowRank.from_dense(initial, tol=max(initial.shape) * eps(initial) * norm(initial))
     problem = FunctionProblem((m, n), f, initial, reference)
     if initial is not None:
         problem._check_shape("initial", initial)

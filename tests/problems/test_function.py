@@ -83,6 +83,15 @@ def test_against_the_exact_solution():
     assert back.errors[0] < 1e-14 and back.errors[-1] < 1e-5 and back.times[-1] == 0.0
 
 
+def test_a_dense_start_is_filled_up_by_random_directions():
+    for start, rank in ((np.zeros((6, 5)), 1), (START.full(), 2)):
+        problem = problems.from_function((6, 5), dense, initial=start)
+        Y, Z = (problem.initial(4, np.random.default_rng(seed)) for seed in (0, 1))
+        assert problem.start.rank == rank and Y.rank == 4
+        assert np.abs(Y.full() - start).max() <= 1e-14 and np.abs(Y.U.T @ Y.U - np.eye(4)).max() <= 1e-14
+        assert np.linalg.norm(Y.U[:, rank:] - Z.U @ (Z.U.T @ Y.U[:, rank:])) > 0.1
+
+
 def test_other_types_are_converted():
     for like in (np.zeros((), np.float32), torch.zeros((), dtype=torch.float32), np.zeros((), complex)):
         start = LowRank.random((6, 5), 2, np.random.default_rng(1), like)

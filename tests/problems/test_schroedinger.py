@@ -77,7 +77,7 @@ def test_bad_schroedinger():
     for bad in (np.ones(4, np.longdouble), np.ones(4, np.float16)):
         with pytest.raises(TypeError, match="potential must be in single or double precision, got float"):
             problems.Schroedinger(bad, np.ones((4, 1)), np.ones((4, 1)))
-    with pytest.raises(TypeError, match="potential must be .* masked entries: fill them"):
+    with pytest.raises(TypeError, match=r"potential must be .* masked entries: fill them"):
         problems.Schroedinger(np.ma.masked_array(np.ones(4)), np.ones((4, 1)), np.ones((4, 1)))
     with pytest.raises(TypeError, match="P must have a real or complex floating dtype, got int64"):
         problems.Schroedinger(np.ones(4), np.ones((4, 1), int), np.ones((4, 1)))
