@@ -89,6 +89,8 @@ def convergence(integrator, problem, steps, *, rank=None, start=None, seed=None,
     ------
     TypeError, ValueError
         Bad arguments, or a problem without a reference solution. Divergence is not an error but a nan.
+    RuntimeError
+        A run failed by an exception; the message holds its text.
 
     Notes
     -----
@@ -119,7 +121,7 @@ def convergence(integrator, problem, steps, *, rank=None, start=None, seed=None,
             rank=rank,
             seed=seed,
             every=n,
-        )
+        ).checked()
         evaluations.append(run.evaluations[-1])
         errors.append(np.nan if run.diverged else run.errors[-1])
         eps = np.finfo(to_numpy(run.Y.S).dtype).eps

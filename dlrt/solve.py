@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import time as clock
 from dataclasses import replace
 
 import numpy as np
+from array_api_compat import device
 from array_api_compat import is_torch_array as is_torch
 
 from integrators import LowRank
-from integrators.checks import check_integer, check_positive, check_rank
-from integrators.linalg import to_numpy
+from integrators.checks import check_integer, check_number, check_rank
+from integrators.linalg import array_namespace, to_numpy
 
 from .runs import describe, identify
 from .trajectory import Record, Trajectory, core_versions, without_state
@@ -30,6 +32,8 @@ def solve(
     steps,
     start=None,
     rank=None,
+    t0=None,
+    restart=False,
     seed=None,
     every=1,
     coefficients=False,
@@ -37,8 +41,9 @@ def solve(
 ):
     """Take steps of an integrator on a problem and record what happens.
 
-    Divergence is a result, not an exception: a step that meets numbers that are not finite ends the run with the
-    status ``diverged at step k``. So is Ctrl-C: the run ends with the status ``stopped`` and everything so far kept.
+    However a run ends, everything so far is kept, and its status says why it ended. Numbers that are not finite are a
+    result, ``diverged at step k``. So is Ctrl-C: ``stopped``. Where the problem, the method or a schedule raises an
+    exception the status is ``failed at step k: TYPE: TEXT``, and a warning is logged with the traceback.
 
     Parameters
     ----------
@@ -49,14 +54,24 @@ def solve(
         the step share.
     step_size : float or callable
         Step size (learning rate), or a schedule ``k -> h`` of the number k = 0, 1, ... of steps taken before
-        (continued runs go on counting). Every step size used is recorded.
+        (continued runs go on counting). Every step size used is recorded. Negative step sizes go back in time, where
+        the problem is an equation; a dissipative one may not allow it. A loss takes positive ones.
     steps : int
         Number of steps to take (more, when a trajectory is continued).
     start : integrators.LowRank or Trajectory, optional
         Start matrix, or a trajectory to continue: the numbers are then those of a run that never stopped, bit
-        for bit. Without it the problem's own ``initial(rank, rng)`` is drawn.
+        for bit. Without it the problem's own ``initial(rank, rng)`` is drawn. Of a start matrix only the matrix counts
+        and not its factors, except for the methods that move factors (LoRA, SVD-LoRA, AdaLoRA).
     rank : int, optional
         Rank of the problem's own start; needed without `start`, refused with it.
+    t0 : float, optional
+        Time of the start, 0 by default; refused when a trajectory is continued. The problem's own start is taken as it
+        is, and where a solution is known that is its value at time 0: for another time give a `start`, such as
+        ``LowRank.from_dense(problem.reference(t0), rank=r)``.
+    restart : bool
+        Begin a new run where the trajectory `start` ended, with its last matrix at its last time. Method, problem and
+        all options may be others. The new run has no memory of the old one: steps, evaluations and times of computing
+        are counted from 0, moments and averages begin anew, and random numbers come from `seed`.
     seed : int or numpy.random.Generator, optional
         Randomness of the start and the mini-batches, 0 by default; refused when a trajectory is continued,
         since that goes on with the generator it carries.
@@ -78,40 +93,62 @@ def solve(
         Bad arguments; a start where the loss or error is not finite; a trajectory of another integrator,
         problem or array library than given.
     """
-    for name in ("init", "step"):
-        if not callable(getattr(integrator, name, None)):
-            raise TypeError(f"integrator must have a method {name}, as integrators.Integrator does, got {integrator!r}")
-    for name in ("field", "initial"):
-        if not callable(getattr(problem, name, None)):
-            raise TypeError(f"problem must have a method {name}, as problems.Problem does, got {problem!r}")
+    _check_methods("integrator", integrator, "integrators.Integrator", ("init", "step"))
+    _check_methods("problem", problem, "problems.Problem", ("field", "initial"))
     if not callable(step_size):
-        step_size = check_positive("step_size", step_size)
+        step_size = _step_size("step_size", step_size, problem)
     steps = check_integer("steps", steps, least=0)
     every = check_integer("every", every)
+    if restart and not isinstance(start, Trajectory):
+        raise ValueError(f"restart needs a trajectory as start, got {start!r}")
+    if t0 is not None:
+        t0 = check_number("t0", t0)
 
-    if isinstance(start, Trajectory):
-        run = _Run.going_on(start, integrator, problem, rank, seed, coefficients)
+    if isinstance(start, Trajectory) and not restart:
+        run = _Run.going_on(start, integrator, problem, rank, t0, seed, coefficients)
     else:
-        run = _Run.new(start, integrator, problem, rank, seed, coefficients)
+        if restart:
+            t0 = float(start.times[-1]) if t0 is None else t0
+            start = _restored_record(start).state.Y
+        run = _Run.new(start, integrator, problem, rank, t0 or 0.0, seed, coefficients)
     run.meta |= {"step_size": describe(step_size), "every": every, "versions": core_versions()}
     return run.go(step_size, steps, every, callback)
+
+
+def _check_methods(name, thing, kind, methods):
+    """TypeError unless it is an object with these methods, and not a class or a function in its place."""
+    if isinstance(thing, type):
+        raise TypeError(f"{name} must be an object, got the class {thing.__name__}: write {thing.__name__}(...)")
+    for method in methods:
+        if not callable(getattr(thing, method, None)):
+            hint = ": see problems.from_function" if name == "problem" and callable(thing) else ""
+            raise TypeError(f"{name} must have a method {method}, as {kind} does, got {thing!r}{hint}")
+
+
+def _step_size(name, h, problem):
+    """A step size as a Python float: not zero, and positive for a loss."""
+    h, is_loss = check_number(name, h), hasattr(problem, "loss")
+    if h > 0 or (h < 0 and not is_loss):
+        return h
+    reason = "be positive, since a step back would climb the loss" if is_loss else "not be zero"
+    raise ValueError(f"{name} must {reason}, got {h:g}")
 
 
 class _Run:
     """The state of a run between steps; `records` always ends with a complete, finite moment."""
 
-    def __init__(self, integrator, problem, coefficients, rng, meta):
+    def __init__(self, integrator, problem, coefficients, rng, meta, t0):
         self.integrator = integrator
         self.problem = problem
         self.coefficients = coefficients
         self.rng = rng
         self.meta = meta
         self.has_loss = hasattr(problem, "loss")
-        self.has_error = hasattr(problem, "error") and problem.reference(0.0) is not None
+        self.has_error = hasattr(problem, "error") and problem.reference(t0) is not None
         self.records, self.step_sizes, self.truncation_errors = [], [], []
 
     @classmethod
-    def new(cls, start, integrator, problem, rank, seed, coefficients):
+    def new(cls, start, integrator, problem, rank, t0, seed, coefficients):
         rng = _generator(seed)
         made = identify(integrator=integrator, problem=problem)
         meta = {
@@ -131,21 +168,19 @@ class _Run:
             raise TypeError(f"start must be an integrators.LowRank or a dlrt.Trajectory, got {type(start).__name__}")
         elif tuple(start.shape) != tuple(problem.shape):
             raise ValueError(f"start has shape {tuple(start.shape)}, but the problem has {tuple(problem.shape)}")
-        meta |= {
-            "array_library": "torch" if is_torch(start.S) else "numpy",
-            "device": str(start.S.device) if is_torch(start.S) else "cpu",
-        }
-        run = cls(integrator, problem, coefficients, rng, meta)
+        library = array_namespace(start.S).__name__.removeprefix("array_api_compat.").split(".")[0]
+        meta |= {"array_library": library, "device": str(device(start.S))}
+        run = cls(integrator, problem, coefficients, rng, meta, t0)
         with np.errstate(all="ignore"):
             try:
-                run.record(0, 0.0, _contiguous(integrator.init(start)), 0, 0, 0.0, _random_state(rng))
+                run.record(0, t0, _contiguous(integrator.init(start)), 0, 0, 0.0, _random_state(rng))
             except _FAILURES as error:
                 raise ValueError(f"start must have a finite loss and error: {error}") from error
         return run
 
     @classmethod
-    def going_on(cls, trajectory, integrator, problem, rank, seed, coefficients):
-        for name, value in (("rank", rank), ("seed", seed)):
+    def going_on(cls, trajectory, integrator, problem, rank, t0, seed, coefficients):
+        for name, value in (("rank", rank), ("t0", t0), ("seed", seed)):
             if value is not None:
                 raise ValueError(f"{name} must not be given when a trajectory is continued, got {name}={value!r}")
         made = identify(integrator=integrator, problem=problem)
@@ -161,12 +196,10 @@ class _Run:
             raise ValueError(f"the trajectory to continue has coefficients={not coefficients}, got {coefficients}")
         rng = _restored(trajectory.meta["random_state"])
         meta = {name: value for name, value in trajectory.meta.items() if name != "case"}  # it becomes another run
-        run = cls(integrator, problem, coefficients, rng, meta)
-        run.records = trajectory.records()
+        run = cls(integrator, problem, coefficients, rng, meta, float(trajectory.times[0]))
+        run.records = [*trajectory.records()[:-1], _restored_record(trajectory)]
         run.step_sizes = trajectory.step_sizes.tolist()
         run.truncation_errors = trajectory.truncation_errors.tolist()
-        if trajectory.meta["array_library"] == "torch" and not is_torch(trajectory.Y.S):
-            run.records[-1] = _to_torch(run.records[-1], trajectory.meta["device"])
         return run
 
     def record(self, k, t, state, evaluations, rejected, wall, random_state):
@@ -190,14 +223,16 @@ class _Run:
         start = self.records[-1]
         k, state, random_state = start.step, start.state, start.random_state
         totals = start.evaluations, start.rejected, start.wall_time
-        t, compensation = _elapsed(self.step_sizes)
+        t, compensation = _elapsed(self.records[0].time, self.step_sizes)
         end, status = k + steps, "finished"
         try:
             with np.errstate(all="ignore"):
                 while k < end:
-                    h = check_positive(f"step_size({k})", step_size(k)) if callable(step_size) else step_size
                     record = None
                     try:
+                        h = step_size
+                        if callable(step_size):
+                            h = _step_size(f"step_size({k})", step_size(k), self.problem)
                         batch = self.problem.minibatch(self.rng) if self.has_loss else self.problem
                         tic = clock.perf_counter()
                         step = self.integrator.step(batch.field, t, state, h)
@@ -214,15 +249,20 @@ class _Run:
                         status = f"diverged at step {k + 1}"
                         logger.info("%s: %s", status, error)
                         break
+                    except Exception as error:
+                        status = f"failed at step {k + 1}: {type(error).__name__}: {error}"
+                        logger.warning("%s", status, exc_info=True)
+                        break
                     k, state, totals, random_state, (t, compensation) = k + 1, after, sums, drawn, later
                     if record is not None and callback is not None and callback(record):
                         status = "stopped"
                         break
         except KeyboardInterrupt:
             status = "stopped"
-            if self.records[-1].step < k:
-                with np.errstate(all="ignore"), contextlib.suppress(*_FAILURES):
-                    self.record(k, t, state, *totals, random_state)
+        if self.records[-1].step < k and not status.startswith("diverged"):
+            # a diverging run ends at the last complete record before: what lies between may be of no use
+            with np.errstate(all="ignore"), contextlib.suppress(Exception):
+                self.record(k, t, state, *totals, random_state)
         records = self.records
         if start.step % every and records[-1].step > start.step:  # it was recorded only because that run ended there
             records = [record for record in records if record.step != start.step]
@@ -236,8 +276,8 @@ def _add(t, compensation, h):
     return total, (total - t) - h
 
 
-def _elapsed(step_sizes):
-    t, compensation = 0.0, 0.0
+def _elapsed(t0, step_sizes):
+    t, compensation = t0, 0.0
     for h in step_sizes:
         t, compensation = _add(t, compensation, h)
     return t, compensation
@@ -248,14 +288,27 @@ def _contiguous(state):
 
     BLAS may round differently for other orders; runs continued from a file must not differ from unbroken ones.
     """
-    return state.map(lambda X: X.contiguous() if is_torch(X) else np.ascontiguousarray(X))
+
+    def row_major(X):
+        if is_torch(X):
+            return X.contiguous()
+        return np.ascontiguousarray(X) if isinstance(X, np.ndarray) else X
+
+    return state.map(row_major)
 
 
-def _to_torch(record, device):
-    """The last record of a loaded torch run with tensors: from the file its arrays come as numpy arrays."""
-    import torch
+def _restored_record(trajectory):
+    """The last record, in arrays of the library in which it was made: from a file they come as numpy arrays."""
+    record, library = trajectory.records()[-1], trajectory.meta["array_library"]
+    if library == "numpy" or not isinstance(trajectory.Y.S, np.ndarray):
+        return record
+    if library == "torch":
+        import torch
 
-    return replace(record, state=record.state.map(lambda X: torch.from_numpy(np.array(X)).to(device)))
+        where = trajectory.meta["device"]
+        return replace(record, state=record.state.map(lambda X: torch.from_numpy(np.array(X)).to(where)))
+    xp = importlib.import_module("jax.numpy" if library == "jax" else library)
+    return replace(record, state=record.state.map(xp.asarray))
 
 
 def _generator(seed):

@@ -7,8 +7,8 @@
     class TestMyMethod(Contract):
         integrator = MyMethod()
 
-pytest then runs all of it: both array libraries, all types and shapes, gauge invariance, order, robustness, counting,
-saving and going on, stacks. (pytest is in the extra ``test``.)
+pytest then runs all of it: array libraries (numpy, torch and, where it is installed, array_api_strict), all types and
+shapes, gauge invariance, order, robustness, counting, saving and going on, stacks. (pytest is in the extra ``test``.)
 
 Matrices are compared, never factors. Tolerances are multiples of eps times the size of what is computed: a step adds up
 some ten products of matrices of norm 1 to 10, each with a rounding error of a few eps times its norm, so 1e3 eps bounds
@@ -17,7 +17,10 @@ one step; a basis computed from K1 by QR carries eps ||K1|| / sigma_min(K1), bel
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
+import itertools
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -27,11 +30,15 @@ import torch
 
 from integrators import (
     AdaLoRA,
+    Adam,
     Exact,
     FixedRank,
+    FullRank,
+    LoRA,
     LowRank,
     Projections,
     State,
+    SVDLoRA,
     Tolerance,
     conclude,
     count_evaluations,
@@ -48,6 +55,8 @@ __all__ = [
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "complex128": np.complex128}
 LIBRARIES: dict[str, Any] = {"numpy": np.asarray, "torch": torch.asarray}
+with contextlib.suppress(ImportError):  # what the array API standard has, and nothing else
+    LIBRARIES["array_api_strict"] = importlib.import_module("array_api_strict").asarray
 SHAPES = {"m<n": (14, 20), "m=n": (16, 16), "m>n": (21, 13)}
 RANKS = {"r=1": lambda shape: 1, "r": lambda shape: 4, "r=min": min}
 
@@ -313,37 +322,61 @@ class Contract:
                 pass
         assert np.array_equal(before, state.Y.full())
 
-    def test_nan_in_the_last_field(self):
-        """However late it comes, a field that is not finite raises, and the state is as it was."""
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    @pytest.mark.parametrize("optimizer", [None, Adam()], ids=["plain", "adam"])
+    def test_one_field_that_is_not_finite(self, optimizer, bad):
+        """However early or late it comes, a field that is not finite raises, and the state is as it was."""
+        method = self.integrator if optimizer is None else replace(self.integrator, optimizer=optimizer)
         problem = regression((10, 8))
-        state = self.integrator.init(point(problem, 3))
-        before = state.Y.full().copy()
-        last = self.integrator.step(problem.field, 0.0, state, self.h).evaluations
-        seen = []
+        state = method.step(problem.field, 0.0, method.init(point(problem, 3)), self.h).state
+        before = [np.array(X) for X in state.arrays().values()]
+        for late in range(method.step(problem.field, 0.0, state, self.h).evaluations):
+            count = itertools.count()
 
-        def field(t, Y):
-            seen.append(t)
-            F = problem.target - Y.full()
-            F[0, 0] = np.nan if len(seen) == last else F[0, 0]
-            return Projections.of(F, Y)
+            def field(t, Y, late=late, count=count):
+                F = problem.target - Y.full()
+                F[0, 0] = bad if next(count) == late else F[0, 0]
+                return Projections.of(F, Y)
 
-        with np.errstate(all="ignore"), pytest.raises(FloatingPointError):
-            self.integrator.step(field, 0.0, state, self.h)
-        assert np.array_equal(before, state.Y.full())
+            with np.errstate(all="ignore"), pytest.raises(FloatingPointError):
+                method.step(field, 0.0, state, self.h)
+            assert next(count) > late
+        assert all(np.array_equal(X, Z) for X, Z in zip(before, state.arrays().values(), strict=True))
 
-    def test_start_in_any_bases(self):
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_start_in_any_bases(self, dtype):
         """A manifold method starts from the matrix, whatever its factors; from orthonormal ones bit for bit."""
-        problem = regression((14, 20))
+        problem = regression((14, 20), dtype=dtype)
         Y = point(problem, 3)
         assert all(np.array_equal(a, b) for a, b in zip(Y.orthonormalised(), Y, strict=True))
         if self.integrator.manifold:
-            C = rng(4).standard_normal((3, 3))
-            ends = [
-                run(self.integrator, problem.field, self.integrator.init(X), self.h, 3).Y
-                for X in (Y, LowRank(Y.K @ C, np.eye(3), Y.V @ np.linalg.inv(C).T))
+            C = rng(4).standard_normal((3, 3)).astype(Y.dtype)
+            one = np.eye(3, dtype=Y.dtype)
+            little = 1e3 * eps(Y)  # less than an error of single precision: 1e-12 off is not orthonormal in double
+            starts = [
+                LowRank(Y.K @ C, one, Y.V @ np.linalg.inv(C).T.conj()),
+                LowRank(Y.U * (1 + little), Y.S, Y.V / (1 + little)),
+                LowRank(np.hstack([Y.U, Y.U]), np.vstack([Y.S, Y.S]) / 2, Y.V),
             ]
-            # the QR factors of the second start carry eps times the condition of C
-            assert distance(*ends) <= 1e4 * np.linalg.cond(C) * eps(Y) * (1 + ends[0].norm())
+            end = run(self.integrator, problem.field, self.integrator.init(Y), self.h, 3).Y
+            for X, condition in zip(starts, (np.linalg.cond(C), 1.0, 1.0), strict=True):
+                state = self.integrator.init(X)
+                assert max(defect(state.Y.U), defect(state.Y.V)) <= 100 * eps(Y)
+                other = run(self.integrator, problem.field, state, self.h, 3).Y
+                # the QR factors of the first start carry eps times the condition of C
+                assert distance(end, other) <= 1e4 * condition * eps(Y) * (1 + end.norm())
+
+    @pytest.mark.parametrize("other", [LoRA(), SVDLoRA(), AdaLoRA(), FullRank()], ids=lambda m: type(m).__name__)
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+    def test_start_where_another_method_ended(self, shape, other):
+        """The matrix is the same, and the loss goes on falling."""
+        problem = regression(shape)
+        end = run(other, problem.field, other.init(point(problem, 4)), 0.02, 20).Y
+        state = self.integrator.init(end)
+        assert distance(state.Y, end) <= 100 * eps(end) * end.norm()
+        if self.integrator.manifold:
+            assert max(defect(state.Y.U), defect(state.Y.V)) <= 100 * eps(end)
+        assert problem.loss(run(self.integrator, problem.field, state, 0.02, 5).Y) < problem.loss(end)
 
     def test_bad_start(self):
         with pytest.raises(TypeError, match="Y must be a LowRank, got ndarray"):
@@ -358,11 +391,11 @@ class Contract:
         starts = [point(regression((9, 7)), 3, seed=s) for s in (1, 2)]
         # the third rests at a point whose field lies in one direction: at most one new column each
         u, v = starts[0].U[:, :1], starts[0].V[:, :1]
-        target[2] = LIBRARIES[library](starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T)
+        target[2, ...] = LIBRARIES[library](starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T)
         Y = [LowRank(*map(LIBRARIES[library], Z)) for Z in (*starts, starts[0])]
         states = [self.integrator.init(Z) for Z in Y]
         alone = [
-            self.integrator.step(MatrixRegression(target[i]).field, 0.0, state, self.h)
+            self.integrator.step(MatrixRegression(target[i, ...]).field, 0.0, state, self.h)
             for i, state in enumerate(states)
         ]
 
@@ -383,9 +416,10 @@ class Contract:
             assert distance(step.augmented, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_numpy_and_torch_agree(self, dtype):
+    @pytest.mark.parametrize("other", [library for library in LIBRARIES if library != "numpy"])
+    def test_libraries_agree(self, other, dtype):
         results = []
-        for library in LIBRARIES:
+        for library in ("numpy", other):
             problem = regression((14, 20), library, dtype)
             Y = LowRank(*map(LIBRARIES[library], point(regression((14, 20), dtype=dtype), 3)))
             results.append(run(self.integrator, problem.field, self.integrator.init(Y), self.h, 5).Y)

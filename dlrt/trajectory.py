@@ -78,7 +78,8 @@ class Trajectory:
     steps : ndarray of int (R,)
         Steps taken at each record: 0, every, 2 every, ..., and the last one.
     times : ndarray (R,)
-        Time at each record, from 0, in the problem's unit. For losses the time is the sum of the learning rates.
+        Time at each record, from that of the start, in the problem's unit. For losses it is the sum of the learning
+        rates.
     losses : ndarray (R,) or None
         Loss of the full problem (not of a mini-batch); None for problems without a loss.
     errors : ndarray (R,) or None
@@ -100,8 +101,9 @@ class Trajectory:
     state : integrators.State
         State at the last record: the matrix (U, S, V) and the integrator's memory.
     status : str
-        ``finished``, ``stopped`` (by the callback or the keyboard), or ``diverged at step k``: the k-th step
-        led to numbers that are not finite; the trajectory then ends at the last record before it.
+        ``finished``; ``stopped`` by the callback or the keyboard; ``diverged at step k`` where the k-th step led to
+        numbers that are not finite, the trajectory then ends at the last record before it; or
+        ``failed at step k: TYPE: TEXT`` where the k-th step raised an exception, it then ends after step k - 1.
     meta : dict
         JSON values: ``integrator`` and ``problem`` (settings, see `describe`), ``code`` (digest of what made them,
         see `dlrt.runs.identity`), ``case`` (of a sweep: the identity of its case), ``seed``, ``random_start`` and
@@ -215,6 +217,17 @@ class Trajectory:
     def diverged(self):
         """Whether the run met numbers that are not finite."""
         return self.status.startswith("diverged")
+
+    @property
+    def failed(self):
+        """Whether the run ended by an exception, whose type and text are in `status`."""
+        return self.status.startswith("failed")
+
+    def checked(self):
+        """This trajectory, for those who need the whole run; RuntimeError with the status where it failed."""
+        if self.failed:
+            raise RuntimeError(f"the run {self.status}")
+        return self
 
     def __repr__(self):
         value = "" if self.values is None else f", {self.measure} {self.values[-1]:.3e}"

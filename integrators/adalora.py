@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from array_api_compat import device
 
-from .checks import check_fraction
+from .checks import check_fraction, check_instance, check_not_negative
 from .integrator import Integrator
 from .linalg import array_namespace, dagger, double_svd, is_complex
 from .lowrank import LowRank, diagonalise
@@ -74,10 +74,11 @@ class AdaLoRA(Integrator):
     stackable: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not self.gamma >= 0:
-            raise ValueError(f"gamma must be >= 0, got {self.gamma!r}")
-        check_fraction("beta1", self.beta1)
-        check_fraction("beta2", self.beta2)
+        super().__post_init__()
+        if self.truncation is not None:
+            check_instance("truncation", self.truncation, ImportanceBudget)
+        for name, check in (("gamma", check_not_negative), ("beta1", check_fraction), ("beta2", check_fraction)):
+            object.__setattr__(self, name, check(name, getattr(self, name)))
 
     def for_run(self, steps: int, rank: int) -> AdaLoRA:
         """With a budget that falls from ``rank`` to two thirds of it, unless there is one already.
@@ -98,12 +99,13 @@ class AdaLoRA(Integrator):
         return replace(self, truncation=budget)
 
     def start(self, Y: LowRank) -> LowRank:
-        """The singular value decomposition of Y; Y itself where S is diagonal."""
+        """The singular value decomposition of Y; Y itself where S is diagonal and not I, as two factors have it."""
         xp = array_namespace(Y.S)
-        if Y.S.shape[-2] == Y.S.shape[-1] and bool(
-            xp.all(Y.S == Y.S * xp.eye(Y.rank, dtype=Y.dtype, device=device(Y.S)))
-        ):
-            return Y
+        if Y.S.shape[-2] == Y.S.shape[-1]:
+            one = xp.eye(Y.rank, dtype=Y.dtype, device=device(Y.S))
+            if bool(xp.all(Y.S == Y.S * one)) and not bool(xp.all(Y.S == one)):
+                return Y
+        Y = Y.orthonormalised()
         P, d, Q = double_svd(Y.S)
         return diagonalise(Y, P, d, Q, Y.rank)
 

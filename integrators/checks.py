@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 from typing import Any
@@ -10,13 +11,17 @@ import numpy as np
 from array_api_compat import array_namespace
 
 __all__ = [
+    "check_array",
     "check_fraction",
+    "check_instance",
     "check_integer",
     "check_jobs",
     "check_matrix",
+    "check_not_negative",
     "check_number",
     "check_orthonormal",
     "check_positive",
+    "check_precision",
     "check_rank",
     "check_rng",
     "check_singular_values",
@@ -27,6 +32,16 @@ __all__ = [
 def described(x: Any) -> str:
     """Type and shape of an array, type and value of anything else, for messages."""
     return f"{type(x).__name__} of shape {tuple(x.shape)}" if hasattr(x, "shape") else f"{type(x).__name__} {x!r}"
+
+
+def check_instance(name: str, value: Any, kind: type, example: str = "") -> None:
+    """TypeError unless `value` is an instance of the class `kind`; a class in its place gets the hint to call it."""
+    if isinstance(value, kind):
+        return
+    came = f"the class {value.__name__}: write {value.__name__}()" if isinstance(value, type) else described(value)
+    expected = f"{kind.__module__.split('.')[0]}.{kind.__name__}" + (f" such as {example}" if example else "")
+    article = "an" if expected[0] in "aeiou" else "a"
+    raise TypeError(f"{name} must be {article} {expected}, got {came}")
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> int:
@@ -51,29 +66,41 @@ def check_number(name: str, value: Any, least: float = -math.inf) -> float:
 
     A Python float, because a ``numpy.float64`` step size would turn float32 arrays into float64.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {described(value)}")
-    number = float(value)
+    number = _real(name, value, "a real")
     if not (math.isfinite(number) and number >= least):
         bound = "" if least == -math.inf else f" and >= {least:g}"
         raise ValueError(f"{name} must be finite{bound}, got {value}")
     return number
 
 
+def check_not_negative(name: str, value: Any) -> float:
+    """`value` as a Python float; TypeError unless it is a real number, ValueError unless it is >= 0."""
+    number = _real(name, value, "a real")
+    if not number >= 0:
+        raise ValueError(f"{name} must be >= 0, got {value!r}")
+    return number
+
+
 def check_positive(name: str, value: Any) -> float:
     """`value` as a Python float; TypeError unless it is a real number, ValueError unless positive and finite."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a positive number, got {described(value)}")
-    number = float(value)
+    number = _real(name, value, "a positive")
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be positive and finite, got {value}")
     return number
 
 
-def check_fraction(name: str, value: Any) -> None:
-    """ValueError unless 0 <= `value` < 1."""
-    if not 0 <= value < 1:
+def check_fraction(name: str, value: Any) -> float:
+    """`value` as a Python float; TypeError unless it is a real number, ValueError unless 0 <= `value` < 1."""
+    number = _real(name, value, "a real")
+    if not 0 <= number < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    return number
+
+
+def _real(name: str, value: Any, kind: str) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {kind} number, got {described(value)}")
+    return float(value)
 
 
 def check_jobs(jobs: Any) -> int | None:
@@ -91,26 +118,63 @@ def check_rng(rng: Any) -> None:
         raise TypeError(f"rng must be a numpy.random.Generator, got {described(rng)}")
 
 
+def check_array(name: str, X: Any) -> Any:
+    """The library of an array, in the form of the array API standard.
+
+    Raises TypeError for anything else, and for arrays that mean more than their entries say (sparse ones, masked ones),
+    with the remedy.
+    """
+    kind = type(X).__name__
+    remedy = ""
+    if isinstance(X, np.ma.MaskedArray):
+        missing = int(np.sum(np.ma.getmaskarray(X)))
+        remedy = f" with {missing} masked entries: fill them with .filled(value), or use problems.MatrixCompletion"
+    elif isinstance(X, np.matrix):
+        remedy = ": use numpy.asarray(X)"
+    elif hasattr(X, "toarray"):
+        remedy = ": make it dense with .toarray(); problems.Sylvester and MatrixCompletion work on sparse data as it is"
+    elif getattr(X, "is_sparse", False) or "sparse" in str(getattr(X, "layout", "")):
+        remedy = " in a sparse layout: make it dense with .to_dense()"
+    elif hasattr(X, "to_numpy"):
+        remedy = ": use .to_numpy()"
+    elif isinstance(X, (list, tuple)):
+        remedy = ": use numpy.array(...)"
+    else:
+        with contextlib.suppress(TypeError):
+            return array_namespace(X)
+    raise TypeError(f"{name} must be a numpy array or torch tensor, got {kind}{remedy}")
+
+
+def check_precision(name: str, X: Any) -> None:
+    """TypeError unless the entries of the array `X` are in single or double precision, real or complex.
+
+    Factorisations are LAPACK's, which has neither 16-bit nor extended precision.
+    """
+    dtype = str(X.dtype).split(".")[-1]
+    if dtype in ("float32", "float64", "complex64", "complex128"):
+        return
+    if "float" in dtype or "complex" in dtype:
+        other = "complex64 or complex128" if "complex" in dtype else "float32 or float64"
+        raise TypeError(f"{name} must be in single or double precision, got {dtype}: convert it to {other}")
+    raise TypeError(f"{name} must have a real or complex floating dtype, got {dtype}: convert it, usually to float64")
+
+
 def check_matrix(name: str, X: Any) -> None:
     """Refuse what is not a finite two-dimensional array of floating-point numbers.
 
     Raises
     ------
     TypeError
-        `X` is no array, or its entries are not real or complex floating-point numbers.
+        `X` is no array, or its entries are not real or complex floating-point numbers of single or double precision.
     ValueError
         `X` is not two-dimensional, is empty, or has NaN or infinite entries.
     """
-    try:
-        xp = array_namespace(X)
-    except TypeError:
-        raise TypeError(f"{name} must be a numpy array or torch tensor, got {type(X).__name__}") from None
+    xp = check_array(name, X)
     if X.ndim != 2:
         raise ValueError(f"{name} must be a matrix (2 dimensions), got {X.ndim} dimensions, shape {tuple(X.shape)}")
     if min(X.shape) == 0:
         raise ValueError(f"{name} must not be empty, got shape {tuple(X.shape)}")
-    if not xp.isdtype(X.dtype, ("real floating", "complex floating")):
-        raise TypeError(f"{name} must have a real or complex floating dtype, got {X.dtype}")
+    check_precision(name, X)
     if not bool(xp.all(xp.isfinite(X))):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
 

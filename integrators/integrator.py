@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .checks import check_instance, check_precision
 from .fields import Projections
 from .linalg import check_finite, dagger
 from .lowrank import LowRank
 from .optimizers import SGD, Optimizer, steered
-from .state import State
-from .truncation import Truncation
+from .state import State, is_array
+from .substeps import Substep
+from .truncation import ImportanceBudget, Truncation
 
 __all__ = ["Integrator", "Step", "conclude", "count_evaluations"]
 
@@ -87,6 +89,16 @@ class Integrator:
     evaluations: ClassVar[int | None] = None
     """Fields per accepted step, where the author wants to state them. Drivers count, and a wrong number is an error."""
 
+    def __post_init__(self):
+        """Check what all methods have in common; a subclass with checks of its own calls this one too."""
+        check_instance("optimizer", self.optimizer, Optimizer, "Adam()")
+        if self.truncation is not None:
+            check_instance("truncation", self.truncation, Truncation, "Tolerance(relative=0.1)")
+            if self.manifold and isinstance(self.truncation, ImportanceBudget):
+                raise TypeError(f"truncation must not be AdaLoRA's ImportanceBudget for {type(self).__name__}")
+        if hasattr(self, "substep"):
+            check_instance("substep", self.substep, Substep, "Heun()")
+
     def __init_subclass__(cls, **options):
         """New stages are on single matrices unless their class says otherwise."""
         super().__init_subclass__(**options)
@@ -107,13 +119,25 @@ class Integrator:
     def init(self, Y: LowRank) -> State:
         """The state from which to start at Y.
 
-        A method that keeps U and V orthonormal makes them so, unless they are already (to 10^4 eps).
+        A method that keeps U and V orthonormal makes them so, unless they are already (to 100 eps): its run depends on
+        the matrix alone. A method that moves factors starts from these ones.
 
-        Raises TypeError if Y is not a LowRank.
+        Raises
+        ------
+        TypeError
+            Y is not a LowRank, or its factors are not in single or double precision.
+        ValueError
+            The method would start with rank 0, from which no direction can grow.
         """
         if not isinstance(Y, LowRank):
             raise TypeError(f"Y must be a LowRank, got {type(Y).__name__}")
+        check_precision("the factors of Y", Y.S)
         Y = self.start(Y.orthonormalised() if self.manifold else Y)
+        if Y.rank == 0:
+            raise ValueError(
+                f"Y must have rank 1 at least, got {Y!r}: start from LowRank.zeros(shape, rank, rng), "
+                "the zero matrix with bases that can turn"
+            )
         return State(Y, self.memory(Y))
 
     def memory(self, Y: LowRank) -> Mapping[str, Any]:
@@ -143,7 +167,7 @@ class Integrator:
         Raises
         ------
         FloatingPointError
-            An infinity or a NaN was met; ``state`` is as it was.
+            An infinity or a NaN was met, in the matrix or in the memory; ``state`` is as it was.
         RuntimeError
             The method asked for another number of fields than it declares.
         """
@@ -159,8 +183,9 @@ class Integrator:
             before = stop.value
         self.check_count(evaluations, before.rejected)
         [(after, error)] = conclude(self.truncation, [before])
-        for name, X in zip("USV", after.Y, strict=True):
-            check_finite(X, name)
+        for name, X in after.arrays().items():
+            if is_array(X):
+                check_finite(X, name)
         return Step(before.Y, after, error, evaluations, before.rejected)
 
     def check_count(self, evaluations: int, rejected: int) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "haar",
     "in_double",
     "is_complex",
+    "is_floating",
     "norm",
     "orth",
     "polish",
@@ -33,7 +34,8 @@ __all__ = [
 
 
 _NAMESPACES: dict = {}  # of a type of arrays
-_COMPLEX: dict = {}  # of a dtype
+_COMPLEX: dict = {}  # of a type of arrays and a dtype: those of two libraries may have equal hashes
+_FLOATING: dict = {}
 
 
 def array_namespace(*arrays):
@@ -88,10 +90,18 @@ def to_numpy(array):
 
 def is_complex(X):
     """Whether the entries of ``X`` are complex."""
-    dtype = X.dtype
-    if dtype not in _COMPLEX:
-        _COMPLEX[dtype] = bool(array_namespace(X).isdtype(dtype, "complex floating"))
-    return _COMPLEX[dtype]
+    kind = type(X), X.dtype
+    if kind not in _COMPLEX:
+        _COMPLEX[kind] = bool(array_namespace(X).isdtype(X.dtype, "complex floating"))
+    return _COMPLEX[kind]
+
+
+def is_floating(X):
+    """Whether the entries of ``X`` are floating-point numbers, real or complex."""
+    kind = type(X), X.dtype
+    if kind not in _FLOATING:
+        _FLOATING[kind] = bool(array_namespace(X).isdtype(X.dtype, ("real floating", "complex floating")))
+    return _FLOATING[kind]
 
 
 def in_double(X):

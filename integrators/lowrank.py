@@ -8,8 +8,22 @@ from typing import Any, ClassVar
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_number, check_rank, check_rng, described
-from .linalg import array_namespace, concat, dagger, double_svd, eps, gaussian, haar, in_double, is_complex, qr, rotate
+from .checks import check_array, check_number, check_precision, check_rank, check_rng, described
+from .linalg import (
+    array_namespace,
+    concat,
+    dagger,
+    double_svd,
+    eps,
+    gaussian,
+    haar,
+    in_double,
+    is_complex,
+    is_floating,
+    qr,
+    rotate,
+    to_numpy,
+)
 
 __all__ = ["LowRank"]
 
@@ -33,6 +47,8 @@ class LowRank:
 
     Raises
     ------
+    TypeError
+        The entries are not floating-point numbers.
     ValueError
         The shapes or dtypes do not fit.
     """
@@ -53,6 +69,8 @@ class LowRank:
             raise ValueError(f"S has shape {tuple(S.shape)}, expected (..., {U.shape[-1]}, {V.shape[-1]}) from U and V")
         if not U.dtype == S.dtype == V.dtype:
             raise ValueError(f"U, S and V must have one dtype, got {U.dtype}, {S.dtype} and {V.dtype}")
+        if not is_floating(U):
+            raise TypeError(f"U, S and V must have a real or complex floating dtype, got {U.dtype}")
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -138,17 +156,24 @@ class LowRank:
         return norms if norms.ndim else float(norms)
 
     def orthonormalised(self) -> LowRank:
-        """The same matrix with orthonormal U and V; itself, bit for bit, where they are so up to 10^4 eps."""
+        """The same matrix with orthonormal U and V and a square S.
+
+        It is this one, bit for bit, where all that is so already, U and V up to 100 eps.
+        """
         xp = array_namespace(self.U)
 
         def defect(X):
             one = xp.eye(X.shape[-1], dtype=X.dtype, device=device(X))
             return float(xp.max(xp.abs(dagger(X) @ X - one))) if X.shape[-1] else 0.0
 
-        if max(defect(self.U), defect(self.V)) <= 1e4 * eps(self.U):
-            return self
-        (U, R), (V, T) = qr(self.U), qr(self.V)
-        return LowRank(U, R @ self.S @ dagger(T), V)
+        Y = self
+        if not max(defect(Y.U), defect(Y.V)) <= 100 * eps(Y.U):
+            (U, R), (V, T) = qr(Y.U), qr(Y.V)
+            Y = LowRank(U, R @ Y.S @ dagger(T), V)
+        if Y.S.shape[-2] == Y.S.shape[-1]:
+            return Y
+        P, d, Q = double_svd(Y.S)
+        return diagonalise(Y, P, d, Q, Y.rank)
 
     # -- geometry (U and V orthonormal) ----------------------------------------------------------------------------
 
@@ -181,20 +206,30 @@ class LowRank:
     def from_dense(cls, A: Array, rank: int | None = None, tol: float | None = None) -> LowRank:
         """Best approximation of ``A`` (m, n) of the given rank, or of the smallest rank with error <= tol (Frobenius).
 
-        Integers are taken as float64. With ``rank``, A may be a stack (..., m, n).
+        Integers and booleans are taken as float64. With ``rank``, A may be a stack (..., m, n).
 
-        Raises ValueError unless exactly one of ``rank`` and ``tol`` is given, or if either does not fit.
+        Raises
+        ------
+        TypeError
+            A is no array of numbers in single or double precision.
+        ValueError
+            Not exactly one of ``rank`` and ``tol`` is given, or one does not fit; A has no two axes or no entries.
+        FloatingPointError
+            A has NaN or infinite entries.
         """
         if (rank is None) == (tol is None):
             raise ValueError(f"from_dense takes either rank or tol, got rank={rank} and tol={tol}")
-        xp = array_namespace(A)
+        xp = check_array("A", A)
+        if A.ndim < 2 or 0 in A.shape:
+            raise ValueError(f"A must be a matrix with entries, got shape {tuple(A.shape)}")
         if xp.isdtype(A.dtype, ("integral", "bool")):
             A = xp.astype(A, xp.float64)
+        check_precision("A", A)
         P, d, Q = double_svd(A)
         if rank is None:
             if A.ndim > 2:
                 raise ValueError(f"from_dense of a stack needs a rank, got tol={tol} for shape {tuple(A.shape)}")
-            tails = np.sqrt(np.cumsum(np.square(d.tolist()[::-1])))[::-1]
+            tails = np.sqrt(np.cumsum(np.square(to_numpy(d)[::-1])))[::-1]
             rank = max(1, int(np.sum(tails > check_number("tol", tol, 0.0))))
         rank = check_rank(rank, A.shape)
         S = xp.astype(d[..., :rank, None] * xp.eye(rank, dtype=d.dtype, device=device(d)), A.dtype)
@@ -220,9 +255,9 @@ class LowRank:
         Raises
         ------
         ValueError
-            The rank exceeds min(shape) or does not fit the singular values.
+            The rank exceeds min(shape) or does not fit the singular values, or these are not finite.
         TypeError
-            ``rng`` is not a numpy Generator.
+            ``rng`` is not a numpy Generator, or ``like`` has no floating dtype.
         """
         rank = check_rank(rank, shape)
         check_rng(rng)
@@ -233,7 +268,7 @@ class LowRank:
         if singular_values is None:
             S = gaussian((rank, rank), rng, wide)
         elif len(singular_values) == rank:
-            S = np.diag(np.asarray(singular_values, dtype=float))
+            S = np.diag(np.asarray([check_number("singular_values", d) for d in singular_values]))
         else:
             raise ValueError(f"singular_values must have rank = {rank} entries, got {len(singular_values)}")
         return cls(*(xp.asarray(X, dtype=like.dtype, device=device(like)) for X in (U, S, V)))

@@ -32,7 +32,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .checks import check_fraction
+from .checks import check_fraction, check_positive
 from .fields import PARTS, Projections, seen
 from .linalg import array_namespace, is_complex
 from .lowrank import LowRank
@@ -101,7 +101,7 @@ class Momentum(Optimizer):
     beta: float = 0.9
 
     def __post_init__(self):
-        check_fraction("beta", self.beta)
+        object.__setattr__(self, "beta", check_fraction("beta", self.beta))
 
     @property
     def decay(self) -> float:  # type: ignore[override]
@@ -124,10 +124,8 @@ class Adam(Optimizer):
     """Axes over which the second moments of a tangent vector are averaged."""
 
     def __post_init__(self):
-        check_fraction("beta1", self.beta1)
-        check_fraction("beta2", self.beta2)
-        if not self.eps > 0:
-            raise ValueError(f"eps must be positive, got {self.eps!r}")
+        for name, check in (("beta1", check_fraction), ("beta2", check_fraction), ("eps", check_positive)):
+            object.__setattr__(self, name, check(name, getattr(self, name)))
 
     @property
     def decay(self) -> float:  # type: ignore[override]

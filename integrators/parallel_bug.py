@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from array_api_compat import device
 
+from .checks import check_positive
 from .integrator import Integrator
 from .linalg import array_namespace, complement, concat, dagger, double_svd
 from .lowrank import LowRank
@@ -82,10 +83,10 @@ class ParallelBUG(Integrator):
     rank_adaptive: ClassVar[bool] = True
 
     def __post_init__(self):
+        super().__post_init__()
         if self.rejection is None:
             return
-        if not self.rejection > 0:
-            raise ValueError(f"rejection must be positive or None, got {self.rejection!r}")
+        object.__setattr__(self, "rejection", check_positive("rejection", self.rejection))
         if not isinstance(self.truncation, Tolerance):
             raise ValueError(f"rejection needs a Tolerance to compare with, got {self.truncation!r}")
 

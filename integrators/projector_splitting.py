@@ -53,7 +53,8 @@ class ProjectorSplitting(Integrator):
     stackable: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.order not in (1, 2):
+        super().__post_init__()
+        if self.order not in (1, 2) or isinstance(self.order, bool):
             raise ValueError(f"order must be 1 or 2, got {self.order!r}")
 
     def stages(self, t, state, h):

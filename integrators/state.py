@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .fields import PARTS, Projections, seen
-from .linalg import array_namespace
+from .linalg import array_namespace, to_numpy
 from .lowrank import LowRank
 
 __all__ = ["State", "stack", "unstack"]
@@ -111,7 +111,7 @@ def unstack(state: State, manifold: bool) -> list[State]:
     states = [whole.map(lambda X, i=i: row(X, i)) for i in range(count)]
     if not manifold or all(bool(xp.all(xp.any(X[..., -1] != 0, axis=-1))) for X in (U, V) if X.shape[-1]):
         return states
-    used = (xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1).tolist() for X in (U, V))
+    used = (to_numpy(xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1)).tolist() for X in (U, V))
     return [
         replace(one, Y=LowRank(one.Y.U[:, :rU], one.Y.S[:rU, :rV], one.Y.V[:, :rV]))
         for one, rU, rV in zip(states, *used, strict=True)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from array_api_compat import device
 
-from .checks import check_integer
+from .checks import check_instance, check_integer
 from .linalg import array_namespace
 from .lowrank import LowRank
 
@@ -96,13 +96,14 @@ class RK4(RungeKutta):
 class Repeated(Substep):
     """Several substeps of equal size, ``n`` of size h / n, of another explicit substep.
 
-    Raises TypeError unless n is an integer, ValueError unless it is at least 1.
+    Raises TypeError unless n is an integer and the other a substep, ValueError unless n is at least 1.
     """
 
     substep: Substep
     n: int
 
     def __post_init__(self):
+        check_instance("substep", self.substep, Substep, "Heun()")
         check_integer("n", self.n)
 
     @property

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_integer
-from .linalg import array_namespace, double_svd
+from .checks import check_integer, check_not_negative
+from .linalg import array_namespace, double_svd, to_numpy
 from .lowrank import LowRank, diagonalise
 from .state import State
 
@@ -117,8 +117,8 @@ class Tolerance(Truncation):
                 f"give either relative or absolute, got relative={self.relative} and absolute={self.absolute}"
             )
         for name, value in (("relative", self.relative), ("absolute", self.absolute)):
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must be >= 0, got {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, check_not_negative(name, value))
         check_integer("min_rank", self.min_rank, 1)
         check_integer("spare", self.spare, 0)
         if self.max_rank is not None:
@@ -272,7 +272,7 @@ def single(states: Sequence[State]) -> list[LowRank]:
 
 def vector(d) -> np.ndarray:
     """A short real vector of any library as a float64 numpy array."""
-    return np.asarray(d.tolist(), dtype=float)
+    return to_numpy(d).astype(float)
 
 
 def _diagonalised(U, S, V, P, d, Q, rank):

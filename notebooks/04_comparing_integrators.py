@@ -20,6 +20,7 @@ import tempfile
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.linalg
 from IPython.display import display
 
 from dlrt import Case, convergence, plots, solve, sweep
@@ -29,12 +30,13 @@ from integrators import (
     Exact,
     FixedRank,
     Heun,
+    LowRank,
     ParallelBUG,
     ProjectorSplitting,
     Tolerance,
     count_evaluations,
 )
-from problems import given_solution, lyapunov, schroedinger
+from problems import from_function, given_solution, lyapunov, schroedinger
 
 QUICK = "DLRT_QUICK" in os.environ  # the tests run smaller problems
 plt.rcParams.update(
@@ -185,7 +187,47 @@ fig.legend(frameon=False, loc="outside upper center", ncols=2, columnspacing=1.0
 plt.show()
 
 # %% [markdown]
-# ## 5. What to take
+# ## 5. An equation of your own
+#
+# A plain function `f(t, Y)` is an equation too: `problems.from_function` makes a problem of it, which everything here
+# accepts. The function is given the point as a `LowRank`, with `Y.U`, `Y.S` and `Y.V`, and returns the derivative as a
+# dense matrix (`Y.full()` is the dense point) or, as here, as a list of low-rank matrices whose sum is meant. Then
+# nothing of size $n \times n$ is ever formed.
+#
+# The Riccati equation of optimal control, $Y' = A Y + Y A^T + B B^T - Y C^T C Y$ from $Y(0) = 0$, has solutions whose
+# singular values fall fast. With $H = \begin{pmatrix} -A^T & C^T C \\ B B^T & A \end{pmatrix}$ and the first block
+# column $(X_1, X_2)$ of $e^{t H}$ it is solved by $Y = X_2 X_1^{-1}$, which serves as the reference.
+
+# %%
+n = 30 if QUICK else 60
+rng = np.random.default_rng(4)
+A = 10 * (np.eye(n, k=1) - 2 * np.eye(n) + np.eye(n, k=-1))
+B, C, one = rng.standard_normal((n, 2)), rng.standard_normal((2, n)), np.eye(2)
+
+
+def riccati(t, Y):
+    return [
+        LowRank(A @ Y.U, Y.S, Y.V),  # A Y
+        LowRank(Y.U, Y.S, A @ Y.V),  # Y A^T
+        LowRank(B, one, B),
+        LowRank(Y.K @ (C @ Y.V).T, -one, Y.L @ (C @ Y.U).T),  # - (Y C^T) (C Y)
+    ]
+
+
+def solution(t):
+    X = scipy.linalg.expm(t * np.block([[-A.T, C.T @ C], [B @ B.T, A]]))[:, :n]
+    return X[n:] @ np.linalg.inv(X[:n])
+
+
+control = from_function((n, n), riccati, initial=np.zeros((n, n)), reference=solution)
+adaptive = AugmentedBUG(substep=Heun(), truncation=Tolerance(relative=1e-6))
+run = solve(adaptive, control, step_size=0.005, steps=100, rank=2, every=10)
+relative = run.errors[-1] / np.linalg.norm(solution(run.times[-1]))
+print(run, f"relative error {relative:.1e}", f"ranks {run.ranks.tolist()}", sep="\n")
+assert run.status == "finished" and relative < 1e-4 and run.ranks[-1] < n / 2
+
+# %% [markdown]
+# ## 6. What to take
 #
 # | the equation | take | because |
 # |---|---|---|

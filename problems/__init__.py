@@ -2,6 +2,7 @@
 
 from .completion import MatrixCompletion, completion
 from .fields import DenseField, Field, LinearField, OperatorField
+from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
 from .least_squares import LinearLeastSquares
 from .manufactured import Manufactured, manufactured
@@ -13,8 +14,8 @@ from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
 
 __all__ = [
-    "DenseField", "Field", "FiniteSum", "GivenSolution", "LinearField", "LinearLeastSquares", "LossProblem",
-    "Manufactured", "MatrixCompletion", "MatrixRegression", "OperatorField", "Problem", "Rotating", "Schroedinger",
-    "Sylvester", "completion", "given_solution", "load_target", "lyapunov", "manufactured", "rotating", "schroedinger",
-    "synthetic",
+    "DenseField", "Field", "FiniteSum", "FunctionProblem", "GivenSolution", "LinearField", "LinearLeastSquares",
+    "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression", "OperatorField", "Problem", "Rotating",
+    "Schroedinger", "Sylvester", "completion", "from_function", "given_solution", "load_target", "lyapunov",
+    "manufactured", "rotating", "schroedinger", "synthetic",
 ]  # fmt: skip

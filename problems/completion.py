@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from integrators.checks import check_integer, check_matrix, check_rank, check_rng
+from integrators.checks import check_array, check_integer, check_matrix, check_precision, check_rank, check_rng
 from integrators.linalg import norm
 from integrators.lowrank import LowRank
 
@@ -68,6 +68,7 @@ class MatrixCompletion(FiniteSum):
     def __post_init__(self) -> None:
         for name, n in zip(("m", "n"), self.size, strict=True):
             check_integer(name, n)
+        check_array("values", self.values)
         for name, indices, n in (("rows", self.rows, self.size[0]), ("cols", self.cols, self.size[1])):
             if not isinstance(indices, np.ndarray) or not np.issubdtype(indices.dtype, np.integer):
                 raise TypeError(f"{name} must be a numpy array of integers, got {_kind(indices)}")
@@ -80,6 +81,7 @@ class MatrixCompletion(FiniteSum):
                 raise ValueError(f"{name} must lie between 0 and {n - 1}, got {indices.min()} to {indices.max()}")
         if not isinstance(self.values, np.ndarray) or not np.issubdtype(self.values.dtype, np.inexact):
             raise TypeError(f"values must be a numpy array of floating numbers, got {_kind(self.values)}")
+        check_precision("values", self.values)
         if not np.all(np.isfinite(self.values)):
             raise ValueError("values must be finite, got NaN or infinite entries")
         if len(np.unique(self.rows.astype(np.int64) * self.size[1] + self.cols)) < self.samples:

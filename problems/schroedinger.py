@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import expm_multiply
 
-from integrators.checks import check_integer, check_rng
+from integrators.checks import check_array, check_integer, check_matrix, check_precision, check_rng
 from integrators.linalg import haar, in_double
 from integrators.lowrank import LowRank
 
@@ -55,16 +55,20 @@ class Schroedinger(Problem):
     one_sided_lipschitz = 0.0
 
     def __post_init__(self) -> None:
+        check_array("potential", self.potential)
         v = np.asarray(self.potential)
         if v.ndim != 1 or not np.issubdtype(v.dtype, np.floating) or not np.all(np.isfinite(v)):
             raise ValueError(f"potential must be a finite real vector, got shape {v.shape}, dtype {v.dtype}")
-        if np.ndim(self.P) != 2 or np.shape(self.P) != np.shape(self.Q) or np.shape(self.P)[0] != len(v):
+        check_precision("potential", v)
+        for name, X in (("P", self.P), ("Q", self.Q)):
+            check_matrix(name, X)
+        if self.P.shape != self.Q.shape or len(self.P) != len(v):
             raise ValueError(
                 f"P and Q must be matrices with n = {len(v)} rows and equally many columns, "
-                f"got shapes {np.shape(self.P)} and {np.shape(self.Q)}"
+                f"got shapes {self.P.shape} and {self.Q.shape}"
             )
-        if not np.issubdtype(self.precision, np.complexfloating):
-            raise TypeError(f"precision must be a complex dtype, got {np.dtype(self.precision)}")
+        if np.dtype(self.precision) not in (np.complex64, np.complex128):
+            raise TypeError(f"precision must be complex64 or complex128, got {np.dtype(self.precision)}")
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import zipfile
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.io
+import scipy.sparse
 
 from integrators.checks import check_integer, check_rng
 from integrators.linalg import haar
@@ -63,9 +66,11 @@ def load_target(name_or_path: str | Path, key: str | None = None, dtype: Any = n
     ----------
     name_or_path : str or Path
         ``"elevation"`` (344 x 403, heights in metres near Jacksboro, sample data of matplotlib), or a file: `.npy`,
-        `.npz`, `.csv` (numbers separated by commas, no header) or an image (grey levels from 0 to 1).
+        `.npz` (of numpy, or a sparse matrix saved by scipy), `.csv` (numbers separated by commas, no header; UTF-8 or
+        UTF-16, with or without a byte-order mark), `.mtx` (Matrix Market, dense or sparse) or an image (grey levels
+        from 0 to 1). Sparse matrices are made dense.
     key : str, optional
-        Name of the array in an `.npz` file; needed where the file holds several matrices.
+        Name of the array in an `.npz` file of numpy; needed where the file holds several matrices.
     dtype : numpy dtype
         Of the result.
 
@@ -78,10 +83,14 @@ def load_target(name_or_path: str | Path, key: str | None = None, dtype: Any = n
     ------
     FileNotFoundError
         There is no such file.
+    TypeError
+        `dtype` has no floating-point numbers.
     ValueError
         The name or the suffix is unknown, the file cannot be read, or its content is not a finite matrix of numbers.
         Pickled objects are never loaded.
     """
+    if not np.issubdtype(dtype, np.inexact):
+        raise TypeError(f"dtype must be real or complex floating, got {np.dtype(dtype)}")
     given = str(name_or_path)
     if given in NAMED:
         return _checked(NAMED[given](), given, dtype)
@@ -95,24 +104,39 @@ def load_target(name_or_path: str | Path, key: str | None = None, dtype: Any = n
         raise FileNotFoundError(f"name_or_path {given!r}: no such file")
     if key is not None and suffix != ".npz":
         raise ValueError(f"key {key!r} is meant for .npz files, got {given!r}")
-    if suffix not in (".npy", ".npz", ".csv", *IMAGES):
-        raise ValueError(f"name_or_path {given!r}: suffix must be one of .npy, .npz, .csv, {', '.join(IMAGES)}")
+    if suffix not in (".npy", ".npz", ".csv", ".mtx", *IMAGES):
+        raise ValueError(f"name_or_path {given!r}: suffix must be one of .npy, .npz, .csv, .mtx, {', '.join(IMAGES)}")
     try:
         if suffix == ".npy":
             X = np.load(path, allow_pickle=False)
         elif suffix == ".npz":
             X = _from_npz(path, key)
         elif suffix == ".csv":
-            X = np.loadtxt(path, delimiter=",", ndmin=2)
+            X = np.loadtxt(path, delimiter=",", ndmin=2, encoding=_encoding(path))
+        elif suffix == ".mtx":
+            X = _dense(scipy.io.mmread(path))
         else:
             X = _from_image(path)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as problem:
+    except (ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as problem:
         raise ValueError(f"name_or_path {given!r} could not be read: {problem}") from problem
     return _checked(X, given, dtype)
 
 
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _dense(X: Any) -> np.ndarray:
+    return X.toarray() if scipy.sparse.issparse(X) else np.asarray(X)
+
+
 def _from_npz(path: Path, key: str | None) -> np.ndarray:
     with np.load(path, allow_pickle=False) as file:
+        if "format" in file and "shape" in file:  # written by scipy.sparse.save_npz
+            if key is not None:
+                raise ValueError(f"it is one sparse matrix, without an array {key!r}")
+            return _dense(scipy.sparse.load_npz(path))
         if key is not None:
             if key not in file:
                 raise ValueError(f"it has no array {key!r}, but {', '.join(file.files)}")

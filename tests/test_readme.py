@@ -20,11 +20,12 @@ def test_python_examples(tmp_path, monkeypatch, capsys):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)
-    first, second, _third, layers = capsys.readouterr().out.splitlines()
+    first, second, _third, equation, layers = capsys.readouterr().out.splitlines()
     assert re.match(r"GeoLoRA 0.5 finished \S+e-2\d 5$", first)
     assert "diverged" in second
     error = np.linalg.norm(names["state"].Y.full() - names["target"]) / np.linalg.norm(names["target"])
     # Heun's method with h = 0.1 damps every component of the error by 1 - h + h^2 / 2 per step
     assert error <= 1.5 * (1 - 0.1 + 0.005) ** 20
     assert (tmp_path / "svd-lora.npz").is_file()
+    assert equation == "<Trajectory: 50 steps to t = 0.5, rank 5, finished>"
     assert re.match(r"\{'0': \d+, '2': \d+\}$", layers)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, conclude, count_evaluations
-from integrators.checks import check_integer, check_positive
+from integrators.checks import check_instance, check_integer, check_number, check_positive
 
 from .factors import Factor
 from .layers import FACTORS, LowRankLayer
@@ -104,8 +104,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
         coefficient_optimizer: Optimizer | None = None,
         coefficient_lr: float | None = None,
     ):
-        if not isinstance(integrator, Integrator):
-            raise TypeError(f"integrator must be an integrators.Integrator, got {integrator!r}")
+        check_instance("model", model, nn.Module)
+        check_instance("integrator", integrator, Integrator, "GeoLoRA()")
+        if rest is not None and not callable(rest):
+            raise TypeError(f"rest must make an optimiser, such as torch.optim.AdamW, got {rest!r}")
+        check_instance("groups", {} if groups is None else groups, Mapping)
         check_integer("coefficient_steps", coefficient_steps, 0)
         check_integer("truncate_after", truncate_after, 0)
         if truncate_after > coefficient_steps:
@@ -146,6 +149,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _grouped(self, groups, defaults) -> list[dict]:
         """Parameter groups with the names of their layers; those that fit no pattern come first."""
+        for pattern, chosen in groups.items():
+            check_instance(f"groups[{pattern!r}]", chosen, Mapping)
         options = [defaults, *({**defaults, **chosen} for chosen in groups.values())]
         names: list[list[str]] = [[] for _ in options]
         for name, layer in self.layers.items():
@@ -158,8 +163,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             if unknown := set(chosen) - set(defaults):
                 raise ValueError(f"groups: options are lr and weight_decay, got {', '.join(sorted(unknown))}")
             check_positive("lr", chosen["lr"])
-            if not chosen["weight_decay"] >= 0:
-                raise ValueError(f"weight_decay must be >= 0, got {chosen['weight_decay']!r}")
+            check_number("weight_decay", chosen["weight_decay"], 0.0)
         return [
             {**chosen, "layers": found, "params": [getattr(self.layers[n], f) for n in found for f in FACTORS]}
             for chosen, found in zip(options, names, strict=True)
@@ -327,11 +331,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             for parameter in self._factors([name])
             if parameter.grad is not None
         ]
-        norms = torch.stack([x.to(found[0][1].device) for x in torch._foreach_norm([g for _, g in found])])
-        if bool(torch.isfinite(norms).all()):
-            return
-        bad = list(dict.fromkeys(name for name, g in found if not bool(torch.isfinite(g).all())))
-        if bad:  # otherwise only the norms overflowed
+        if bad := _not_finite(found):
             raise named(FloatingPointError("the gradient has non-finite entries"), bad)
 
     # -- saving ----------------------------------------------------------------------------------------------------
@@ -405,5 +405,17 @@ def _cloned(memory: Mapping[str, Any], device=None) -> dict:
 
 
 def _check_finite(states: Mapping[str, State]) -> None:
-    if bad := [name for name, state in states.items() if not bool(torch.isfinite(state.Y.S).all())]:
-        raise named(FloatingPointError("the matrix is not finite after the step"), bad)
+    found = [
+        (name, X) for name, state in states.items() for X in state.arrays().values() if isinstance(X, torch.Tensor)
+    ]
+    if bad := _not_finite(found):
+        raise named(FloatingPointError("the matrix or its memory is not finite after the step"), bad)
+
+
+def _not_finite(found: Sequence[tuple[str, torch.Tensor]]) -> list[str]:
+    """The names of the tensors with entries that are not finite, each once."""
+    norms = torch.stack([x.to(found[0][1].device) for x in torch._foreach_norm([X for _, X in found])])
+    if bool(torch.isfinite(norms).all()):
+        return []
+    # some may be of finite entries whose norm overflowed
+    return list(dict.fromkeys(name for name, X in found if not bool(torch.isfinite(X).all())))

@@ -127,7 +127,7 @@ def follow(method, A, angle, h):
         seen.append(record.state.Y)
 
     steps = round(HORIZON / h)
-    run = solve(method, MatrixRegression(A), step_size=h, steps=steps, start=seen[0], callback=watch)
+    run = solve(method, MatrixRegression(A), step_size=h, steps=steps, start=seen[0], callback=watch).checked()
     return run, seen
 
 

@@ -59,7 +59,9 @@ def start_rank(method):
 
 def follow(method, regression, rate, seed, steps=STEPS, **options):
     """A run of a method from its start rank."""
-    return solve(method, regression, step_size=rate, steps=steps, rank=start_rank(method), seed=seed, **options)
+    return solve(
+        method, regression, step_size=rate, steps=steps, rank=start_rank(method), seed=seed, **options
+    ).checked()
 
 
 def stable(run):

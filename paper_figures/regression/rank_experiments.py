@@ -136,7 +136,7 @@ def descend(A, start, *, tau, spare, rate=RATE, steps=STEPS, max_rank=None, leve
     truncation = Tolerance(relative=tau, spare=spare, max_rank=max_rank)
     problem = NoisyRegression(A.full(), level=level) if level else MatrixRegression(A.full())
     method = GeoLoRA(truncation=truncation)
-    run = solve(method, problem, step_size=rate, steps=steps, start=start, seed=seed, **options)
+    run = solve(method, problem, step_size=rate, steps=steps, start=start, seed=seed, **options).checked()
     counted = np.array([truncation.ranks([d[np.isfinite(d)]])[0] for d in run.singular_values])
     return run, counted
 

@@ -1,7 +1,9 @@
 """One run: what is recorded, how it ends, and that saving, loading and going on changes no bit."""
 
+import dataclasses
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,12 @@ from dlrt import Trajectory, solve
 from dlrt.trajectory import _PER_STEP, _RECORDED
 from integrators import (
     BUG,
+    RK4,
     AdaLoRA,
     Adam,
+    AugmentedBUG,
+    Exact,
+    FixedRank,
     FullRank,
     GeoLoRA,
     ImportanceBudget,
@@ -28,6 +34,8 @@ from integrators import (
 TARGET = problems.synthetic((12, 9), [4.0, 3.0, 2.0], np.random.default_rng(0))
 REGRESSION = problems.MatrixRegression(TARGET)
 STOCHASTIC = problems.completion(np.random.default_rng(1), TARGET, 0.8, batch_size=20)
+LYAPUNOV = problems.lyapunov(8, np.random.default_rng(0))
+SCHROEDINGER = problems.schroedinger(np.random.default_rng(0), 8)
 EQUATION = problems.given_solution(np.random.default_rng(2), (12, 9), rank=3)
 
 METHODS = [
@@ -235,9 +243,20 @@ def test_torch_states_work(tmp_path):
     [
         ({"integrator": "bug"}, TypeError, "integrator must"),
         ({"problem": TARGET}, TypeError, "problem must"),
-        ({"step_size": 0.0}, ValueError, "step_size must be positive and finite, got 0.0"),
-        ({"step_size": "0.1"}, TypeError, "step_size must be a positive number, got str '0.1'"),
-        ({"step_size": lambda k: -1.0}, ValueError, r"step_size\(0\) must be positive"),
+        ({"integrator": BUG}, TypeError, r"integrator must be an object, got the class BUG: write BUG\(...\)"),
+        (
+            {"problem": problems.MatrixRegression},
+            TypeError,
+            r"the class MatrixRegression: write MatrixRegression\(",
+        ),
+        ({"step_size": 0.0}, ValueError, "step_size must be positive, since a step back would climb the loss, got 0"),
+        ({"step_size": -0.1}, ValueError, "step_size must be positive, since a step back would climb the loss, got -0"),
+        ({"step_size": 0.0, "problem": EQUATION}, ValueError, "step_size must not be zero, got 0"),
+        ({"step_size": np.nan}, ValueError, "step_size must be finite, got nan"),
+        ({"step_size": "0.1"}, TypeError, "step_size must be a real number, got str '0.1'"),
+        ({"t0": np.inf}, ValueError, "t0 must be finite, got inf"),
+        ({"t0": "1"}, TypeError, "t0 must be a real number, got str '1'"),
+        ({"restart": True}, ValueError, "restart needs a trajectory as start, got None"),
         ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
         ({"steps": 1.5}, TypeError, "steps must be an integer"),
         ({"every": 0}, ValueError, "every must be at least 1, got 0"),
@@ -272,10 +291,209 @@ def test_only_the_same_run_is_continued():
         solve(LoRA(), REGRESSION, step_size=0.1, steps=2, start=run)
     with pytest.raises(ValueError, match="another problem"):
         solve(BUG(), problems.MatrixRegression(2 * TARGET), step_size=0.1, steps=2, start=run)
+    with pytest.raises(ValueError, match="t0 must not be given"):
+        solve(BUG(), REGRESSION, step_size=0.1, steps=2, start=run, t0=1.0)
+    with pytest.raises(ValueError, match="rank must not be given with start"):
+        solve(BUG(), REGRESSION, step_size=0.1, steps=2, start=run, restart=True, rank=3)
     with pytest.raises(ValueError, match="seed must not be given"):
         solve(BUG(), REGRESSION, step_size=0.1, steps=2, start=run, seed=0)
     with pytest.raises(ValueError, match="coefficients=False, got True"):
         solve(BUG(), REGRESSION, step_size=0.1, steps=2, start=run, coefficients=True)
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+START = LowRank.random((12, 9), 3, np.random.default_rng(3))
+
+
+def growth(t, Y):
+    """Y' = -Y / t: the solution is Y(1) / t."""
+    return LowRank(Y.U, -1 / t * Y.S, Y.V)
+
+
+GROWTH = problems.from_function(
+    (12, 9), growth, initial=START, reference=lambda t: LowRank(START.U, START.S / t, START.V) if t else START
+)
+
+
+def test_a_run_begins_at_its_time():
+    run = solve(BUG(substep=RK4()), GROWTH, step_size=0.1, steps=10, rank=3, t0=1.0)
+    assert np.abs(run.times - np.linspace(1, 2, 11)).max() <= 3e-16 and run.times[-1] == 2  # no rounding adds up
+    assert run.errors[0] < 1e-14 and run.errors[-1] < 1e-5  # of order 4, since the bases do not move
+
+
+def test_time_goes_on_bit_for_bit(tmp_path):
+    options = {"step_size": lambda k: 0.1 / (1 + k)}
+    whole = solve(BUG(), GROWTH, steps=9, rank=3, t0=1.0, **options)
+    half = solve(BUG(), GROWTH, steps=4, rank=3, t0=1.0, **options)
+    loaded = Trajectory.load(half.save(tmp_path / "half.npz"))
+    assert_same(whole, solve(BUG(), GROWTH, steps=5, start=loaded, **options))
+
+
+@pytest.mark.parametrize("problem", [EQUATION, LYAPUNOV, SCHROEDINGER], ids=lambda p: p.name)
+def test_back_in_time(problem):
+    """From t = 1/2 on the solution back to 0, and forth again."""
+    start = LowRank.from_dense(problem.reference(0.5), rank=min(problem.shape))
+    method = FullRank(substep=RK4())
+    back = solve(method, problem, step_size=-0.005, steps=100, start=start, t0=0.5, every=10)
+    assert abs(back.times[-1]) <= 1e-16 and np.all(np.diff(back.times) < 0) and np.all(back.step_sizes == -0.005)
+    assert back.errors[-1] <= 1e-5 * start.norm()
+    forth = solve(method, problem, step_size=0.005, steps=100, start=back, restart=True, every=100)
+    assert forth.times.tolist() == [back.times[-1], 0.5] and forth.errors[-1] <= 1e-5 * start.norm()
+
+
+@pytest.mark.parametrize("method", [ProjectorSplitting(), BUG(), AugmentedBUG(truncation=FixedRank(3))], ids=repr)
+def test_exact_flows_go_back(method):
+    """F = A'(t), A(t) of rank 3: exact in both directions of time."""
+    problem = problems.rotating(np.random.default_rng(1), (12, 9), 3)
+    start = LowRank.from_dense(problem.reference(1.0), rank=3)
+    run = solve(replace(method, substep=Exact()), problem, step_size=-0.25, steps=4, start=start, t0=1.0)
+    assert run.times[-1] == 0.0 and np.all(run.errors <= 1e-12 * start.norm())
+
+
+@pytest.mark.parametrize("problem", [LYAPUNOV, SCHROEDINGER], ids=lambda p: p.name)
+def test_exact_flows_undo_each_other(problem):
+    """At full rank the K-step of projector splitting is the flow of the equation, which has an inverse."""
+    Y = LowRank.from_dense(problem.reference(0.3), rank=8)
+    forth = problem.field(0.0, Y).flow_K(0.1)
+    point = LowRank(forth, np.eye(8, dtype=forth.dtype), Y.V)
+    assert np.abs(problem.field(0.1, point).flow_K(-0.1) - Y.K).max() <= 1e-12 * Y.norm()
+
+
+def test_restart_goes_on_with_another_method_and_problem(tmp_path):
+    first = solve(LoRA(optimizer=Adam()), STOCHASTIC, step_size=0.05, steps=7, rank=3, seed=4, every=3)
+    for start in (first, Trajectory.load(first.save(tmp_path / "first.npz"))):
+        run = solve(GeoLoRA(optimizer=Momentum()), REGRESSION, step_size=0.1, steps=3, start=start, restart=True)
+        assert run.steps.tolist() == [0, 1, 2, 3] and run.evaluations.tolist() == [0, 1, 2, 3]
+        assert run.times[0] == first.times[-1] == pytest.approx(0.35) and run.times[-1] == pytest.approx(0.65)
+        assert run.losses[0] == pytest.approx(REGRESSION.loss(first.Y), rel=1e-12) and run.losses[-1] < run.losses[0]
+        assert run.meta["integrator"]["type"].endswith("GeoLoRA") and run.meta["seed"] == 0
+        assert_same(run, solve(GeoLoRA(optimizer=Momentum()), REGRESSION, step_size=0.1, steps=3, start=first.Y,
+                               t0=float(first.times[-1])))  # fmt: skip
+    elsewhere = solve(BUG(), REGRESSION, step_size=0.1, steps=1, start=first, restart=True, t0=0.0, seed=3)
+    assert elsewhere.times[0] == 0.0 and elsewhere.meta["seed"] == 3
+
+
+def test_restart_of_a_loaded_torch_run_has_tensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    problem = problems.MatrixRegression(torch.from_numpy(TARGET))
+    run = solve(BUG(), problem, step_size=0.1, steps=2, rank=3)
+    loaded = Trajectory.load(run.save(tmp_path / "run.npz"))
+    again = solve(GeoLoRA(), problem, step_size=0.1, steps=2, start=loaded, restart=True)
+    assert isinstance(again.Y.S, torch.Tensor)
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Failing(problems.MatrixRegression):
+    """Its field or its loss raises from a time or a call on."""
+
+    late: float = 0.35
+    part: str = "field"
+    calls: list = dataclasses.field(default_factory=list)
+
+    def field(self, t, Y):
+        if self.part == "field" and t > self.late:
+            raise ZeroDivisionError("nothing to divide by")
+        return super().field(t, Y)
+
+    def loss(self, Y):
+        self.calls.append(Y)
+        if self.part == "loss" and len(self.calls) > 4:
+            raise KeyError("loss")
+        return super().loss(Y)
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+@pytest.mark.parametrize("method", [BUG(), ParallelBUG(), FullRank(), LoRA()], ids=repr)
+def test_what_was_computed_before_a_failure_is_kept(tmp_path, caplog, method, every):
+    run = solve(method, Failing(TARGET), step_size=0.1, steps=10, rank=3, every=every)
+    assert run.status == "failed at step 5: ZeroDivisionError: nothing to divide by"
+    assert run.failed and not run.diverged and run.steps[-1] == 4 and len(run.step_sizes) == 4
+    short = solve(method, REGRESSION, step_size=0.1, steps=4, rank=3, every=every)
+    assert np.array_equal(run.Y.full(), short.Y.full()) and run.steps.tolist() == short.steps.tolist()
+    assert "Traceback" in caplog.text and caplog.records[0].levelname == "WARNING"
+    loaded = Trajectory.load(run.save(tmp_path / "run.npz"))
+    assert loaded.status == run.status
+    with pytest.raises(RuntimeError, match="the run failed at step 5: ZeroDivisionError: nothing to divide by"):
+        loaded.checked()
+    assert short.checked() is short
+    with pytest.raises(ValueError, match="another problem"):
+        solve(method, REGRESSION, step_size=0.1, steps=1, start=loaded, every=every)
+    mended = solve(method, REGRESSION, step_size=0.1, steps=6, start=loaded, restart=True)
+    assert mended.times[0] == loaded.times[-1] and mended.status == "finished"
+
+
+def test_a_failure_in_the_first_evaluation_leaves_the_start():
+    run = solve(BUG(), Failing(TARGET, late=-1.0), step_size=0.1, steps=10, rank=3)
+    assert run.status.startswith("failed at step 1: ZeroDivisionError") and run.steps.tolist() == [0]
+    run = solve(BUG(substep=Exact()), GROWTH, step_size=0.1, steps=10, rank=3, t0=1.0)
+    assert run.status.startswith("failed at step 1: NotImplementedError: OperatorField has no exact sub-flows")
+
+
+def test_a_failure_of_the_loss_keeps_the_step_before():
+    run = solve(BUG(), Failing(TARGET, part="loss"), step_size=0.1, steps=10, rank=3)
+    assert run.status == "failed at step 4: KeyError: 'loss'" and run.steps.tolist() == [0, 1, 2, 3]
+
+
+def test_a_failing_schedule_keeps_the_run():
+    run = solve(BUG(), REGRESSION, step_size=lambda k: [0.1, 0.2, 0.3][k], steps=9, rank=3, every=2)
+    assert run.status == "failed at step 4: IndexError: list index out of range" and run.steps.tolist() == [0, 2, 3]
+    run = solve(BUG(), REGRESSION, step_size=lambda k: 0.1 - 0.1 * k, steps=9, rank=3)
+    assert run.status.startswith("failed at step 2: ValueError: step_size(1) must be positive") and len(run.steps) == 2
+
+
+def test_a_failed_mini_batch_is_drawn_again():
+    """What the failing step drew at random is given back: a continued run is the undisturbed one."""
+
+    class Once(problems.MatrixCompletion):
+        def minibatch(self, rng):
+            batch = super().minibatch(rng)
+            if rng.random() < 0.3 and not self.calls:
+                self.calls.append(1)
+                raise OSError("disk")
+            return batch
+
+    fields = (getattr(STOCHASTIC, f.name) for f in dataclasses.fields(STOCHASTIC))
+    problem = Once(*fields)
+    object.__setattr__(problem, "calls", [])
+    half = solve(BUG(), problem, step_size=0.1, steps=20, rank=3)
+    assert half.failed and 1 < half.steps[-1] + 1 < 20
+    on = solve(BUG(), problem, step_size=0.1, steps=20 - int(half.steps[-1]), start=half)
+    assert_same(on, solve(BUG(), problem, step_size=0.1, steps=20, rank=3))
+
+
+def test_other_array_libraries(tmp_path):
+    """The library of the start is that of the run, also after a file."""
+    strict = pytest.importorskip("array_api_strict")
+    problem = problems.MatrixRegression(strict.asarray(TARGET))
+    whole = solve(GeoLoRA(optimizer=Adam()), problem, step_size=0.1, steps=6, rank=4, coefficients=True)
+    assert whole.meta["array_library"] == "array_api_strict" and type(whole.Y.S) is type(problem.target)
+    half = solve(GeoLoRA(optimizer=Adam()), problem, step_size=0.1, steps=3, rank=4, coefficients=True)
+    loaded = Trajectory.load(half.save(tmp_path / "half.npz"))
+    on = solve(GeoLoRA(optimizer=Adam()), problem, step_size=0.1, steps=3, start=loaded, coefficients=True)
+    assert type(on.Y.S) is type(problem.target)
+    assert np.array_equal(whole.losses, on.losses) and whole.meta == on.meta
+
+
+@pytest.mark.parametrize("method", [FullRank(), AdaLoRA(), BUG(), GeoLoRA()], ids=lambda m: type(m).__name__)
+def test_jax(tmp_path, method):
+    """jax.numpy with 64 bits: the numbers of numpy, to rounding."""
+    jax = pytest.importorskip("jax")
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        problem = problems.MatrixRegression(jax.numpy.asarray(TARGET))
+        run = solve(method, problem, step_size=0.05, steps=4, rank=2)
+        loaded = Trajectory.load(run.save(tmp_path / "run.npz"))
+        assert run.meta["array_library"] == "jax" and isinstance(run.Y.S, jax.Array)
+        assert isinstance(solve(method, problem, step_size=0.05, steps=1, start=loaded).Y.S, jax.Array)
+        expected = solve(method, REGRESSION, step_size=0.05, steps=4, rank=2)
+        assert np.abs(run.losses - expected.losses).max() <= 1e-11 * expected.losses[0]
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def test_numpy_work_leaves_torch_alone(tmp_path):

@@ -1,13 +1,15 @@
 """The interface: hyper-parameters, counting, starts, stacks, memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
-from dlrt.testing import one_step, rng
+from dlrt.testing import one_step, point, regression, rng
 from integrators import (
     BUG,
+    INTEGRATORS,
     RK4,
     AdaLoRA,
     Adam,
@@ -22,9 +24,11 @@ from integrators import (
     LowRank,
     Momentum,
     ParallelBUG,
+    Projections,
     ProjectorSplitting,
     Repeated,
     SVDLoRA,
+    Tolerance,
     count_evaluations,
 )
 from problems import MatrixRegression
@@ -35,7 +39,7 @@ from problems import MatrixRegression
     [
         (lambda: Momentum(1.0), r"beta must lie in \[0, 1\), got 1.0"),
         (lambda: Adam(beta1=-0.1), "beta1 must lie in"),
-        (lambda: Adam(eps=0.0), "eps must be positive, got 0.0"),
+        (lambda: Adam(eps=0.0), "eps must be positive and finite, got 0.0"),
         (lambda: AdaLoRA(gamma=-1), "gamma must be >= 0, got -1"),
         (lambda: AdaLoRA(beta2=2), "beta2 must lie in"),
         (lambda: ProjectorSplitting(order=3), "order must be 1 or 2, got 3"),
@@ -44,6 +48,91 @@ from problems import MatrixRegression
 def test_bad_hyperparameters(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "build,message",
+    [
+        (
+            lambda: GeoLoRA(optimizer="adam"),
+            r"optimizer must be an integrators.Optimizer such as Adam\(\), got str 'adam'",
+        ),
+        (lambda: LoRA(optimizer=Adam), r"optimizer must be .* got the class Adam: write Adam\(\)"),
+        (lambda: BUG(substep=Heun), r"substep must be an integrators.Substep .* got the class Heun: write Heun\(\)"),
+        (lambda: Repeated(Heun, 2), r"substep must be .* got the class Heun: write Heun\(\)"),
+        (lambda: ProjectorSplitting(substep="heun"), "substep must be .* got str 'heun'"),
+        (
+            lambda: AugmentedBUG(truncation=0.1),
+            r"truncation must be .* such as Tolerance\(relative=0.1\), got float 0.1",
+        ),
+        (lambda: AdaLoRA(truncation=Tolerance(relative=0.1)), "truncation must be an integrators.ImportanceBudget"),
+        (lambda: GeoLoRA(truncation=ImportanceBudget(2, 1, 9)), "must not be AdaLoRA's ImportanceBudget for GeoLoRA"),
+        (lambda: AdaLoRA(gamma="0.1"), "gamma must be a real number, got str '0.1'"),
+        (lambda: AdaLoRA(optimizer=None), "optimizer must be .* got NoneType None"),
+        (lambda: Momentum("0.9"), "beta must be a real number, got str '0.9'"),
+        (lambda: Adam(beta2=torch.tensor(0.9)), "beta2 must be a real number, got Tensor"),
+        (lambda: ParallelBUG(rejection=True), "rejection must be a positive number, got bool True"),
+        (lambda: Tolerance(relative="0.1"), "relative must be a real number, got str '0.1'"),
+    ],
+)
+def test_hyperparameters_of_another_type(build, message):
+    with pytest.raises(TypeError, match=message):
+        build()
+
+
+def test_numbers_from_numpy_do_not_promote():
+    """A float64 scalar of numpy times a float32 array is a float64 array: hyper-parameters are Python's floats."""
+    tenth = np.float64(0.1)
+    problem = regression((9, 7), dtype="float32")
+    for method in (
+        AdaLoRA(gamma=tenth, beta1=tenth, beta2=tenth),
+        GeoLoRA(optimizer=Adam(tenth, tenth, tenth), truncation=Tolerance(absolute=tenth)),
+        BUG(optimizer=Momentum(tenth)),
+        ParallelBUG(rejection=tenth),
+    ):
+        state = one_step(method, problem, point(problem, 3), h=np.float64(0.1)).state
+        assert {X.dtype for X in state.arrays().values() if getattr(X, "ndim", 0)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("method", INTEGRATORS.values(), ids=INTEGRATORS)
+def test_starts_that_are_refused(method):
+    problem = regression((9, 7))
+    for dtype in (np.float16, np.longdouble):
+        Y = LowRank(*(X.astype(dtype) for X in point(problem, 3)))
+        with pytest.raises(
+            TypeError, match=f"single or double precision, got {np.dtype(dtype)}: convert it to float32"
+        ):
+            method.init(Y)
+    with pytest.raises(TypeError, match="single or double precision, got bfloat16"):
+        method.init(LowRank(*(torch.asarray(X, dtype=torch.bfloat16) for X in point(problem, 3))))
+    nothing = LowRank(np.zeros((9, 0)), np.zeros((0, 0)), np.zeros((7, 0)))
+    if isinstance(method, FullRank):  # its matrix is dense
+        assert problem.loss(one_step(method, problem, nothing).state.Y) < problem.loss(nothing)
+    else:
+        with pytest.raises(ValueError, match=r"rank 1 at least, .*rank=0.*LowRank.zeros"):
+            method.init(nothing)
+
+
+@pytest.mark.parametrize("optimizer", [Momentum(), Adam()], ids=["momentum", "adam"])
+@pytest.mark.parametrize("method", INTEGRATORS.values(), ids=INTEGRATORS)
+def test_a_memory_that_overflows_is_reported(method, optimizer):
+    """Adam divides by an infinite second moment: the matrix stays finite, and would never move again."""
+    method = replace(method, optimizer=optimizer)
+    problem = regression((9, 7))
+    state = method.init(point(problem, 3))
+    before = [np.array(X) for X in state.arrays().values()]
+
+    def field(t, Y):
+        return Projections.of(1e200 * (problem.target - Y.full()), Y)
+
+    with np.errstate(all="ignore"):
+        try:
+            after = method.step(field, 0.0, state, 1e-200).state
+            assert all(np.all(np.isfinite(X)) for X in after.arrays().values())
+            assert isinstance(optimizer, Momentum)
+        except FloatingPointError:
+            pass
+    assert all(np.array_equal(X, Z) for X, Z in zip(before, state.arrays().values(), strict=True))
 
 
 def test_a_method_without_stages_says_so():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,11 +119,21 @@ def test_unpacking():
 
 
 @pytest.mark.parametrize("library", [np.asarray, torch.asarray], ids=["numpy", "torch"])
-@pytest.mark.parametrize("dtype", ["int64", "uint8", "int32"])
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "int32", "bool"])
 def test_from_dense_takes_integers_as_float64(library, dtype):
-    A = np.arange(12).reshape(3, 4)
+    A = np.eye(2, 4) if dtype == "bool" else np.arange(12).reshape(3, 4)
     Y = LowRank.from_dense(library(A.astype(dtype)), rank=2)
     assert str(Y.dtype).endswith("float64") and np.abs(np.asarray(Y.full()) - A).max() <= 1e-13
+
+
+def test_orthonormalised_makes_s_square():
+    rng = np.random.default_rng(0)
+    for m, n, r in ((9, 7, 12), (5, 9, 8), (9, 9, 2)):  # wide factors; more directions on one side
+        Y = LowRank(*(rng.standard_normal(shape) for shape in ((m, r), (r, r + 1), (n, r + 1))))
+        Z = Y.orthonormalised()
+        assert Z.S.shape == (min(m, n, r), min(m, n, r))
+        np.testing.assert_allclose(Z.full(), Y.full(), atol=1e-11)
+        np.testing.assert_allclose(Z.V.T @ Z.V, np.eye(Z.rank), atol=1e-14)
 
 
 def test_orthonormalised_leaves_orthonormal_bases_alone():
@@ -164,6 +175,47 @@ def test_orthonormalised_leaves_orthonormal_bases_alone():
         (lambda: LowRank.from_dense(np.eye(3), tol=float("nan")), ValueError, "tol must be finite and >= 0, got nan"),
         (lambda: LowRank.from_dense(np.eye(3), tol=-1.0), ValueError, "tol must be finite and >= 0, got -1"),
         (lambda: LowRank.from_dense(np.ones((2, 3, 3)), tol=0.1), ValueError, "of a stack needs a rank"),
+        (
+            lambda: LowRank.from_dense(np.ones(3), rank=1),
+            ValueError,
+            r"A must be a matrix with entries, got shape \(3,\)",
+        ),
+        (
+            lambda: LowRank.from_dense(np.ones((0, 3)), tol=1.0),
+            ValueError,
+            "A must be a matrix with entries, got shape",
+        ),
+        (lambda: LowRank.from_dense([[1.0]], rank=1), TypeError, r"got list: use numpy.array\(...\)"),
+        (lambda: LowRank.from_dense(sp.eye_array(3), rank=1), TypeError, r"make it dense with .toarray\(\)"),
+        (lambda: LowRank.from_dense(np.ma.masked_invalid(np.eye(3)), rank=1), TypeError, "0 masked entries: fill them"),
+        (
+            lambda: LowRank.from_dense(np.array([["1", "2"]]), rank=1),
+            TypeError,
+            "A must have a real or complex floating",
+        ),
+        (lambda: LowRank.from_dense(np.array([[None]]), rank=1), TypeError, "floating dtype, got object"),
+        (
+            lambda: LowRank.from_dense(np.eye(3, dtype=np.float16), rank=1),
+            TypeError,
+            "got float16: convert it to float32",
+        ),
+        (lambda: LowRank.from_dense(np.eye(3, dtype=np.longdouble), rank=1), TypeError, "got float128: convert it to"),
+        (lambda: LowRank.from_dense(torch.eye(3).half(), tol=0.0), TypeError, "got float16: convert it to float32"),
+        *[
+            (lambda dtype=dtype: LowRank(*(np.ones((2, 2), dtype) for _ in range(3))), TypeError, f"dtype, got {name}")
+            for dtype, name in ((int, "int64"), (bool, "bool"), (np.uint8, "uint8"), ("U3", "<U3"), (object, "object"))
+        ],
+        (
+            lambda: LowRank(*(torch.ones(2, 2, dtype=torch.int64) for _ in range(3))),
+            TypeError,
+            "dtype, got torch.int64",
+        ),
+        (lambda: LowRank.random((4, 3), 2, np.random.default_rng(), np.zeros((), int)), TypeError, "dtype, got int64"),
+        (
+            lambda: LowRank.random((4, 3), 2, np.random.default_rng(), singular_values=[1.0, np.nan]),
+            ValueError,
+            "singular_values must be finite, got nan",
+        ),
     ],
 )
 def test_bad_input(build, error, message):

@@ -59,5 +59,5 @@ def test_parallel_bug_rejects_and_enlarges():
 def test_rejection_needs_a_tolerance():
     with pytest.raises(ValueError, match="rejection needs a Tolerance"):
         ParallelBUG(truncation=FixedRank(3), rejection=1.0)
-    with pytest.raises(ValueError, match="rejection must be positive or None, got 0"):
+    with pytest.raises(ValueError, match="rejection must be positive and finite, got 0"):
         ParallelBUG(rejection=0)

@@ -104,6 +104,13 @@ def test_large_completion_problem_stays_sparse():
         ),
         ({"values": np.array([1, np.inf])}, ValueError, "values must be finite"),
         (
+            {"values": np.ma.masked_array([1.0, 2.0], [0, 1])},
+            TypeError,
+            "values must be .* with 1 masked entries: fill",
+        ),
+        ({"values": np.ones(2, np.float16)}, TypeError, "values must be in single or double precision, got float16"),
+        ({"values": [1.0, 2.0]}, TypeError, "values must be a numpy array or torch tensor, got list: use numpy.array"),
+        (
             {"rows": np.array([1, 1]), "cols": np.array([2, 2])},
             ValueError,
             "rows and cols must name distinct positions",

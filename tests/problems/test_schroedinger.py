@@ -74,7 +74,16 @@ def test_bad_schroedinger():
         problems.Schroedinger(P, P, P)
     with pytest.raises(ValueError, match="P and Q must be matrices with n = 4 rows and equally many columns"):
         problems.Schroedinger(np.ones(4), P, P[:3])
-    with pytest.raises(TypeError, match="precision must be a complex dtype, got float64"):
+    for bad in (np.ones(4, np.longdouble), np.ones(4, np.float16)):
+        with pytest.raises(TypeError, match="potential must be in single or double precision, got float"):
+            problems.Schroedinger(bad, np.ones((4, 1)), np.ones((4, 1)))
+    with pytest.raises(TypeError, match=r"potential must be .* masked entries: fill them"):
+        problems.Schroedinger(np.ma.masked_array(np.ones(4)), np.ones((4, 1)), np.ones((4, 1)))
+    with pytest.raises(TypeError, match="P must have a real or complex floating dtype, got int64"):
+        problems.Schroedinger(np.ones(4), np.ones((4, 1), int), np.ones((4, 1)))
+    with pytest.raises(ValueError, match="Q must be finite"):
+        problems.Schroedinger(np.ones(4), np.ones((4, 1)), np.full((4, 1), np.nan))
+    with pytest.raises(TypeError, match="precision must be complex64 or complex128, got float64"):
         problems.Schroedinger(np.ones(4), P, P, np.float64)
     with pytest.raises(ValueError, match="n must be at least 2, got 1"):
         problems.schroedinger(np.random.default_rng(0), 1)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import scipy.io
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,6 +75,28 @@ def test_files(tmp_path):
     assert problems.load_target(tmp_path / "x.npy", dtype=np.float32).dtype == np.float32
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "ascii"])
+def test_encodings_of_csv(tmp_path, encoding):
+    (tmp_path / "x.csv").write_text("1,2\n3,4.5e-3\n", encoding=encoding)
+    assert np.array_equal(problems.load_target(tmp_path / "x.csv"), [[1, 2], [3, 4.5e-3]])
+
+
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_files_of_scipy(tmp_path, dtype):
+    X = np.random.default_rng(0).standard_normal((5, 3)).astype(dtype)
+    X[X.real < 0] = 0
+    X += 1j * X.T[:, :1].sum() if dtype is complex else 0
+    for name, Z in (("dense", X), ("coo", sp.coo_array(X)), ("csr", sp.csr_matrix(X)), ("csc", sp.csc_array(X))):
+        scipy.io.mmwrite(tmp_path / f"{name}.mtx", Z, precision=17)
+        assert np.array_equal(problems.load_target(tmp_path / f"{name}.mtx", dtype=dtype), X)
+        if name != "dense":
+            sp.save_npz(tmp_path / f"{name}.npz", Z)
+            assert np.array_equal(problems.load_target(tmp_path / f"{name}.npz", dtype=dtype), X)
+    symmetric = np.array([[1.0, 2.0], [2.0, 0.0]])
+    scipy.io.mmwrite(tmp_path / "symmetric.mtx", sp.coo_array(symmetric), symmetry="symmetric")
+    assert np.array_equal(problems.load_target(tmp_path / "symmetric.mtx"), symmetric)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_images(tmp_path, suffix):
     image = pytest.importorskip("PIL.Image")
@@ -93,7 +117,7 @@ def test_bad_names_and_paths(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.npy': no such file"):
         problems.load_target(tmp_path / "missing.npy")
     (tmp_path / "x.mat").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"x.mat': suffix must be one of .npy, .npz, .csv, .png"):
+    with pytest.raises(ValueError, match=r"x.mat': suffix must be one of .npy, .npz, .csv, .mtx, .png"):
         problems.load_target(tmp_path / "x.mat")
     with pytest.raises(FileNotFoundError, match="no such file"):
         problems.load_target(tmp_path)
@@ -123,6 +147,12 @@ def test_bad_content(tmp_path):
     refuse("none.npz", "it holds no matrix")
     (tmp_path / "words.csv").write_text("a,b\n1,2\n")
     refuse("words.csv", "could not be read")
+    (tmp_path / "fake.mtx").write_text("no matrix")
+    refuse("fake.mtx", "could not be read")
+    (tmp_path / "empty.mtx").write_text("")
+    refuse("empty.mtx", "could not be read")
+    sp.save_npz(tmp_path / "sparse.npz", sp.coo_array(X))
+    refuse("sparse.npz", "it is one sparse matrix, without an array 'x'", key="x")
     (tmp_path / "fake.png").write_text("no image")
     refuse("fake.png", "could not be read")
     (tmp_path / "fake.npz").write_text("no archive")
@@ -131,3 +161,5 @@ def test_bad_content(tmp_path):
     refuse("fake.npy", "could not be read")
     np.save(tmp_path / "x.npy", X)
     refuse("x.npy", "key 'x' is meant for .npz files", key="x")
+    with pytest.raises(TypeError, match="dtype must be real or complex floating, got int64"):
+        problems.load_target(tmp_path / "x.npy", dtype=int)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from dlrt.nn import Factor, LinearAdapter, LowRankConv2d, LowRankEmbedding, LowRankLinear, adapt, ranks
+from dlrt.nn import Factor, LinearAdapter, LowRankConv2d, LowRankEmbedding, LowRankLinear, adapt, low_rank_layers, ranks
 from dlrt.nn.optimizer import LowRankOptimizer
 from integrators import (
     BUG,
+    INTEGRATORS,
     RK4,
     SGD,
     AdaLoRA,
@@ -394,6 +395,30 @@ def test_a_layer_from_another_method_is_made_orthonormal():
     assert all(p.requires_grad for p in net.parameters())
 
 
+def test_a_layer_turned_to_double_precision_is_made_orthonormal():
+    """Its bases are orthonormal to single precision only; the matrix stays."""
+    model = Mixed().double()
+    before = {name: layer.dense() for name, layer in low_rank_layers(model).items()}
+    for name, layer in LowRankOptimizer(model, GeoLoRA(), lr=0.1).layers.items():
+        for X in (layer.U, layer.V):
+            one = torch.eye(layer.rank, dtype=torch.float64)
+            assert float((X.mT @ X - one).detach().abs().max()) <= 100 * torch.finfo(torch.float64).eps
+        torch.testing.assert_close(layer.dense(), before[name], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", [*INTEGRATORS.values(), GeoLoRA(optimizer=Adam())], ids=repr)
+def test_an_overflow_in_a_step_changes_nothing(method):
+    """The gradient is finite, the step is not."""
+    net, x, y = linear_network(["a"], [(6, 9)], 4, torch.float32)
+    optimizer = LowRankOptimizer(net, method, lr=1e30)
+    before = [p.detach().clone() for p in net.parameters()]
+    scale = 1e25 if type(method.optimizer) is Adam else 1e10  # Adam squares it, and would stand still at infinity
+
+    with pytest.raises(FloatingPointError, match=r"^a: .*; no parameter has been changed"):
+        optimizer.step(closure_for(optimizer, lambda: scale * network_loss(net, x, y)))
+    assert all(torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_grad_scaler(half):
     """An overflow is skipped, and otherwise the scaled step is the plain one, to the rounding of float16 under it."""
@@ -491,9 +516,36 @@ def test_ordinary_optimisers_refuse_the_factors(make):
     ("call", "error", "message"),
     [
         (lambda m: LowRankOptimizer(m, "geolora", 0.1), TypeError, "integrator must be an integrators.Integrator"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA, 0.1), TypeError, r"got the class GeoLoRA: write GeoLoRA\(\)"),
+        (
+            lambda m: LowRankOptimizer(m.parameters(), GeoLoRA(), 0.1),
+            TypeError,
+            "model must be a torch.Module, got gen",
+        ),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, rest="adamw"), TypeError, "rest must make an optimiser"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, groups=["table"]), TypeError, "groups must be a coll.*got list"),
+        (
+            lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, groups={"table": 0.1}),
+            TypeError,
+            r"groups\['table'\] must be a",
+        ),
+        (
+            lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, weight_decay="0"),
+            TypeError,
+            "weight_decay must be a real number",
+        ),
+        (
+            lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, coefficient_optimizer="adam"),
+            TypeError,
+            "optimizer must be an integrators.Optimizer",
+        ),
         (lambda m: LowRankOptimizer(m, GeoLoRA(), -1.0), ValueError, "lr must be positive and finite, got -1.0"),
         (lambda m: LowRankOptimizer(nn.Linear(3, 3), GeoLoRA(), 0.1), ValueError, "no trained low-rank layer"),
-        (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, weight_decay=-1), ValueError, "weight_decay must be >= 0"),
+        (
+            lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, weight_decay=-1),
+            ValueError,
+            "weight_decay must be finite and >= 0",
+        ),
         (lambda m: LowRankOptimizer(m, LoRA(), 0.1, coefficient_steps=2), ValueError, "LoRA has none"),
         (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, coefficient_steps=1, truncate_after=2), ValueError, "got 2"),
         (lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, groups={"nope": {}}), ValueError, "left for 'nope' among table"),
