@@ -43,7 +43,7 @@ def solve(
 
     However a run ends, everything so far is kept, and its status says why it ended. Numbers that are not finite are a
     result, ``diverged at step k``. So is Ctrl-C: ``stopped``. Where the problem, the method or a schedule raises an
-    exception the status is ``failed at step k: TYPE: TEXT``, and a warning is logged with the traceback.
+    exception the status is ``failed at step k: TYPE: TEXT``, a warning is logged, and the traceback at the level INFO.
 
     Parameters
     ----------
@@ -251,7 +251,8 @@ class _Run:
                         break
                     except Exception as error:
                         status = f"failed at step {k + 1}: {type(error).__name__}: {error}"
-                        logger.warning("%s", status, exc_info=True)
+                        logger.warning("%s", status)
+                        logger.info("raised at step %d", k + 1, exc_info=True)
                         break
                     k, state, totals, random_state, (t, compensation) = k + 1, after, sums, drawn, later
                     if record is not None and callback is not None and callback(record):

@@ -75,8 +75,18 @@ class Case:
         return replace(run, meta=run.meta | {"case": self.identity})
 
     def load(self, path):
-        """The stored trajectory; ValueError where the file is damaged or holds another run, whatever its name."""
+        """The stored trajectory.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none, or one of a run that failed: what it failed for (memory, a file) may be there now.
+        ValueError
+            The file is damaged or holds another run, whatever its name.
+        """
         run = Trajectory.load(path)
+        if run.failed:
+            raise FileNotFoundError(f"{path} is a run that failed")
         if run.meta.get("case") != self.identity:
             raise ValueError(f"{path} holds another run than its name says")
         return run
@@ -123,7 +133,7 @@ def sweep(cases, *, out, jobs=None, progress=None, within=None, fresh=False):
     Raises
     ------
     TypeError, ValueError
-        Bad arguments, or what a case raises. Divergence is a result, not an error.
+        Bad arguments. Divergence and failure are results, not errors; a case that failed is run again next time.
     KeyboardInterrupt
         The sweep was interrupted; what is finished is saved.
     """

@@ -88,7 +88,7 @@ def compare(
     target: Annotated[
         str | None,
         _problem(
-            help="[bold]synthetic[/bold], [bold]elevation[/bold] or a file (.npy, .npz, .csv, image): "
+            help="[bold]synthetic[/bold], [bold]elevation[/bold] or a file (.npy, .npz, .mtx, .csv, image): "
             "matrix-regression, matrix-completion, linear-least-squares. Default: synthetic."
         ),
     ] = None,
@@ -147,6 +147,8 @@ def compare(
     check_folder(out)
     with cluster(scheduler):
         results = _sweep(made, out, jobs if scheduler is None else None, fresh)
+    if all(result.trajectory.failed for result in results):
+        raise ValueError(results[0].trajectory.status)
     rows, title = table(results)
     show(rows, f"{problem}, {title}")
     if stiff and substep is None:

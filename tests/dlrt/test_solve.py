@@ -409,6 +409,7 @@ class Failing(problems.MatrixRegression):
 @pytest.mark.parametrize("every", [1, 3, 100])
 @pytest.mark.parametrize("method", [BUG(), ParallelBUG(), FullRank(), LoRA()], ids=repr)
 def test_what_was_computed_before_a_failure_is_kept(tmp_path, caplog, method, every):
+    caplog.set_level("INFO", "dlrt.solve")
     run = solve(method, Failing(TARGET), step_size=0.1, steps=10, rank=3, every=every)
     assert run.status == "failed at step 5: ZeroDivisionError: nothing to divide by"
     assert run.failed and not run.diverged and run.steps[-1] == 4 and len(run.step_sizes) == 4

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -233,3 +234,29 @@ def test_a_method_from_outside_works_everywhere(tmp_path):
     assert results[0].case.label == "Outsider" and results[0].trajectory.losses[-1] == run.losses[-1]
     assert read_results(write_results(tmp_path, results, {}).parent)["cases"][0]["integrator"]["damping"] == 0.5
     plots.save_figures(results, tmp_path)
+
+
+@dataclass(frozen=True, eq=False)
+class Broken(problems.MatrixRegression):
+    """A field that raises while the file is there."""
+
+    file: Path = Path()
+
+    def field(self, t, Y):
+        if t > 0.25 and self.file.exists():
+            raise RuntimeError("no licence")
+        return super().field(t, Y)
+
+
+def test_a_run_that_failed_is_shown_and_run_again(tmp_path, caplog):
+    file = tmp_path / "lock"
+    file.touch()
+    case = Case(integrator=BUG(), problem=Broken(TARGET, file=file), step_size=0.1, steps=9, rank=4)
+    [result] = sweep([case], out=tmp_path)
+    assert result.trajectory.status == "failed at step 4: RuntimeError: no licence" and "no licence" in caplog.text
+    assert result.trajectory.steps[-1] == 3
+    assert read_results(write_results(tmp_path, [result], {}).parent)["cases"][0]["status"] == result.trajectory.status
+    file.unlink()
+    [again] = sweep([case], out=tmp_path)
+    assert not again.found and again.trajectory.status == "finished"
+    assert sweep([case], out=tmp_path)[0].found

@@ -216,7 +216,7 @@ def on_a_cluster(folder, number):
 
 
 def test_a_cluster_one_of_whose_workers_dies(tmp_path):
-    """Results come as runs end; the death of a worker costs its run once more, and nothing else."""
+    """Results come as runs end; the death of a worker costs what it alone had: its run, and one on its way here."""
     distributed = pytest.importorskip("distributed")
     folder, journal, comes = tmp_path / "made", tmp_path / "journal.jsonl", []
     folder.mkdir()
@@ -236,7 +236,7 @@ def test_a_cluster_one_of_whose_workers_dies(tmp_path):
     assert [done for _, done in comes] == list(range(1, 9))
     assert comes[-1][0] - comes[0][0] > 1  # as they end, not all at the end
     made = {n: len((folder / str(n)).read_text().split()) for n in range(8)}
-    assert sum(made.values()) in (8, 9) and max(made.values()) <= 2
+    assert 8 <= sum(made.values()) <= 10 and max(made.values()) <= 2
     run_tasks(tasks, journal=tmp_path / "local.jsonl")
     lines = [sorted(path.read_text().splitlines()) for path in (journal, tmp_path / "local.jsonl")]
     assert lines[0] == lines[1]
