@@ -79,8 +79,6 @@ def test_rates_are_those_best_on_the_validation_images(tmp_path):
     rates = [row[0] for row in tried]
     made = [done for done in calls if done == int(done)]  # the others are parts of runs
     assert rates[:4] == [0.01, 0.0316, 0.1, 0.316] and len(made) == 2 * len(rates)
-        rates
-    )
     assert [run["seed"] for run in runs] == [0, 1]
     chosen = {run["lr"] for run in runs}
     [best] = [row for row in tried if row[0] in chosen]
