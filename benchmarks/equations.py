@@ -15,11 +15,9 @@ Times are those of the processor. With ``--write`` the tables are written into `
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -37,9 +35,10 @@ from integrators import (
 )
 from problems import Sylvester, lyapunov
 
+from .tables import write
+
 RANK, H = 20, 1e-3
 SIZES = (1000, 3000, 10_000, 20_000, 50_000)
-README = Path(__file__).with_name("README.md")
 LEFT_OUT = ("full-rank", "adalora")
 """The dense matrix; a method whose cost is set by its budget."""
 
@@ -214,9 +213,7 @@ def main() -> None:
     found = tables(options.rounds)
     print(found)
     if options.write:
-        block = re.compile(r"(<!-- equations -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = README.read_text()
-        README.write_text(block.sub(lambda m: f"{m[1]}{found}\n{m[2]}", text))
+        write("equations", found)
 
 
 if __name__ == "__main__":

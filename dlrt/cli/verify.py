@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import textwrap
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import typer
 
 from integrators.checks import check_positive
 
-from ..runs import check_folder
+from ..runs import check_folder, write_atomically
 from .terminal import errors, option, say, show, width
 
 
@@ -161,7 +162,7 @@ def _save(found, out) -> None:
         c.save(out / f"{stem}.json")
         if c.series and c.series[0].values:
             ax = c.plot()
-            ax.figure.savefig(out / f"{stem}.png", dpi=130)
+            write_atomically(out / f"{stem}.png", functools.partial(ax.figure.savefig, format="png", dpi=130))
             plt.close(ax.figure)
     say(f"{len(found)} certificates written to {out}")
 
@@ -175,7 +176,8 @@ def _matrix(path: Path, full: bool) -> list:
     with errors.status("theorems", spinner="line") as status:
         found = matrix.certificates(matrix.methods(), full=full, progress=status.update)
     text = path.read_text(encoding="utf-8")
-    path.write_text(matrix.with_integrators(matrix.with_matrix(text, matrix.matrix_text(found))), encoding="utf-8")
+    text = matrix.with_integrators(matrix.with_matrix(text, matrix.matrix_text(found)))
+    write_atomically(path.resolve(), lambda file: file.write(text.encode()))
     rows = list(found.values())
     say(f"{len(rows)} integrators x {len(rows[0])} theorems written to {path}")
     return [c for row in rows for cells in row.values() for c in cells]

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import nn
 
 from integrators import LowRank
 from integrators.checks import check_rank
 
+from ..runs import write_atomically
 from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter
 from .factors import Factor
 from .layers import FACTORS, LowRankConv2d, LowRankEmbedding, LowRankLayer, LowRankLinear
@@ -258,8 +260,9 @@ def low_rank_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_low_rank(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write :func:`low_rank_state_dict` to a safetensors file."""
-    save_file(low_rank_state_dict(model), path, metadata={"format": "pt"})
+    """Write :func:`low_rank_state_dict` to a safetensors file, atomically."""
+    content = save(low_rank_state_dict(model), metadata={"format": "pt"})
+    write_atomically(path, lambda file: file.write(content))
 
 
 def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torch.Tensor]) -> None:
@@ -268,13 +271,16 @@ def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torc
     Raises
     ------
     ValueError
-        Names or shapes do not fit; the model is then as it was.
+        The file is damaged, or names or shapes do not fit; the model is then as it was.
     RuntimeError
         An adapter is merged.
     """
     _unmerged(model)
     if not isinstance(state, Mapping):
-        state = load_file(state)
+        try:
+            state = load_file(state)
+        except SafetensorError as error:
+            raise ValueError(f"{state} is damaged or no safetensors file: {error}") from error
     parameters = dict(model.named_parameters())
     layers = low_rank_layers(model)
     own = {f"{name}.{f}" if name else f for name in layers for f in FACTORS}

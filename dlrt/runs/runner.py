@@ -193,15 +193,16 @@ _PRESENT = threading.local()
 def _finished(calls, jobs, listener) -> Generator[tuple[Any, Any], None, None]:
     """(key, result) of each call as it is done."""
     from joblib import Parallel, delayed, effective_n_jobs  # slow to import, and `import dlrt` comes by here
-    from joblib.parallel import get_active_backend
+    from joblib.parallel import LokyBackend, get_active_backend
 
-    work = [
-        delayed(_call)(key, call, os.getpid(), _Teller(listener, number))
-        for number, (key, call) in enumerate(calls.items())
-    ]
-    if getattr(get_active_backend()[0], "supports_return_generator", False):
+    work = [delayed(_call)(key, call, _Teller(listener, number)) for number, (key, call) in enumerate(calls.items())]
+    backend = get_active_backend()[0]
+    start: dict[str, Any] = {}
+    if type(backend) is LokyBackend and "initializer" not in backend.backend_kwargs:  # else the user's own
+        start = {"initializer": _end_with, "initargs": (os.getpid(),)}
+    if getattr(backend, "supports_return_generator", False):
         # one run a batch: each comes back when it ends, and the death of a worker costs one
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work)
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, **start)(work)
         return
     n = effective_n_jobs(jobs)  # backends made of process pools (ray) return lists only: do with short ones
     for first in range(0, len(work), n):
@@ -222,11 +223,9 @@ class _Teller:
                 sender.sendto(json.dumps([self.number, fraction]).encode(), self.listener)
 
 
-def _call(key, call, parent, tell):
+def _call(key, call, tell):
     from threadpoolctl import threadpool_limits
 
-    if os.getpid() != parent == os.getppid():
-        _end_with(parent)
     _PRESENT.tell = tell
     try:
         with threadpool_limits(limits=1):
@@ -235,9 +234,11 @@ def _call(key, call, parent, tell):
         _PRESENT.tell = None
 
 
-@functools.cache
 def _end_with(parent: int) -> None:
-    """End this worker once its parent is gone: killed, a parent cannot tell its workers, which would work on."""
+    """End this worker once its parent is gone: killed, a parent cannot tell its workers, which would work or wait on.
+
+    It is called when a worker of joblib's own backend starts, before it waits for its first call.
+    """
 
     def watch():
         while os.getppid() == parent:

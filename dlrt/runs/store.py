@@ -7,6 +7,7 @@ methods: ``find(keys)`` yields (key, result) for each of the keys whose result i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import itertools
@@ -20,6 +21,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
 from ..version import __version__
 
 logger = logging.getLogger(__name__)
@@ -28,13 +34,20 @@ logger = logging.getLogger(__name__)
 def write_atomically(path, write):
     """Call ``write(file)`` on a temporary binary file beside `path`, then move it there in one step.
 
-    A reader sees the old file or the whole new one, whenever the writer is stopped. The folder is made when missing.
+    A reader sees the old file or the whole new one, whenever the writer is stopped. The folder is made when missing. A
+    temporary file of `path` whose writer was killed is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            _lock(file)
+            left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there
+                _lock(file)
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -44,6 +57,12 @@ def write_atomically(path, write):
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _lock(file) -> None:
+    """Hold a file until it is closed or the process ends; OSError where another one holds it."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_folder(folder: Path) -> Path:

@@ -203,6 +203,22 @@ def test_files_carry_the_ranks(kind, tmp_path):
     assert all(torch.equal(before[name], X) for name, X in low_rank_state_dict(loaded).items())
 
 
+def test_a_damaged_file_is_refused_and_a_failing_write_leaves_the_old_one(tmp_path, monkeypatch):
+    model, path = Network(), tmp_path / "model.safetensors"
+    adapt(model, "query", 2)
+    save_low_rank(model, path)
+    content = path.read_bytes()
+    for damaged in (b"", content[:40], b"x" * 100, content[:-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="model.safetensors is damaged"):
+            load_low_rank(model, path)
+    path.write_bytes(content)
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_low_rank(model, path)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
 def test_lora_export():
     model = shake_model = Network()
     adapt(model, ["query", "conv", "embedding"], {"query": 3, "*": 2})

@@ -160,6 +160,38 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     assert wait_for(lambda: not any(map(alive, workers)))
 
 
+WAITER = """
+import os, sys, time
+from pathlib import Path
+from joblib import parallel
+from dlrt.runs import Journal, run
+
+def submit(self, func, callback=None):  # the parent is killed before a worker has a call
+    workers = self._workers
+    workers._ensure_executor_running()
+    Path(sys.argv[1]).write_text(" ".join(map(str, workers._processes)))
+    time.sleep(600)
+
+parallel.LokyBackend.submit = submit
+run({(str(k), ""): time.time for k in range(2)}, Journal(Path(sys.argv[2])), jobs=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_workers_without_a_call_end_with_a_parent_that_is_killed(tmp_path):
+    numbers, script = tmp_path / "numbers", tmp_path / "script.py"
+    script.write_text(WAITER)
+    parent = subprocess.Popen([sys.executable, script, numbers, tmp_path / "journal.jsonl"])
+    try:
+        assert wait_for(lambda: numbers.is_file() and len(numbers.read_text().split()) == 2)
+        workers = [int(number) for number in numbers.read_text().split()]
+        assert all(map(alive, workers))
+    finally:
+        parent.kill()
+        parent.wait()
+    assert wait_for(lambda: not any(map(alive, workers)), 20)
+
+
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

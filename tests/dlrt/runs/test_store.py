@@ -1,6 +1,8 @@
 """Files are never half written; a store gives back what it was given, and nothing that is damaged."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +20,35 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
     assert path.stat().st_mode & 0o044  # others may read it
+
+
+WRITER = """
+import sys, time
+from dlrt.runs import write_atomically
+
+def write(file):
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(600)
+
+write_atomically(sys.argv[1], write)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are locked otherwise there")
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    path, other = tmp_path / "file[1]", tmp_path / ".other.x.part"
+    other.touch()
+    with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout.readline() == b"writing\n"
+            write_atomically(path, lambda file: file.write(b"new"))
+            assert len(list(tmp_path.glob(".file*.part"))) == 1  # of the other writer, which is still there
+        finally:
+            writer.kill()
+    write_atomically(path, lambda file: file.write(b"newer"))
+    assert sorted(tmp_path.iterdir()) == [other, path] and path.read_bytes() == b"newer"
 
 
 def test_json_is_strict(tmp_path):
