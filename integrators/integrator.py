@@ -171,9 +171,9 @@ class Integrator:
             )
 
 
-def conclude(truncation: Truncation | None, states: Sequence[State]) -> list[tuple[State, float]]:
-    """Truncate all matrices together: the state after it and the truncation error of each."""
-    truncated = [(s.Y, 0.0) for s in states] if truncation is None else truncation(states)
+def conclude(truncation: Truncation | None, states: Sequence[State]) -> list[tuple[State, Any]]:
+    """Truncate all matrices together: the state after it and the truncation error of each, an array for a stack."""
+    truncated: list[tuple[LowRank, Any]] = [(s.Y, 0.0) for s in states] if truncation is None else truncation(states)
     return [(s.at(Y), error) for s, (Y, error) in zip(states, truncated, strict=True)]
 
 
