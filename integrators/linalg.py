@@ -110,7 +110,12 @@ def in_double(X):
 
 
 def stacked(arrays):
-    """Arrays in one, with a leading axis over them; zeros at the end of their axes fill up those that are smaller."""
+    """Arrays in one, with a leading axis over them; zeros at the end of their axes fill up those that are smaller.
+
+    Of a single one it is a view.
+    """
+    if len(arrays) == 1:
+        return arrays[0][None, ...]
     xp, shapes = array_namespace(*arrays), [tuple(X.shape) for X in arrays]
     if len(set(shapes)) == 1:
         return xp.stack(arrays)
@@ -224,7 +229,7 @@ def qr(X, partner=None):
     if X.ndim == 2:
         check_finite(X, "a factor")
     Q, R = array_namespace(X).linalg.qr(X)
-    if X.ndim > 2 and partner is not None:
+    if partner is not None and math.prod(X.shape[:-2]) > 1:
         Q = array_namespace(X).where(columns(partner)[..., None, :], Q, array_namespace(X).zeros_like(Q))
     return Q, R
 

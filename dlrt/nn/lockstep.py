@@ -144,8 +144,10 @@ def gradients(group: Together, layers: Mapping[str, LowRankLayer]) -> Projection
         for i in group.lost:
             arrays[i] = U.new_zeros(shapes[part])
         found.append(stacked(arrays))
-    torch._foreach_neg_(found)
-    found = [X if group.stacked else X[0] for X in found]
+    if len(group.names) > 1:
+        torch._foreach_neg_(found)
+    else:  # views of the gradients
+        found = [-X if group.stacked else -X[0] for X in found]
     return Projections(
         **{part: X[..., : shapes[part][0], : shapes[part][1]] for part, X in zip(parts, found, strict=True)}
     )
