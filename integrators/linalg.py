@@ -414,7 +414,7 @@ def host_svds(like, matrices):
     found: list = [None] * len(matrices)
     for group in groups.values():
         P, d, QH = xp.linalg.svd(xp.asarray(np.stack([in_double(matrices[i]) for i in group])), full_matrices=False)
-        P, d, QH = to_numpy(P), to_numpy(d), to_numpy(QH)
+        P, d, QH = np.asarray(P), np.asarray(d), np.asarray(QH)
         for j, i in enumerate(group):
             found[i] = P[j], d[j], QH[j].conj().T
     return found
