@@ -82,7 +82,9 @@ class Integrator:
     """Whether :meth:`stages` may be run on a stack of matrices (leading axes), one decision being right for all.
 
     In a stack zero columns of U and V, and zeros of S and of the field, fill up matrices of smaller rank, and must stay
-    so; a matrix for which a kernel would need another decision becomes not finite, and is stepped alone. Declared by the class that defines ``stages``: without it the matrices of a network advance one by one."""
+    so; a matrix for which a kernel would need another decision becomes not finite, and is stepped alone.
+
+    Declared by the class that defines ``stages``: without it the matrices of a network advance one by one."""
     truncation: ClassVar[Any] = None
     """A Truncation, or None: what :meth:`stages` returns is the result."""
     evaluations: ClassVar[int | None] = None
