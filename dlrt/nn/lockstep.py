@@ -22,7 +22,7 @@ from .layers import FACTORS, LowRankLayer
 __all__ = ["Coefficients", "batches", "gradients", "place", "request_gradients", "truncated"]
 
 SLOTS = {"K": "U", "L": "V", "S": "S"}
-PART = {"cpu": 2e6}
+PART = {"cpu": 3e6}
 """How many entries (m + n) r^2 too many cost as much as the calls for another stack; elsewhere the calls cost more."""
 
 
