@@ -16,13 +16,14 @@ def _resident_peak() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def _peak(queue, network, rank, tokens, method, threads):
+def _peak(queue, network, rank, tokens, method, threads, device):
     torch.set_num_threads(threads)
-    step = make(method, network, rank, tokens)
-    before = _resident_peak()
+    step = make(method, network, rank, tokens, device)
+    before = _resident_peak() if device == "cpu" else torch.accelerator.memory_allocated() / 2**20
     for _ in range(5):
         step()
-    queue.put(_resident_peak() - before)
+    after = _resident_peak() if device == "cpu" else torch.accelerator.max_memory_allocated() / 2**20
+    queue.put(after - before)
 
 
 def peak_memory(*arguments) -> float:

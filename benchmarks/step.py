@@ -1,15 +1,18 @@
-"""Full training steps (forward, backward, optimiser) of several methods on the same network and batch."""
+"""Full training steps (forward, backward, optimiser) of several methods on the same network and batch.
+
+On a GPU the network is in bfloat16 under autocast, the factors are in float32, and AdamW is torch's fused one.
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from dlrt.nn import LowRankOptimizer, adapt
-from integrators import SGD, Adam, FixedRank, GeoLoRA, Momentum
+from dlrt.nn.model import low_rank_layers
+from integrators import SGD, Adam, FixedRank, GeoLoRA, Momentum, Tolerance
 
 TARGETS = ["query", "key", "value", "output", "up", "down"]
 
@@ -34,9 +37,9 @@ class Block(nn.Module):
 
 
 def transformer(layers: int = 6, width: int = 384) -> nn.Module:
-    """36 linear layers to adapt, 10.6 million parameters."""
+    """Six linear layers to adapt in each block; by default 36, of 10.6 million parameters."""
     torch.manual_seed(0)
-    return nn.Sequential(*(Block(width, 6) for _ in range(layers)))
+    return nn.Sequential(*(Block(width, width // 64) for _ in range(layers)))
 
 
 class Single(nn.Module):
@@ -58,11 +61,23 @@ def step_of(
 
     def step():
         optimizer.zero_grad()
-        nn.functional.mse_loss(model(x), target).backward()
+        loss_of(model, x, target).backward()
         optimizer.step()
         after()
 
     return step
+
+
+def loss_of(model, x, target):
+    """The mean square error, on a GPU under autocast."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type != "cpu"):
+        return nn.functional.mse_loss(model(x).float(), target)
+
+
+def adamw(parameters):
+    """AdamW of all that is trained; fused on a GPU."""
+    trained = [p for p in parameters if p.requires_grad]
+    return torch.optim.AdamW(trained, 1e-3, fused=trained[0].device.type != "cpu")
 
 
 def lora(model, rank):
@@ -70,7 +85,7 @@ def lora(model, rank):
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
-    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+    return model, adamw(model.parameters())
 
 
 def adalora(model, rank, steps=10**6):
@@ -82,25 +97,28 @@ def adalora(model, rank, steps=10**6):
         tfinal=1, total_step=steps,
     )  # fmt: skip
     model = get_peft_model(model, config)
-    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+    return model, adamw(model.parameters())
 
 
-def geolora(model, rank, optimizer=None, **options):
-    """GeoLoRA at held rank."""
+def geolora(model, rank, optimizer=None, held=False, **options):
+    """GeoLoRA whose ranks adapt, up to ``rank``, or are held there."""
     adapt(model, TARGETS[:1] if isinstance(model, Single) else TARGETS, rank)
-    integrator = GeoLoRA(truncation=FixedRank(rank), optimizer=optimizer or SGD())
-    return model, LowRankOptimizer(model, integrator, 1e-2, **options)
+    truncation = FixedRank(rank) if held else Tolerance(relative=0.1, max_rank=rank, spare=1)
+    integrator = GeoLoRA(truncation=truncation, optimizer=optimizer or SGD())
+    lr = 1e-3 if isinstance(optimizer, Adam) else 1e-1
+    return model, LowRankOptimizer(model, integrator, lr, **options)
 
 
 def full(model, rank):
     """All parameters by AdamW."""
-    return model, torch.optim.AdamW(model.parameters(), 1e-3)
+    return model, adamw(model.parameters())
 
 
 METHODS: dict[str, Callable] = {
     "lora": lora,
     "adalora": adalora,
     "geolora": geolora,
+    "geolora held": lambda m, r: geolora(m, r, held=True),
     "geolora momentum": lambda m, r: geolora(m, r, Momentum(0.9)),
     "geolora adam": lambda m, r: geolora(m, r, Adam()),
     "geolora 10 S-steps": lambda m, r: geolora(m, r, coefficient_steps=10, coefficient_lr=1e-3),
@@ -108,29 +126,36 @@ METHODS: dict[str, Callable] = {
 }
 
 
-def make(method: str, network: str, rank: int, tokens: int) -> Callable[[], None]:
-    """The training step of a method on ``"transformer"`` or on one layer of shape ``"768x3072"`` (m x n)."""
-    if network == "transformer":
-        base, shape, wide = transformer(), (tokens // 128, 128, 384), 384
+def make(method: str, network: str, rank: int, tokens: int, device: str = "cpu") -> Callable[[], None]:
+    """The training step of a method on ``"transformer"`` or on one layer of shape ``"768x3072"`` (m x n).
+
+    ``"transformer-1024"`` is one of width 1024 and four blocks. The step has its ``ranks`` as an attribute.
+    """
+    if network.startswith("transformer"):
+        wide = int(network.partition("-")[2] or 384)
+        base, shape = transformer(6 if wide == 384 else 4, wide), (tokens // 128, 128, wide)
     else:
         wide, n = (int(s) for s in network.split("x"))
         torch.manual_seed(0)
         base, shape = Single(n, wide), (1, tokens, n)
-    model, optimizer = METHODS[method](copy.deepcopy(base), rank)
-    x = torch.randn(*shape).requires_grad_()
-    target = torch.randn(*shape[:-1], wide)
+    base = base.to(device, torch.float32 if device == "cpu" else torch.bfloat16)
+    model, optimizer = METHODS[method](base, rank)
+    x = torch.randn(*shape).to(device).requires_grad_()
+    target = torch.randn(*shape[:-1], wide).to(device)
     if method != "adalora":
-        return step_of(model, optimizer, x, target)
+        step = step_of(model, optimizer, x, target)
+        step.ranks = lambda: sorted(layer.rank for layer in low_rank_layers(model).values())  # type: ignore[attr-defined]
+        return step
     inner, count = model.base_model, [1]
 
     def step():
         optimizer.zero_grad()
-        loss = nn.functional.mse_loss(model(x), target)
-        (loss + _orthogonality(model)).backward()
+        (loss_of(model, x, target) + _orthogonality(model)).backward()
         optimizer.step()
         inner.update_and_allocate(count[0])
         count[0] += 1
 
+    step.ranks = list  # type: ignore[attr-defined]
     return step
 
 
@@ -140,5 +165,5 @@ def _orthogonality(model):
     for name, p in model.named_parameters():
         if "lora_A" in name or "lora_B" in name:
             gram = p @ p.T if "lora_A" in name else p.T @ p
-            total, number = total + torch.norm(gram - torch.eye(len(gram)), p="fro"), number + 1
+            total, number = total + torch.norm(gram - torch.eye(len(gram), device=gram.device), p="fro"), number + 1
     return 0.5 * total / number

@@ -40,12 +40,10 @@ from integrators import (
     State,
     SVDLoRA,
     Tolerance,
-    conclude,
     count_evaluations,
-    stack,
-    unstack,
 )
 from integrators.linalg import to_numpy
+from integrators.together import Together, finish, separate
 from problems import MatrixRegression, given_solution, rotating
 
 __all__ = [
@@ -386,34 +384,36 @@ class Contract:
 
     @pytest.mark.parametrize("library", LIBRARIES)
     def test_stack(self, library):
-        """A stack of matrices gives each what it gets alone, also where one finds fewer new directions than others."""
-        target = LIBRARIES[library](np.stack([regression((9, 7), seed=s).target for s in (7, 17, 27)]))
-        starts = [point(regression((9, 7)), 3, seed=s) for s in (1, 2)]
-        # the third rests at a point whose field lies in one direction: at most one new column each
+        """A stack gives each of its matrices what it gets alone: other ranks, and fewer new directions than others."""
+        target = np.stack([regression((9, 7), seed=s).target for s in (7, 17, 27, 37)])
+        starts = [point(regression((9, 7)), rank, seed=s) for s, rank in ((1, 3), (2, 3), (3, 2))]
+        # the last rests at a point whose field lies in one direction: at most one new column each
         u, v = starts[0].U[:, :1], starts[0].V[:, :1]
-        target[2, ...] = LIBRARIES[library](starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T)
+        target[3] = starts[0].full() + np.eye(9, 1) @ v.T + u @ np.eye(7, 1).T
+        target = LIBRARIES[library](target)
         Y = [LowRank(*map(LIBRARIES[library], Z)) for Z in (*starts, starts[0])]
-        states = [self.integrator.init(Z) for Z in Y]
-        alone = [
-            self.integrator.step(MatrixRegression(target[i, ...]).field, 0.0, state, self.h)
-            for i, state in enumerate(states)
-        ]
-
-        stages = self.integrator.advance(0.0, stack(states), self.h)
-        request = next(stages)
-        try:
-            while True:
-                request = stages.send(Projections.of(target - request[1].full(), request[1]))
-        except StopIteration as stop:
-            before = unstack(stop.value, self.integrator.manifold)
-        together = conclude(self.integrator.truncation, before)
-        if not isinstance(self.integrator, AdaLoRA):  # its budget is for all matrices together
-            for step, (state, error) in zip(alone, together, strict=True):
-                assert distance(step.state.Y, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
-                assert abs(step.truncation_error - error) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
-        for step, state in zip(alone, before, strict=True):
-            assert state.Y.S.shape == step.augmented.S.shape
-            assert distance(step.augmented, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
+        states = {f"{i}": self.integrator.init(Z) for i, Z in enumerate(Y)}
+        alone = {
+            name: self.integrator.step(MatrixRegression(target[int(name), ...]).field, 0.0, state, self.h)
+            for name, state in states.items()
+        }
+        groups = [Together(self.integrator, states, self.h)]
+        while pending := [group for group in groups if group.request is not None]:
+            groups += (left := separate(pending))
+            for group in [*pending, *left]:
+                A = target if group.stacked else target[int(group.names[0]), ...]
+                group.answer(Projections.of(A - group.point.full(), group.point))
+        together = finish(self.integrator.truncation, groups)
+        if isinstance(self.integrator, AdaLoRA):  # its budget is for all matrices together
+            return
+        for name, step in alone.items():
+            state, error = together[name]
+            assert step.state.Y.rank == state.Y.rank
+            assert {k: np.shape(X) for k, X in step.state.memory.items()} == {
+                k: np.shape(X) for k, X in state.memory.items()
+            }
+            assert distance(step.state.Y, state.Y) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
+            assert abs(step.truncation_error - error) <= 1e4 * eps(state.Y) * (1 + state.Y.norm())
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("other", [library for library in LIBRARIES if library != "numpy"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .integrator import Integrator
-from .linalg import complement, concat
+from .linalg import complements, concat
 from .lowrank import LowRank
 from .substeps import Euler, Substep
 from .truncation import Tolerance, Truncation
@@ -55,8 +55,9 @@ class AugmentedBUG(Integrator):
         """New directions from K and L, then S in the augmented bases."""
         Y = state.Y
         f = yield t, Y
-        Ut = complement(Y.U, (yield from self.substep.K(t, Y, h, f)))
-        Vt = complement(Y.V, (yield from self.substep.L(t, Y, h, f)))
+        dK = yield from self.substep.K(t, Y, h, f)
+        dL = yield from self.substep.L(t, Y, h, f)
+        Ut, Vt = complements((Y.U, dK), (Y.V, dL))
         Y = Y.embed(concat(Y.U, Ut), concat(Y.V, Vt))
         f = yield t, Y, "S"
         return LowRank(Y.U, Y.S + (yield from self.substep.S(t, Y, h, f)), Y.V)

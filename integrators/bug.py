@@ -51,8 +51,8 @@ class BUG(Integrator):
         """K and L from the old bases, S in the new."""
         Y = state.Y
         f = yield t, Y
-        U1 = orth(Y.K + (yield from self.substep.K(t, Y, h, f)))
-        V1 = orth(Y.L + (yield from self.substep.L(t, Y, h, f)))
+        U1 = orth(Y.K + (yield from self.substep.K(t, Y, h, f)), Y.V)
+        V1 = orth(Y.L + (yield from self.substep.L(t, Y, h, f)), Y.U)
         Y = Y.embed(U1, V1)
         f = yield t, Y, "S"
         return LowRank(U1, Y.S + (yield from self.substep.S(t, Y, h, f)), V1)

@@ -83,6 +83,9 @@ class Integrator:
     stackable: ClassVar[bool] = False
     """Whether :meth:`stages` may be run on a stack of matrices (leading axes), one decision being right for all.
 
+    In a stack zero columns of U and V, and zeros of S and of the field, fill up matrices of smaller rank, and must stay
+    so; a matrix for which a kernel would need another decision becomes not finite, and is stepped alone.
+
     Declared by the class that defines ``stages``: without it the matrices of a network advance one by one."""
     truncation: ClassVar[Any] = None
     """A Truncation, or None: what :meth:`stages` returns is the result."""
@@ -197,9 +200,9 @@ class Integrator:
             )
 
 
-def conclude(truncation: Truncation | None, states: Sequence[State]) -> list[tuple[State, float]]:
-    """Truncate all matrices together: the state after it and the truncation error of each."""
-    truncated = [(s.Y, 0.0) for s in states] if truncation is None else truncation(states)
+def conclude(truncation: Truncation | None, states: Sequence[State]) -> list[tuple[State, Any]]:
+    """Truncate all matrices together: the state after it and the truncation error of each, an array for a stack."""
+    truncated: list[tuple[LowRank, Any]] = [(s.Y, 0.0) for s in states] if truncation is None else truncation(states)
     return [(s.at(Y), error) for s, (Y, error) in zip(states, truncated, strict=True)]
 
 

@@ -14,13 +14,17 @@ from array_api_compat import device, is_torch_array
 __all__ = [
     "array_namespace",
     "check_finite",
+    "columns",
     "complement",
+    "complements",
     "concat",
+    "cut",
     "dagger",
     "double_svd",
     "eps",
     "gaussian",
     "haar",
+    "host_svds",
     "in_double",
     "is_complex",
     "is_floating",
@@ -28,8 +32,13 @@ __all__ = [
     "orth",
     "polish",
     "qr",
+    "read",
     "rotate",
+    "rows",
+    "sizes",
+    "stacked",
     "to_numpy",
+    "write",
 ]
 
 
@@ -110,6 +119,75 @@ def in_double(X):
     return xp.astype(X, xp.complex128 if is_complex(X) else xp.float64)
 
 
+def stacked(arrays):
+    """Arrays in one, with a leading axis over them; zeros at the end of their axes fill up those that are smaller.
+
+    Of a single one it is a view.
+    """
+    if len(arrays) == 1:
+        return arrays[0][None, ...]
+    xp, shapes = array_namespace(*arrays), [tuple(X.shape) for X in arrays]
+    if len(set(shapes)) == 1:
+        return xp.stack(arrays)
+    largest = tuple(map(max, zip(*shapes, strict=True)))
+    filled = xp.zeros((len(arrays), *largest), dtype=arrays[0].dtype, device=device(arrays[0]))
+    places = [cut(row, shape) for row, shape in zip(rows(filled), shapes, strict=True)]
+    if is_torch_array(filled):
+        xp.torch._foreach_copy_(places, list(arrays))
+    else:
+        for place, X in zip(places, arrays, strict=True):
+            place[...] = X
+    return filled
+
+
+def rows(X):
+    """The entries along the first axis, as views."""
+    return X.unbind() if is_torch_array(X) else list(array_namespace(X).unstack(X))
+
+
+def cut(X, shape):
+    """The first entries of X along each axis, up to this shape, as a view."""
+    return X if X.shape == shape else X[tuple([slice(n) for n in shape])]
+
+
+def read(arrays):
+    """Arrays as numpy arrays, torch's in a single copy from each device (and for each dtype)."""
+    groups: dict = {}
+    for i, X in enumerate(arrays):
+        groups.setdefault((device(X), X.dtype) if is_torch_array(X) else i, []).append(i)
+    found: list = [None] * len(arrays)
+    for group in groups.values():
+        flat = to_numpy(concat(*(array_namespace(arrays[i]).reshape(arrays[i], (-1,)) for i in group)))
+        _deal(flat, group, [arrays[i].shape for i in group], found)
+    return found
+
+
+def write(arrays, likes):
+    """numpy arrays in the libraries and on the devices of ``likes``, in a single copy to each device of torch's.
+
+    torch's are rounded to the dtype of ``likes`` before they go there: a device may not know double precision.
+    """
+    found = list(arrays)
+    groups: dict = {}
+    for i, like in enumerate(likes):
+        if is_torch_array(like):
+            groups.setdefault((device(like), like.dtype), []).append(i)
+    for (to, dtype), group in groups.items():
+        flat, xp = np.concatenate([arrays[i].ravel() for i in group]), array_namespace(likes[group[0]])
+        flat = xp.asarray(flat).to(dtype).to(to, non_blocking=True)
+        _deal(flat, group, [arrays[i].shape for i in group], found)
+    return found
+
+
+def _deal(flat, group, shapes, found):
+    """The parts of a flat array in their shapes, to the places of ``group``."""
+    start = 0
+    for i, shape in zip(group, shapes, strict=True):
+        end = start + math.prod(shape)
+        found[i] = flat[start:end].reshape(shape)
+        start = end
+
+
 def norm(X):
     """Frobenius norm as a float, accumulated in double precision."""
     return float(array_namespace(X).linalg.vector_norm(in_double(X)))
@@ -150,10 +228,20 @@ def check_finite(X, what="the field"):
 
 
 @one_thread
-def qr(X):
-    """Householder ``X = Q R`` with Q (m, k), R (k, n), k = min(m, n). Cost O(m n k)."""
-    check_finite(X, "a factor")
-    return _blocked_qr(X)
+def qr(X, partner=None):
+    """Householder ``X = Q R`` with Q (m, k), R (k, n), k = min(m, n). Cost O(m n k).
+
+    In a stack, columns of X that belong to zero columns of ``partner`` (as those of ``K = U S`` do to those of V) get
+    zero columns of Q: they fill up a matrix of smaller rank.
+
+    A single X that is not finite raises FloatingPointError, one in a stack becomes not a number.
+    """
+    if X.ndim == 2:
+        check_finite(X, "a factor")
+    Q, R = _blocked_qr(X)
+    if partner is not None and math.prod(X.shape[:-2]) > 1:
+        Q = array_namespace(X).where(columns(partner)[..., None, :], Q, array_namespace(X).zeros_like(Q))
+    return Q, R
 
 
 def _blocked_qr(X):
@@ -175,12 +263,25 @@ def _blocked_qr(X):
     return concat(top, rest, axis=-2) if m % blocks else top, R
 
 
-def orth(X):
-    """Orthonormal columns (m, k) whose span contains that of ``X`` (m, k), k <= m; completed where X is singular."""
-    return qr(X)[0]
+def orth(X, partner=None):
+    """Orthonormal columns (m, k) whose span contains that of ``X`` (m, k), k <= m; completed where X is singular.
+
+    ``partner`` is that of :func:`qr`.
+    """
+    return qr(X, partner)[0]
 
 
-@one_thread
+def columns(U):
+    """Which columns of U (..., m, k) are not zero; zero columns of a stack fill up matrices of smaller rank."""
+    return sizes(U) != 0
+
+
+def sizes(U):
+    """Sum of the absolute values in each column of U."""
+    xp = array_namespace(U)
+    return xp.sum(xp.abs(U), axis=-2)
+
+
 def complement(U, X):
     r"""Orthonormal basis of the columns of :math:`(I - U U^H) X`, rank-revealing.
 
@@ -190,79 +291,112 @@ def complement(U, X):
     Parameters
     ----------
     U : array (..., m, r)
-        Orthonormal columns.
+        Orthonormal columns; in a stack some may be zero.
     X : array (..., m, k)
 
     Returns
     -------
     array (..., m, j), j <= min(k, m - r)
-        Orthonormal, and orthogonal to U to a few eps. In a stack j is the largest number of directions found, and a
-        matrix with fewer ends with *zero* columns: no directions at all, which :func:`integrators.unstack` takes off.
+        Orthonormal, and orthogonal to U to a few eps. In a stack, a matrix with fewer directions than others has *zero*
+        columns among them: no directions at all. A matrix that is not finite is not a number there, and so is one that
+        is not safe with the short way below: whoever made the stack steps it alone.
 
     Raises
     ------
     FloatingPointError
-        X has non-finite entries.
+        A single X has non-finite entries.
 
     Notes
     -----
-    Cost O(m (r + k) k). X is scaled by its largest entry first, so that entries of 1e-30 do not underflow in
-    float32. Block Gram-Schmidt is done twice before the singular values are looked at, and once more for the
-    directions kept, since a direction of relative size s comes out of the first pass with an error of eps / s.
+    Cost O(m (r + k) k). X is scaled by its size first, so that entries of 1e-30 do not underflow in float32. Block
+    Gram-Schmidt is done twice before the singular values are looked at, and once more for the directions kept, since a
+    direction of relative size s comes out of the first pass with an error of eps / s.
 
-    torch arrays, where nothing is to be dropped, take a shorter way to another basis of the same span, all matrices of
-    a stack at once; those that fail its checks go one by one through the above.
+    torch arrays, where there is room for k directions, take a shorter way to another basis of the same span, all
+    matrices of a stack at once and without a look at any number. A single one that fails its checks goes through the
+    above.
     """
+    return complements((U, X))[0]
+
+
+@one_thread
+def complements(*pairs):
+    """:func:`complement` of each pair U, X; those of torch's stacks share their small factorisations."""
+    if all(X.ndim > 2 and _short(U, X) for U, X in pairs) and len({X.shape[-1] for _, X in pairs}) == 1:
+        return _cholesky_complements(*pairs)
+    return [_complement(U, X) for U, X in pairs]
+
+
+def _short(U, X):
+    """Whether the way of :func:`_cholesky_complements` is open."""
+    return is_torch_array(X) and 0 < X.shape[-1] <= U.shape[-2] - U.shape[-1]
+
+
+def _complement(U, X):
     xp = array_namespace(U, X)
-    Us, Xs = (xp.reshape(A, (math.prod(A.shape[:-2]), *A.shape[-2:])) for A in (U, X))
-    if is_torch_array(X) and 0 < X.shape[-1] <= U.shape[-2] - U.shape[-1]:
-        Qs, good = _cholesky_complement(Us, Xs)
-        good = good.tolist()
-        if all(good):
-            return xp.reshape(Qs, X.shape)
-    else:
+    if X.ndim == 2:
+        if _short(U, X):
+            Q = _cholesky_complements((U[None, ...], X[None, ...]))[0][0, ...]
+            if bool(xp.all(xp.sum(xp.abs(Q), axis=-2) > 0)):  # finite, and no zero column
+                return Q
         check_finite(X)
-        Qs, good = Xs, [False] * Xs.shape[0]
-    found = [Qs[i, ...] if fine else _revealing_complement(Us[i, ...], Xs[i, ...]) for i, fine in enumerate(good)]
-    widest = max(Q.shape[-1] for Q in found)
-    padded = [concat(Q, xp.zeros_like(Xs[0, :, : widest - Q.shape[-1]])) for Q in found]
-    return xp.reshape(xp.stack(padded), (*X.shape[:-1], widest))
+        return _revealing_complement(U, X)
+    Us, Xs = (xp.reshape(A, (math.prod(A.shape[:-2]), *A.shape[-2:])) for A in (U, X))
+    used, finite = columns(Us), xp.isfinite(xp.sum(xp.abs(Xs), axis=(-2, -1)))
+    found = [
+        _revealing_complement(Us[i, ...][:, used[i, ...]], Xs[i, ...])
+        if bool(finite[i])
+        else xp.full_like(Xs[i, :, :1], math.nan)
+        for i in range(Xs.shape[0])
+    ]
+    Q = stacked(found)
+    return xp.reshape(Q, (*X.shape[:-1], Q.shape[-1]))
 
 
-def _cholesky_complement(U, X):
-    """:func:`complement` for torch's stacks by Cholesky QR, twice: the bases, and for each whether it may be used.
+def _cholesky_complements(*pairs):
+    """:func:`complement` for torch's stacks by Cholesky QR, twice; not finite where that is not safe.
 
-    The Cholesky factor C of the Gram matrix of the normalised columns bounds the smallest singular value from below by
-    ``1 / ||C^{-1}||_F``. A matrix passes if that bound says that no direction is to be dropped and that the
-    first pass is accurate enough (condition below .3 / sqrt(eps)) for the second to give orthonormality to a few eps.
-    The Gram matrices are factorised in double precision. A few matrix products instead of Householder's many small
-    steps: that keeps it fast when another process has the second core.
+    A column of X that sticks out by less than the threshold leaves a zero column. For the others the Cholesky factor C
+    of the Gram matrix, normalised, bounds the smallest singular value from below by ``1 / ||C^{-1}||_F``. A
+    matrix passes if that bound says that no further direction is to be dropped and that the first pass is accurate
+    enough (condition below .3 / sqrt(eps)) for the second to give orthonormality to a few eps. A few matrix products
+    instead of Householder's many small steps: fast when another process has the second core, and on a GPU.
     """
-    xp = array_namespace(U, X)
-    wide = xp.complex128 if is_complex(X) else xp.float64
-    UH, one = dagger(U), xp.eye(X.shape[-1], dtype=wide, device=device(X))
-    largest = xp.amax(xp.abs(X), dim=(-2, -1), keepdim=True)
-    if not bool(xp.all(xp.isfinite(largest))):
-        raise FloatingPointError("the field has non-finite entries")
-    if not bool(xp.all((largest > 1e-10) & (largest < 1e10))):  # squares must neither under- nor overflow
-        X = X / xp.clamp(largest, min=xp.finfo(X.dtype).tiny)
-    inside = UH @ X
-    X = xp.baddbmm(X, U, inside, alpha=-1)
-    gram = xp.astype(dagger(X) @ X, wide)
-    size = xp.sqrt(xp.real(xp.linalg.diagonal(gram)))
-    C, failed = xp.linalg.cholesky_ex(gram / (size[..., :, None] * size[..., None, :]))
-    inverse = xp.linalg.solve_triangular(C, one.expand(C.shape), upper=False)
-    bound = xp.linalg.matrix_norm(inverse)
-    norm = xp.sqrt(xp.sum(size**2, dim=-1) + xp.linalg.matrix_norm(inside) ** 2)
-    # false where a size is zero: the bound is then no number
-    good = (failed == 0) & (bound < 0.3 / math.sqrt(eps(X))) & (xp.amin(size, dim=-1) > 100 * eps(X) * norm * bound)
-    X = X @ xp.astype(dagger(inverse) / size[..., :, None], X.dtype)
+    Us, Xs = [U for U, _ in pairs], [X for _, X in pairs]
+    xp, e = array_namespace(*Xs), eps(Xs[0])
+    one = xp.eye(Xs[0].shape[-1], dtype=Xs[0].dtype, device=device(Xs[0]))
 
-    X = xp.baddbmm(X, U, UH @ X, alpha=-1)
-    gram = xp.astype(dagger(X) @ X, wide)
-    C, failed = xp.linalg.cholesky_ex(gram)
-    good = good & (failed == 0) & (xp.amax(xp.abs(gram - one), dim=(-2, -1)) < 0.5)
-    return X @ xp.astype(dagger(xp.linalg.solve_triangular(C, one.expand(C.shape), upper=False)), X.dtype), good
+    def size(X, order=2):
+        return xp.linalg.vector_norm(X, ord=order, axis=(-2, -1), keepdims=True)
+
+    def projected(Xs):  # and the Gram matrices of all
+        Xs = [X.baddbmm_(U, dagger(U) @ X, alpha=-1) for U, X in zip(Us, Xs, strict=True)]
+        return Xs, concat(*(dagger(X) @ X for X in Xs), axis=0)
+
+    def inverse_factor(gram):
+        C, failed = xp.linalg.cholesky_ex(gram)
+        return xp.linalg.solve_triangular(C, one.expand(C.shape), upper=False), failed[:, None, None]
+
+    def turned(Xs, T):
+        return [X @ Ti for X, Ti in zip(Xs, xp.split(T, Xs[0].shape[0]), strict=True)]
+
+    # squares must neither under- nor overflow
+    Xs = [X / xp.clamp(size(X, 1), min=xp.finfo(X.dtype).tiny) for X in Xs]
+    threshold = 100 * e * concat(*map(size, Xs), axis=0)
+    Xs, gram = projected(Xs)
+    squares = xp.real(xp.linalg.diagonal(gram))[..., None]
+    none = squares <= threshold**2
+    scale = xp.rsqrt(squares).masked_fill(none, 0.0)
+    gram = gram * (scale * xp.matrix_transpose(scale))
+    xp.linalg.diagonal(gram).add_(none[..., 0])  # ones in the place of what is left out
+    inverse, failed = inverse_factor(gram)
+    shortest = xp.clamp(threshold * xp.amax(scale, dim=-2, keepdim=True), min=math.sqrt(e) / 0.3)
+    doubt = shortest * size(inverse) + failed
+    Xs, gram = projected(turned(Xs, dagger(inverse) * scale))
+    xp.linalg.diagonal(gram).add_(none[..., 0])
+    doubt = doubt + size(gram - one)
+    inverse, _ = inverse_factor(gram)
+    return turned(Xs, dagger(inverse / (doubt < 1)))
 
 
 def _revealing_complement(U, X):
@@ -286,7 +420,7 @@ def _revealing_complement(U, X):
 
 @one_thread
 def double_svd(S):
-    """SVD ``S = P diag(d) Q^H`` of a small matrix in double precision, whatever the dtype of S.
+    """SVD ``S = P diag(d) Q^H`` of a small matrix, or a stack, in double precision, whatever the dtype of S.
 
     Returns P, d, Q in float64 or complex128. Raises FloatingPointError where S is not finite. Cost O(r^3).
     """
@@ -295,14 +429,35 @@ def double_svd(S):
     return P, d, dagger(QH)
 
 
+@one_thread
+def host_svds(like, matrices):
+    """:func:`double_svd` of numpy matrices of any shapes (or None), in numpy; the library of ``like`` does the work.
+
+    Matrices of equal shape share a call.
+    """
+    xp = array_namespace(like)
+    groups: dict = {}
+    for i, S in enumerate(matrices):
+        if S is not None:
+            groups.setdefault(S.shape, []).append(i)
+    found: list = [None] * len(matrices)
+    for group in groups.values():
+        P, d, QH = xp.linalg.svd(xp.asarray(np.stack([in_double(matrices[i]) for i in group])), full_matrices=False)
+        P, d, QH = np.asarray(P), np.asarray(d), np.asarray(QH)
+        for j, i in enumerate(group):
+            found[i] = P[j], d[j], QH[j].conj().T
+    return found
+
+
 def polish(U):
     """One Newton-Schulz step ``U (3 I - U^H U) / 2``: squares the distance of U (m, r) from orthonormality.
 
-    An error ``||U^H U - I|| = delta`` becomes 3/4 delta^2 + O(delta^3). Cost O(m r^2).
+    An error ``||U^H U - I|| = delta`` becomes 3/4 delta^2 + O(delta^3). Zero columns stay. Cost O(m r^2).
     """
-    xp = array_namespace(U)
-    identity = xp.eye(U.shape[-1], dtype=U.dtype, device=device(U))
-    return U @ (1.5 * identity - 0.5 * (dagger(U) @ U))
+    gram = dagger(U) @ U
+    if is_torch_array(U) and U.ndim == 3:
+        return array_namespace(U).baddbmm(U, U, gram, beta=1.5, alpha=-0.5)
+    return 1.5 * U - 0.5 * (U @ gram)
 
 
 @one_thread

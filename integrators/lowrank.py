@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +13,7 @@ from array_api_compat import device
 from .checks import check_array, check_number, check_precision, check_rank, check_rng, described
 from .linalg import (
     array_namespace,
+    columns,
     concat,
     dagger,
     double_svd,
@@ -44,6 +47,8 @@ class LowRank:
         :meth:`project` and :meth:`embed` assumes it. The S of an augmented matrix need not be square. Leading
         axes make a stack of matrices, on which everything here works; :meth:`random` and :meth:`zeros` draw one
         matrix.
+    ranks : sequence of int, optional
+        Of the matrices of a stack, where they differ: the further columns of U and V and entries of S are zero.
 
     Raises
     ------
@@ -56,6 +61,7 @@ class LowRank:
     U: Array
     S: Array
     V: Array
+    ranks: Sequence[int] | None = field(default=None, kw_only=True)
 
     notes: ClassVar[dict[str, dict] | None] = None
     """What fields have computed in this step from U, from V, and from neither, see :meth:`with_notes`; mostly None."""
@@ -92,6 +98,11 @@ class LowRank:
     def __repr__(self):
         """Shape, rank and dtype."""
         return f"LowRank(shape={self.shape}, rank={self.rank}, dtype={self.dtype})"
+
+    @cached_property
+    def columns(self) -> tuple[Array, Array]:
+        """Which columns of U (..., rU) and of V (..., rV) are not zero."""
+        return columns(self.U), columns(self.V)
 
     # -- views -----------------------------------------------------------------------------------------------------
 

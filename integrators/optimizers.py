@@ -161,17 +161,23 @@ class Adam(Optimizer):
         return {name: scaled(first, memory[f"second.{name}"]) for name, first in M.items()}
 
     def _squares(self, X, name, Y):
-        return _mean_square(X, () if Y is None else self.OVER[name])
+        """|X|^2; of a tangent vector averaged, kept broadcastable, a row having at least the average of all rows."""
+        xp = array_namespace(X)
+        square = xp.real(X) ** 2 + xp.imag(X) ** 2 if is_complex(X) else X * X
+        if Y is None:
+            return square
+        rows = xp.sum(square, axis=self.OVER[name], keepdims=True) / _number(name, Y, square.dtype)
+        return xp.maximum(rows, xp.mean(rows, axis=-2, keepdims=True))
 
 
-def _mean_square(X, axes):
-    """|X|^2, averaged over the axes and kept broadcastable; a row has at least the average of all rows."""
-    xp = array_namespace(X)
-    square = xp.real(X) ** 2 + xp.imag(X) ** 2 if is_complex(X) else X * X
-    if not axes:
-        return square
-    rows = xp.mean(square, axis=axes, keepdims=True)
-    return xp.maximum(rows, xp.mean(rows, axis=-2, keepdims=True))
+def _number(name, Y: LowRank, dtype):
+    """Over how many columns of K or L, or entries of S, an average goes: zeros that fill up a stack do not count."""
+    if Y.U.ndim == 2:
+        rU, rV = Y.S.shape
+    else:
+        xp = array_namespace(Y.U)
+        rU, rV = (xp.sum(xp.astype(used, dtype), axis=-1)[..., None, None] for used in Y.columns)
+    return {"K": rV, "L": rU, "S": rU * rV}[name]
 
 
 # -- methods whose bases move ------------------------------------------------------------------------------------------

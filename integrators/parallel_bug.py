@@ -9,7 +9,7 @@ from array_api_compat import device
 
 from .checks import check_positive
 from .integrator import Integrator
-from .linalg import array_namespace, complement, concat, dagger, double_svd
+from .linalg import array_namespace, complements, concat, dagger, double_svd
 from .lowrank import LowRank
 from .state import State
 from .substeps import Euler, Substep
@@ -30,7 +30,7 @@ def augmented(Y: LowRank, dK, dL, dS) -> LowRank:
     O((m + n) r^2).
     """
     xp = array_namespace(Y.S)
-    Ut, Vt = complement(Y.U, dK), complement(Y.V, dL)
+    Ut, Vt = complements((Y.U, dK), (Y.V, dL))
     zero = xp.zeros((*Y.S.shape[:-2], Ut.shape[-1], Vt.shape[-1]), dtype=Y.dtype, device=device(Y.S))
     S = concat(concat(Y.S + dS, dagger(dL) @ Vt), concat(dagger(Ut) @ dK, zero), axis=-2)
     return LowRank(concat(Y.U, Ut), S, concat(Y.V, Vt))

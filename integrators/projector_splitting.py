@@ -75,7 +75,7 @@ class ProjectorSplitting(Integrator):
     def K_step(self, t, Y, h):
         """K1 = U1 R with V fixed."""
         f = yield t, Y
-        U, R = qr(Y.K + (yield from self.substep.K(t, Y, h, f)))
+        U, R = qr(Y.K + (yield from self.substep.K(t, Y, h, f)), Y.V)
         return Y.replace(U=U, S=R)
 
     def S_step(self, t, Y, h):
@@ -86,5 +86,5 @@ class ProjectorSplitting(Integrator):
     def L_step(self, t, Y, h):
         """L1 = V1 R with U fixed, S = R^H."""
         f = yield t, Y, "L"
-        V, R = qr(Y.L + (yield from self.substep.L(t, Y, h, f)))
+        V, R = qr(Y.L + (yield from self.substep.L(t, Y, h, f)), Y.U)
         return Y.replace(S=dagger(R), V=V)

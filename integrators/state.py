@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from .fields import PARTS, Projections, seen
-from .linalg import array_namespace, to_numpy
+from .linalg import cut, dagger, rows, stacked
 from .lowrank import LowRank
 
 __all__ = ["State", "stack", "unstack"]
@@ -41,7 +41,8 @@ class State:
         memory = self.memory
         if self.origin is not None and "first.K" in memory:
             first = Projections(*(memory[f"first.{part}"] for part in PARTS))
-            memory = {**memory, **{f"first.{part}": seen(first, self.origin, Y1, part) for part in PARTS}}
+            K, L = (seen(first, self.origin, Y1, part) for part in "KL")
+            memory = {**memory, "first.K": K, "first.L": L, "first.S": dagger(Y1.U) @ K}
         return State(Y1, memory)
 
     def map(self, f: Callable, *others: State) -> State:
@@ -80,7 +81,7 @@ def counters(state: State) -> dict[str, Any]:
 
 
 def stack(states: Sequence[State]) -> State:
-    """States of equal shapes and counters as one, with a leading axis over the matrices.
+    """States of equal counters as one, with a leading axis over the matrices; zeros fill up those of smaller rank.
 
     Raises ValueError where they do not fit.
     """
@@ -89,30 +90,56 @@ def stack(states: Sequence[State]) -> State:
         if any(state.memory[name] != X for state in states):
             values = [state.memory[name] for state in states]
             raise ValueError(f"states with different values of {name} cannot be stacked: {values}")
-    return first.map(lambda *Xs: array_namespace(*Xs).stack(Xs), *states[1:])
+    if any(state.Y.shape != first.Y.shape for state in states):
+        raise ValueError(f"states of different shapes cannot be stacked: {[state.Y for state in states]}")
+    return first.map(lambda *Xs: stacked(Xs), *states[1:])
 
 
-def unstack(state: State, manifold: bool) -> list[State]:
-    """The states of the matrices of a stack.
+def unstack(state: State, before: Sequence[State]) -> list[State]:
+    """The states of the matrices of a stack, without the zeros that fill it up.
 
-    For a method that keeps its bases orthonormal (``manifold``) zero columns are taken off: a matrix for which
-    :func:`~integrators.linalg.complement` found fewer directions than for others has its own, smaller, rank.
+    Y has the ranks that it states. Where it states none, they are those of ``before``, the states that were stacked; if
+    its bases have other numbers of columns than those, all zero columns are taken off. A first moment that
+    has been moved to Y has its ranks, the rest of the memory the shapes that it has in ``before``.
     """
-    U, S, V = state.Y
-    xp, count = array_namespace(U), U.shape[0]
-    whole = replace(state, Y=LowRank(U, xp.broadcast_to(S, (count, *S.shape[-2:])), V))
-    rows: dict[int, Sequence] = {}
+    parts = {id(X): rows(X) for X in _arrays(state) if X.ndim > 2 or X is not state.Y.S}
+    points = _points(state.Y, [old.Y for old in before], parts)
+    moved = state.origin is None and "first.K" in state.memory
+    kept = {name: X for name, X in state.memory.items() if not is_array(X)}
+    arrays = {name: parts[id(X)] for name, X in state.memory.items() if is_array(X)}
+    origin = None if state.origin is None else [parts[id(X)] for X in state.origin]
 
-    def row(X, i):
-        if id(X) not in rows:
-            rows[id(X)] = xp.unstack(X)
-        return rows[id(X)][i]
+    def memory(i, old):
+        shapes = {name: X.shape for name, X in old.memory.items() if name in arrays}
+        if moved:
+            U, S, V = points[i]
+            shapes |= {"first.K": (U.shape[0], V.shape[1]), "first.L": (V.shape[0], U.shape[1]), "first.S": S.shape}
+        return {name: cut(X[i], shapes[name]) if name in shapes else X[i] for name, X in arrays.items()} | kept
 
-    states = [whole.map(lambda X, i=i: row(X, i)) for i in range(count)]
-    if not manifold or all(bool(xp.all(xp.any(X[..., -1] != 0, axis=-1))) for X in (U, V) if X.shape[-1]):
-        return states
-    used = (to_numpy(xp.sum(xp.astype(xp.any(X != 0, axis=-2), xp.int64), axis=-1)).tolist() for X in (U, V))
+    def point(i, old):
+        return origin and LowRank(*(cut(X[i], Z.shape) for X, Z in zip(origin, old.Y, strict=True)))
+
+    return [State(points[i], memory(i, old), point(i, old), state.rejected) for i, old in enumerate(before)]
+
+
+def _points(Y: LowRank, before: Sequence[LowRank], parts: Mapping[int, Sequence]) -> list[LowRank]:
+    """The matrices of the stack Y; ``parts`` are the rows of its arrays by their id."""
+    U, S, V = (parts.get(id(X)) or [X] * len(before) for X in Y)
+    (m, n), largest = Y.shape[-2:], tuple(map(max, zip(*(Z.S.shape for Z in before), strict=True)))
+    if Y.ranks is not None:
+        shapes = [(r, r) for r in Y.ranks]
+    elif Y.S.shape[-2:] == largest:
+        shapes = [tuple(Z.S.shape) for Z in before]
+    else:
+        used = zip(*map(rows, Y.columns), strict=True)
+        return [LowRank(Ui[:, u], Si[u, :][:, v], Vi[:, v]) for Ui, Si, Vi, (u, v) in zip(U, S, V, used, strict=True)]
     return [
-        replace(one, Y=LowRank(one.Y.U[:, :rU], one.Y.S[:rU, :rV], one.Y.V[:, :rV]))
-        for one, rU, rV in zip(states, *used, strict=True)
+        LowRank(cut(Ui, (m, rU)), cut(Si, (rU, rV)), cut(Vi, (n, rV)))
+        for Ui, Si, Vi, (rU, rV) in zip(U, S, V, shapes, strict=True)
     ]
+
+
+def _arrays(state: State) -> list:
+    """All arrays of a state, that of each factor and each entry of the memory."""
+    points = [state.Y] if state.origin is None else [state.Y, state.origin]
+    return [X for Y in points for X in Y] + [X for X in state.memory.values() if is_array(X)]

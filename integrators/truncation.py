@@ -15,14 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from array_api_compat import device
 
 from .checks import check_integer, check_not_negative
-from .linalg import array_namespace, double_svd, to_numpy
-from .lowrank import LowRank, diagonalise
+from .linalg import array_namespace, host_svds, is_complex, read, rotate, sizes, to_numpy, write
+from .lowrank import LowRank
 from .state import State
 
 __all__ = ["FixedRank", "GlobalBudget", "ImportanceBudget", "Tolerance", "Truncation"]
@@ -33,6 +34,15 @@ class Truncation:
 
     spare: int = 0
 
+    stackable: ClassVar[bool] = True
+    """Whether a state may be a stack. A class that overrides ``__call__`` says so itself."""
+
+    def __init_subclass__(cls, **options):
+        """Whoever writes ``__call__`` anew has single matrices, unless the class says otherwise."""
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls) and "stackable" not in vars(cls):
+            cls.stackable = False
+
     def ranks(self, values: list[np.ndarray]) -> list[int]:
         """How many singular values of each matrix the rule keeps, spare directions apart.
 
@@ -40,22 +50,26 @@ class Truncation:
         """
         raise TypeError(f"{type(self).__name__} must define ranks(values)")
 
-    def __call__(self, states: Sequence[State]) -> list[tuple[LowRank, float]]:
+    def __call__(self, states: Sequence[State]) -> list[tuple[LowRank, Any]]:
         """Truncate all matrices together: (truncated matrix, Frobenius norm of what was cut) for each.
 
-        The states are of single matrices, each of which gets its own rank: take a stack apart by
-        :func:`integrators.unstack`. Cost O((m + n) r^2) each.
+        A state may be a stack, whose bases have zero columns where they fill up smaller matrices. Each of its
+        matrices gets its own rank (``ranks`` of the result) and number in an array of norms. One that is not
+        finite is left out: its norm is not a number. All coefficient matrices are read in a single copy, and what
+        turns the bases comes back in another. Cost O((m + n) r^2) each.
 
-        Raises FloatingPointError where a coefficient matrix is not finite, ValueError for a stack.
+        Raises FloatingPointError where the coefficient matrix of a single state is not finite.
         """
-        matrices = single(states)
-        svds = _by_shape(double_svd, [(Y.S,) for Y in matrices])
-        values = [vector(d) for _, d, _ in svds]
-        kept = [
-            int(min(rank + self.spare, self.limit, len(d))) for rank, d in zip(self.ranks(values), values, strict=True)
-        ]
-        cut = _by_shape(_diagonalised, [(*Y, *svd, r) for Y, svd, r in zip(matrices, svds, kept, strict=True)])
-        return [(LowRank(*Y), float(_tails(d)[r])) for Y, d, r in zip(cut, values, kept, strict=True)]
+        points = [s.Y for s in states]
+        cores = _cores(points)
+        svds: list = host_svds(points[0].S, [core and core.S for core in cores])
+        values = [svd[1] for svd in svds if svd is not None]
+        live = [i for i, svd in enumerate(svds) if svd is not None]
+        kept, cut = [0] * len(cores), np.full(len(cores), math.nan)
+        for i, rank, d in zip(live, self.ranks(values), values, strict=True):
+            kept[i] = int(min(rank + self.spare, self.limit, len(d)))
+        cut[live] = [tails[kept[i]] for i, tails in zip(live, _tails(values), strict=True)]
+        return _turned(points, cores, svds, kept, cut)
 
     @property
     def limit(self) -> float:
@@ -135,11 +149,9 @@ class Tolerance(Truncation):
 
     def ranks(self, values):
         """The smallest r with a tail of at most the threshold."""
-        ranks = []
-        for d in values:
-            tails = _tails(d)
-            ranks.append(max(self.min_rank, int(np.sum(tails > self.threshold(float(tails[0]))))))
-        return ranks
+        tails = _tails(values)
+        thresholds = np.array([self.threshold(norm) for norm in tails[:, 0].tolist()])
+        return np.maximum(self.min_rank, np.sum(tails > thresholds[:, None], axis=-1)).tolist()
 
 
 @dataclass(frozen=True)
@@ -275,34 +287,69 @@ def vector(d) -> np.ndarray:
     return to_numpy(d).astype(float)
 
 
-def _diagonalised(U, S, V, P, d, Q, rank):
-    return tuple(diagonalise(LowRank(U, S, V), P, d, Q, rank))
+class _Core(NamedTuple):
+    """The coefficient matrix of one matrix, in numpy, and the columns of U and V that it belongs to."""
+
+    S: np.ndarray
+    rows: Any = slice(None)
+    columns: Any = slice(None)
 
 
-def _by_shape(function, rows: list[tuple]) -> list[tuple]:
-    """``[function(*row) for row in rows]``, in one call for all rows whose arrays have equal shapes and types.
-
-    Entries of a row that are not arrays must be equal too.
-    """
-    groups: dict = {}
-    for i, row in enumerate(rows):
-        key = tuple((tuple(X.shape), X.dtype, device(X)) if hasattr(X, "shape") else X for X in row)
-        groups.setdefault(key, []).append(i)
-    result: list = [None] * len(rows)
-    for indices in groups.values():
-        if len(indices) == 1:
-            result[indices[0]] = function(*rows[indices[0]])
+def _cores(points: Sequence[LowRank]) -> list[_Core | None]:
+    """Those of all matrices, in a single copy; None where one of a stack is not finite."""
+    copies = iter(read([X for Y in points for X in ([Y.S] if Y.S.ndim == 2 else [Y.S, sizes(Y.U), sizes(Y.V)])]))
+    found: list[_Core | None] = []
+    for _ in points:
+        S = next(copies)
+        finite = np.isfinite(S).all(axis=(-2, -1))
+        if S.ndim == 2:
+            if not finite:
+                raise FloatingPointError("the coefficient matrix S has non-finite entries")
+            found.append(_Core(S))
             continue
-        columns = zip(*(rows[i] for i in indices), strict=True)
-        stacks = [array_namespace(X[0]).stack(X) if hasattr(X[0], "shape") else X[0] for X in columns]
-        parts = function(*stacks)
-        for j, i in enumerate(indices):
-            result[i] = tuple(X[j, ...] for X in parts)
+        rows, columns = next(copies) != 0, next(copies) != 0
+        if rows.all() and columns.all():
+            found += [_Core(X) if fine else None for X, fine in zip(S, finite, strict=True)]
+            continue
+        for X, fine, *kept in zip(S, finite, rows, columns, strict=True):
+            i, j = map(np.flatnonzero, kept)
+            found.append(_Core(X[i][:, j], i, j) if fine else None)
+    return found
+
+
+def _turned(points, cores, svds, kept, cut) -> list[tuple[LowRank, Any]]:
+    """Each point in the bases of its first singular vectors, as many as are kept, and what was cut of it."""
+    counts = [1 if Y.S.ndim == 2 else Y.S.shape[0] for Y in points]
+    parts = [slice(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]
+    arrays = [_rotation(Y, cores[part], svds[part], kept[part]) for Y, part in zip(points, parts, strict=True)]
+    likes = [Y.S for Y in points for _ in "PSQ"]
+    copies, result = iter(write([X for three in arrays for X in three], likes)), []
+    for Y, part in zip(points, parts, strict=True):
+        P, S, Q = (next(copies) for _ in range(3))
+        S = array_namespace(S).astype(S, Y.dtype, copy=False)
+        single = Y.S.ndim == 2
+        Y1 = LowRank(rotate(Y.U, P), S, rotate(Y.V, Q), ranks=None if single else kept[part])
+        result.append((Y1, float(cut[part.start]) if single else cut[part]))
     return result
 
 
-def _tails(d: np.ndarray) -> np.ndarray:
-    """(sum_{j >= i} d_j^2)^{1/2} for i = 0..len(d), the last being 0; scaled against over- and underflow."""
-    scale = float(d[0]) if len(d) and d[0] > 0 else 1.0
-    squares = np.cumsum(np.square(d[::-1] / scale))[::-1]
-    return scale * np.sqrt(np.append(squares, 0.0))
+def _rotation(Y: LowRank, cores, svds, kept) -> list[np.ndarray]:
+    """The kept columns of P and Q with diag(d) between them; in a stack zeros fill them up."""
+    (rU, rV), r, dtype = Y.S.shape[-2:], max(kept), complex if is_complex(Y.S) else float
+    P, S, Q = (np.zeros((len(cores), *shape), dtype) for shape in ((rU, r), (r, r), (rV, r)))
+    for i, (core, svd, r) in enumerate(zip(cores, svds, kept, strict=True)):
+        if svd is not None:
+            P[i, core.rows, :r], Q[i, core.columns, :r] = svd[0][:, :r], svd[2][:, :r]
+            np.fill_diagonal(S[i, :r, :r], svd[1][:r])
+    return [P[0], S[0], Q[0]] if Y.S.ndim == 2 else [P, S, Q]
+
+
+def _tails(values: Sequence[np.ndarray]) -> np.ndarray:
+    """(sum_{j >= i} d_j^2)^{1/2} for i = 0..len(d) of each d, then zeros; scaled against over- and underflow."""
+    if not values:
+        return np.zeros((0, 1))
+    d = np.zeros((len(values), 1 + max(map(len, values))))
+    for row, X in zip(d, values, strict=True):
+        row[: len(X)] = X
+    scale = np.where(d[:, :1] > 0, d[:, :1], 1.0)
+    return scale * np.sqrt(np.cumsum(np.square(d / scale)[:, ::-1], axis=-1)[:, ::-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -52,25 +54,32 @@ register_optimizer_step_pre_hook(_refuse)
 
 
 @torch.no_grad()
-def assign(parameter: nn.Parameter, value: torch.Tensor) -> None:
-    """Give a parameter new values, of another shape if need be.
+def assign(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    """Give parameters new values, of other shapes if need be.
 
-    It stays the same object, so hooks and optimisers keep hold of it. Of the same shape the values are copied, and
+    They stay the same objects, so hooks and optimisers keep hold of them. Of the same shape the values are copied, and
     ``grad`` stays. Otherwise ``grad`` is dropped, and with it torch's gradient accumulator for the old shape, which a
     graph that is still alive would else use again, summing new gradients of rank k into old ones of rank 1. torch
     forgets the accumulator when the dtype of the data changes, so that is done for a moment.
 
     Parameters
     ----------
-    parameter : Parameter
-    value : tensor
+    parameters : sequence of Parameter
+    values : sequence of tensors
         Copied, never shared.
     """
-    if parameter.shape == value.shape:
-        parameter.copy_(value)
+    pairs = list(zip(parameters, values, strict=True))
+    if same := [(p, X) for p, X in pairs if p.shape == X.shape]:
+        torch._foreach_copy_([p for p, _ in same], [X for _, X in same])
+    if not (others := [(p, X) for p, X in pairs if p.shape != X.shape]):
         return
-    parameter.zero_()  # a graph that is still alive sees the change, and refuses its backward pass
-    dtype, device = parameter.dtype, parameter.device
-    parameter.grad = None
-    parameter.data = torch.empty(0, dtype=torch.float64 if dtype != torch.float64 else torch.float32, device=device)
-    parameter.data = value.detach().to(device, dtype, copy=True).contiguous()
+    torch._foreach_zero_([p for p, _ in others])  # a graph that is still alive sees it, and refuses its backward pass
+    copies = torch._foreach_mul([X.to(p.device, p.dtype) for p, X in others], 1.0)
+    nothing: dict = {}  # of another dtype, which every device has
+    for (p, _), copy in zip(others, copies, strict=True):
+        kind = p.device, torch.float16 if p.dtype != torch.float16 else torch.float32
+        if kind not in nothing:
+            nothing[kind] = torch.empty(0, device=kind[0], dtype=kind[1])
+        p.grad = None
+        p.data = nothing[kind]
+        p.data = copy.contiguous()

@@ -64,12 +64,11 @@ class LowRankLayer(nn.Module):
     @property
     def Y(self) -> LowRank:
         """The trained matrix; the factors themselves, not copies."""
-        return LowRank(self.U.detach(), self.S.detach(), self.V.detach())
+        return LowRank(*(X.detach() for X in self.factors))
 
     @Y.setter
     def Y(self, Y: LowRank) -> None:
-        for name in FACTORS:
-            assign(getattr(self, name), getattr(Y, name))
+        assign(self.factors, list(Y))
 
     @property
     def factors(self) -> tuple[Factor, Factor, Factor]:

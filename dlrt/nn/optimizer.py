@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, conclude, count_evaluations
+from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, count_evaluations
 from integrators.checks import check_instance, check_integer, check_number, check_positive
+from integrators.together import Together, finish, separate
 
-from .factors import Factor
+from .factors import Factor, assign
 from .layers import FACTORS, LowRankLayer
-from .lockstep import Batch, Coefficients, batches, named, request_gradients
+from .lockstep import Coefficients, batches, gradients, place, request_gradients, truncated
 from .model import low_rank_layers, matches
 
 __all__ = ["LowRankOptimizer"]
@@ -85,7 +86,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
     ``clip_grad_norm_`` sees is ``||P(W) G||^2 + 2 ||S-gradient||^2`` for a layer. Clipping by value would break their
     consistency.
 
-    Layers of equal shape, rank and options are stacked and stepped in batched calls.
+    Layers of equal shape and options advance in one stack, whatever their ranks.
     """
 
     steps_factors = True
@@ -209,11 +210,13 @@ class LowRankOptimizer(torch.optim.Optimizer):
         loss = None if closure is None else _evaluate(closure)
         active = [name for name, layer in self.layers.items() if _has_gradient(layer)]
         if active:
-            self._check_gradients(active)
-            if self._position == 0:
-                self._basis_step(active, closure)
-            else:
-                self._coefficient_step(active)
+            try:
+                if self._position == 0:
+                    self._basis_step(active, closure)
+                else:
+                    self._coefficient_step(active)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}; no parameter has been changed") from error
         if self.rest is not None:
             self.rest.step()
         if active and self.coefficient_steps:
@@ -229,9 +232,16 @@ class LowRankOptimizer(torch.optim.Optimizer):
             found |= dict.fromkeys(group["layers"], (lr * factor, lr * float(group["weight_decay"])))
         return found
 
+    def _state(self, name: str) -> State:
+        """The matrix of a layer, and its memory, which has followed it to another device or dtype."""
+        Y, memory = self.layers[name].Y, self._memory[name]
+        if any(isinstance(X, torch.Tensor) and (X.dtype, X.device) != (Y.S.dtype, Y.S.device) for X in memory.values()):
+            memory = {k: X.to(Y.S) if isinstance(X, torch.Tensor) else X for k, X in memory.items()}
+        return State(Y, memory)
+
     def _basis_step(self, active, closure) -> None:
         """Run the generators of all layers side by side, one backward pass for each round of requests."""
-        states = {name: State(self.layers[name].Y, self._memory[name]) for name in active}
+        states = {name: self._state(name) for name in active}
         for name, state in states.items():
             if state.memory and self._ranks[name] != state.Y.rank:
                 raise RuntimeError(
@@ -239,29 +249,32 @@ class LowRankOptimizer(torch.optim.Optimizer):
                     "load the state of the optimiser that belongs to the model, or make a new optimiser"
                 )
         others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
-        gradients: list | None = None
-        together = batches(self.integrator, self.layers, states, self._options())
+        kept: list | None = None
+        groups = batches(self.integrator, states, self._options())
         try:
-            while pending := [batch for batch in together if batch.request is not None]:
-                if pending[0].tapes:
+            while pending := [group for group in groups if group.request is not None]:
+                if pending[0].fields:
                     if closure is None:
                         raise self._needs_closure()
-                    if gradients is None:
-                        gradients = [p.grad for p in others]
+                    if kept is None:
+                        kept = [p.grad for p in others]
                         self._let_go(active)
-                    self._evaluate_at(pending, [*others, *self._factors(active)], closure)
-                    self._check_gradients(active)
-                for batch in pending:
-                    batch.answer()
-            self._conclude({name: state for batch in together for name, state in batch.results().items()})
+                    groups += (left := separate(pending))
+                    self._evaluate_at([*pending, *left], [*others, *self._factors(active)], closure)
+                    pending += left
+                for group in pending:
+                    group.answer(gradients(group, self.layers))
+            truncates = self.truncate_after == 0
+            # before it is time: a square S for the layer, and nothing is lost
+            self._take_over(finish(self.integrator.truncation if truncates else EVERYTHING, groups))
         except BaseException:
-            if gradients is not None:
+            if kept is not None:
                 for name, state in states.items():
                     self.layers[name].Y = state.Y
             raise
         finally:
-            if gradients is not None:
-                for p, gradient in zip(others, gradients, strict=True):
+            if kept is not None:
+                for p, gradient in zip(others, kept, strict=True):
                     p.grad = gradient
                 self._request_gradients(self.integrator.factors)
 
@@ -277,10 +290,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for p in self._factors(active):
             p.data = p.data.clone()
 
-    def _evaluate_at(self, pending: Sequence[Batch], parameters, closure) -> None:
+    def _evaluate_at(self, pending: Sequence[Together], parameters, closure) -> None:
         """A backward pass at the points that are asked for."""
-        for batch in pending:
-            batch.place()
+        place(pending, self.layers)
         for p in parameters:
             p.grad = None
         _evaluate(closure)
@@ -293,46 +305,33 @@ class LowRankOptimizer(torch.optim.Optimizer):
             Y = LowRank(U[:0], S, V[:0])  # the bases stay where they are
             memory = self._coefficient_memory.get(name) or self.coefficients.memory(Y)
             states[name] = State(Y, memory)
-        together = batches(self.coefficients, self.layers, states, self._options(ratio=True))
-        for batch in together:
-            batch.answer()
-        moved = {name: state for batch in together for name, state in batch.results().items()}
+        groups = batches(self.coefficients, states, self._options(ratio=True))
+        for group in groups:
+            group.answer(gradients(group, self.layers))
+        moved = {name: state for name, (state, _) in finish(None, groups).items()}
         if self._position == self.truncate_after:
             old = {name: self.layers[name].Y for name in active}
-            self._conclude(
-                {name: State(replace(Y, S=moved[name].Y.S), self._memory[name], origin=Y) for name, Y in old.items()}
-            )
+            moved = {
+                name: State(replace(Y, S=moved[name].Y.S), self._memory[name], origin=Y) for name, Y in old.items()
+            }
+            self._take_over(truncated(self.integrator.truncation, moved))
             return
-        _check_finite(moved)
+        assign([self.layers[name].S for name in moved], [state.Y.S for state in moved.values()])
         for name, state in moved.items():
-            self.layers[name].S.copy_(state.Y.S)
             self.truncation_errors[name] = 0.0
             self._coefficient_memory[name] = state.memory
 
-    def _conclude(self, states: Mapping[str, State]) -> None:
-        """Truncate all matrices together where it is time to, and write them into the layers."""
-        truncates = self._position == self.truncate_after
-        if self._position == 0 or truncates:
-            self._coefficient_memory = {}
-        _check_finite(states)
-        try:
-            # before it is time: a square S for the layer, and nothing is lost
-            concluded = conclude(self.integrator.truncation if truncates else EVERYTHING, list(states.values()))
-        except (FloatingPointError, torch.linalg.LinAlgError) as error:
-            raise named(error, states) from error
-        for name, (state, cut) in zip(states, concluded, strict=True):
-            self._set(name, state)
+    def _take_over(self, concluded: Mapping[str, tuple[State, float]]) -> None:
+        """Write new matrices into their layers; steps on S start anew in the new bases."""
+        layers = [self.layers[name] for name in concluded]
+        assign(
+            [factor for layer in layers for factor in layer.factors],
+            [X for state, _ in concluded.values() for X in state.Y],
+        )
+        for name, (state, cut) in concluded.items():
+            self._memory[name], self._ranks[name] = state.memory, state.Y.rank
             self.truncation_errors[name] = cut
-
-    def _check_gradients(self, active) -> None:
-        found = [
-            (name, parameter.grad)
-            for name in active
-            for parameter in self._factors([name])
-            if parameter.grad is not None
-        ]
-        if bad := _not_finite(found):
-            raise named(FloatingPointError("the gradient has non-finite entries"), bad)
+        self._coefficient_memory = {}
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -402,20 +401,3 @@ def _has_gradient(layer: LowRankLayer) -> bool:
 
 def _cloned(memory: Mapping[str, Any], device=None) -> dict:
     return {k: X.to(device or X.device, copy=True) if isinstance(X, torch.Tensor) else X for k, X in memory.items()}
-
-
-def _check_finite(states: Mapping[str, State]) -> None:
-    found = [
-        (name, X) for name, state in states.items() for X in state.arrays().values() if isinstance(X, torch.Tensor)
-    ]
-    if bad := _not_finite(found):
-        raise named(FloatingPointError("the matrix or its memory is not finite after the step"), bad)
-
-
-def _not_finite(found: Sequence[tuple[str, torch.Tensor]]) -> list[str]:
-    """The names of the tensors with entries that are not finite, each once."""
-    norms = torch.stack([x.to(found[0][1].device) for x in torch._foreach_norm([X for _, X in found])])
-    if bool(torch.isfinite(norms).all()):
-        return []
-    # some may be of finite entries whose norm overflowed
-    return list(dict.fromkeys(name for name, X in found if not bool(torch.isfinite(X).all())))

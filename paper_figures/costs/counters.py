@@ -42,6 +42,8 @@ COPIES = (aten.clone, aten.where)
 """Elementwise by their tags, but without arithmetic."""
 PLAIN = (aten.linalg_vector_norm, aten._linalg_check_errors)
 """Linear algebra by their names alone: a reduction, and a look at an error code."""
+OVERWRITING = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}
+"""Products that torch's registry knows under another name alone."""
 REFUSED = (
     aten.addmv, aten.addr, aten.cholesky, aten.cholesky_inverse, aten.cholesky_solve, aten.dot, aten.geqrf, aten.mv,
     aten.ormqr, aten.triangular_solve, aten.vdot,
@@ -169,7 +171,7 @@ class Meter(TorchDispatchMode):
         return out
 
     def _count(self, func, args, kwargs, out, results) -> None:
-        packet = func.overloadpacket
+        packet = OVERWRITING.get(func.overloadpacket, func.overloadpacket)
         if packet in flop_registry:
             self._now.products += flop_registry[packet](*args, **kwargs, out_val=out)
         elif packet in FACTORISATIONS:

@@ -4,7 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from integrators.linalg import complement, dagger, double_svd, eps, haar, orth, polish, qr, rotate, to_numpy
+from integrators.linalg import (
+    columns,
+    complement,
+    complements,
+    dagger,
+    double_svd,
+    eps,
+    haar,
+    host_svds,
+    orth,
+    polish,
+    qr,
+    read,
+    rotate,
+    stacked,
+    to_numpy,
+    write,
+)
 
 DTYPES = [np.float32, np.float64, np.complex128]
 STACKS = {"float32": torch.float32, "float64": torch.float64, "complex128": torch.complex128}
@@ -75,21 +92,22 @@ def test_rotate_keeps_the_dtype():
 @pytest.mark.parametrize("library", ["torch", "numpy"])
 @pytest.mark.parametrize("dtype", STACKS)
 def test_complement_of_a_stack(library, dtype):
-    """Generic, dependent, in the span already, tiny, badly scaled, zero: each as alone, zero columns at the end."""
-    U = torch.linalg.qr(randn(6, 40, 5, dtype=STACKS[dtype]))[0]
-    X = randn(6, 40, 5, dtype=STACKS[dtype], seed=1)
-    X[1, :, 3] = X[1, :, 2]
+    """Generic, in the span already, tiny, badly scaled, zero, of smaller rank: each as alone, with zero columns."""
+    U = torch.linalg.qr(randn(7, 40, 5, dtype=STACKS[dtype]))[0]
+    X = randn(7, 40, 5, dtype=STACKS[dtype], seed=1)
+    X[1, :, 3] = U[1] @ X[1, :5, 2]
     X[2] = U[2] @ X[2, :5]
     X[3] *= 1e-30
     X[4, :, 0] *= 1e-3
     X[5] = 0
+    U[6, :, 3:], X[6, :, 2:] = 0, 0
     if library == "numpy":
         U, X = U.numpy(), X.numpy()
     Q = complement(U, X)
-    assert tuple(Q.shape) == (6, 40, 5)
-    for i, width in enumerate((5, 4, 0, 5, 5, 0)):
-        alone, mine = complement(U[i], X[i]), Q[i][:, :width]
-        assert alone.shape[1] == width and not bool((Q[i][:, width:] != 0).any())
+    assert tuple(Q.shape) == (7, 40, 5)
+    for i, width in enumerate((5, 4, 0, 5, 5, 0, 2)):
+        alone, mine = complement(U[i], X[i]), Q[i][:, columns(Q[i])]
+        assert alone.shape[1] == mine.shape[1] == width
         A, B, V = (torch.as_tensor(Z) for Z in (alone, mine, U[i]))
         tolerance = 100 * eps(X)
         assert float((A @ A.mH - B @ B.mH).abs().max() if width else 0) <= tolerance
@@ -117,11 +135,72 @@ def test_no_room_is_capped():
     assert complement(U, randn(3, 8, 5, seed=1)).shape == (3, 8, 3)
 
 
-def test_one_bad_matrix_in_a_stack():
-    U, X = torch.linalg.qr(randn(3, 9, 2))[0], randn(3, 9, 2, seed=1)
-    X[1, 0, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="non-finite"):
-        complement(U, X)
+@pytest.mark.parametrize("k", [2, 8])
+@pytest.mark.parametrize("library", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+def test_one_bad_matrix_in_a_stack(library, k):
+    """Not finite, or dependent in torch where that takes decisions: it becomes not finite, and the others do not."""
+    U, X = torch.linalg.qr(randn(4, 9, 2))[0], randn(4, 9, k, seed=1)
+    X[1, 0, 0], X[2, 1, 1] = torch.nan, torch.inf
+    X[3, :, 1] = X[3, :, 0]
+    finite = torch.isfinite(torch.as_tensor(complement(library(U), library(X)))).all(-1).all(-1).tolist()
+    assert finite == [True, False, False, library is np.asarray or k == 8]
+
+
+def test_complements_share_their_factorisations():
+    """Of pairs of other heights, stacks or single: those of each pair."""
+    pairs = [(torch.linalg.qr(randn(3, m, 2))[0], randn(3, m, 4, seed=m)) for m in (9, 12)]
+    for found, (U, X) in zip(complements(*pairs), pairs, strict=True):
+        torch.testing.assert_close(found, complement(U, X), rtol=1e-12, atol=1e-13)
+    single = [(U[0], X[0]) for U, X in pairs]
+    for found, (U, X) in zip(complements(*single), single, strict=True):
+        torch.testing.assert_close(found, complement(U, X), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+def test_factors_of_a_stack_keep_zero_columns(library):
+    """Where their partner has them; a zero column of a whole matrix is completed, since its rank is the method's."""
+    X, partner = randn(3, 9, 4), torch.linalg.qr(randn(3, 7, 4, seed=1))[0]
+    X[1, :, 2:], partner[1, :, 2:] = 0, 0
+    X[2, :, 3] = 0
+    Q, R = qr(library(X), library(partner))
+    np.testing.assert_allclose(np.asarray(Q @ R), X, atol=1e-13)
+    for i, rank in enumerate((4, 2, 4)):
+        np.testing.assert_allclose(np.asarray(Q[i].T @ Q[i]), np.diag(np.arange(4) < rank), atol=1e-13)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+def test_arrays_of_different_shapes_in_one(library):
+    arrays = [randn(3, 2), randn(3, 4, seed=1), randn(2, 4, seed=2)]
+    one = stacked([library(X) for X in arrays])
+    assert tuple(one.shape) == (3, 3, 4)
+    for row, X in zip(one, arrays, strict=True):
+        k, l = X.shape
+        np.testing.assert_array_equal(row[:k, :l], X)
+        assert float(abs(row).sum()) == pytest.approx(float(abs(X).sum()), rel=1e-14)
+    assert tuple(stacked([library(X) for X in arrays[:1] * 2]).shape) == (2, 3, 2)
+
+
+def test_read_and_write_keep_shapes_and_round_for_torch():
+    arrays = [torch.ones(2, 3), randn(4), torch.zeros(0, 2), np.eye(2)]
+    found = read(arrays)
+    assert all(isinstance(X, np.ndarray) for X in found)
+    for X, Y in zip(found, arrays, strict=True):
+        np.testing.assert_array_equal(X, Y)
+    likes = [torch.zeros(()), randn(1), np.zeros(()), torch.zeros(())]
+    for X, like, Y in zip(found, likes, write(found, likes), strict=True):
+        assert type(Y) is type(like) or isinstance(Y, np.ndarray)
+        assert Y.shape == X.shape and (isinstance(Y, np.ndarray) or Y.dtype == like.dtype)
+
+
+def test_small_svds_of_any_shapes():
+    rng = np.random.default_rng(0)
+    matrices = [rng.standard_normal(shape) for shape in ((3, 3), (4, 2), (3, 3))]
+    for like in (np.zeros(()), torch.zeros(())):
+        found = host_svds(like, [*matrices, None])
+        assert found[3] is None
+        for S, (P, d, Q) in zip(matrices, found[:3], strict=True):
+            assert d.dtype == np.float64
+            np.testing.assert_allclose((P * d) @ Q.T, S, atol=1e-14)
 
 
 def test_factorisations_leave_the_number_of_threads():

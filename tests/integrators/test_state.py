@@ -1,93 +1,37 @@
 """State: what moves, in stacks, to other points and through files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from integrators import (
-    BUG,
-    AdaLoRA,
-    Adam,
-    AugmentedBUG,
-    FixedRank,
-    FullRank,
-    GeoLoRA,
-    GlobalBudget,
-    LoRA,
     LowRank,
-    Momentum,
-    ParallelBUG,
     Projections,
-    ProjectorSplitting,
     State,
-    SVDLoRA,
-    Tolerance,
-    conclude,
     stack,
     tangent,
     unstack,
 )
+from integrators.linalg import concat
 
 
 def randn(*shape, dtype=torch.float64, seed=0):
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
-def before_truncation(method, state, A):
-    """The state after a step of size 0.1 along A - Y, for one matrix or a stack."""
-    stages = method.advance(0.0, state, 0.1)
-    try:
-        request = next(stages)
-        while True:
-            request = stages.send(Projections.of(A - request[1].full(), request[1]))
-    except StopIteration as stop:
-        return stop.value
-
-
-METHODS = [
-    FullRank(optimizer=Adam()),
-    LoRA(optimizer=Momentum()),
-    SVDLoRA(),
-    AdaLoRA(),
-    ProjectorSplitting(),
-    ProjectorSplitting(order=2),
-    BUG(optimizer=Momentum()),
-    AugmentedBUG(truncation=Tolerance(relative=0.05, spare=1)),
-    ParallelBUG(truncation=FixedRank(4)),
-    GeoLoRA(),
-    GeoLoRA(optimizer=Adam()),
-    GeoLoRA(truncation=GlobalBudget(9), optimizer=Momentum()),
-]
-
-
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_a_stack_steps_as_its_matrices_alone(method):
-    """One matrix has a target of lower rank, so fewer new directions and another rank than the rest."""
-    assert method.stackable
-    rng, like = np.random.default_rng(0), randn(1)
-    targets = [LowRank.random((12, 9), r, rng, like, singular_values=range(r, 0, -1)).full() for r in (5, 1, 5)]
-    states = [method.init(LowRank.random((12, 9), 3, rng, like)) for _ in targets]
-    together = unstack(before_truncation(method, stack(states), torch.stack(targets)), method.manifold)
-    alone = [before_truncation(method, state, A) for state, A in zip(states, targets, strict=True)]
-    for a, b in zip(together, alone, strict=True):
-        assert a.Y.S.shape == b.Y.S.shape
-    for (a, error), (b, expected) in zip(
-        conclude(method.truncation, together), conclude(method.truncation, alone), strict=True
-    ):
-        torch.testing.assert_close(a.Y.full(), b.Y.full())
-        assert error == pytest.approx(expected, abs=1e-12)
-        assert a.memory.keys() == b.memory.keys()
-
-
 def test_states_that_do_not_fit_are_refused():
     Y = LowRank(randn(4, 2), randn(2, 2), randn(5, 2))
     with pytest.raises(ValueError, match="different values of step"):
         stack([State(Y, {"step": 1}), State(Y, {"step": 2})])
+    with pytest.raises(ValueError, match="different shapes"):
+        stack([State(Y), State(Y.H)])
 
 
-def random_state(seed=0, like=None):
+def random_state(seed=0, like=None, rank=3):
     rng = np.random.default_rng(seed)
-    Y, Z = (LowRank.random((9, 7), 3, rng, like) for _ in range(2))
+    Y, Z = (LowRank.random((9, 7), rank, rng, like) for _ in range(2))
     f = Projections.of(LowRank.random((9, 7), 7, rng, like).full(), Z)
     return State(Y, {"first.K": f.K, "first.L": f.L, "first.S": f.S, "second.K": f.K[:, :1] ** 2, "step": 3}, Z, 2)
 
@@ -120,14 +64,26 @@ def test_map_goes_over_every_array_and_keeps_counters():
     assert isinstance(as_torch.Y.U, torch.Tensor) and isinstance(as_torch.memory["first.S"], torch.Tensor)
 
 
-def test_stack_and_unstack_are_inverse():
-    states = [random_state(seed) for seed in range(3)]
+@pytest.mark.parametrize("like", [np.zeros(()), torch.zeros((), dtype=torch.float64)], ids=["numpy", "torch"])
+def test_stack_and_unstack_are_inverse(like):
+    """Whatever the ranks: before, after a move of the tangent vector, and with the bases augmented."""
+    states = [random_state(seed, like, rank) for seed, rank in enumerate((3, 1, 2))]
     together = stack(states)
     assert together.Y.shape == (3, 9, 7) and together.origin.shape == (3, 9, 7) and together.memory["step"] == 3
-    for one, other in zip(states, unstack(together, manifold=True), strict=True):
+    for one, other in zip(states, unstack(together, states), strict=True):
         for name, X in one.arrays().items():
             np.testing.assert_array_equal(X, other.arrays()[name])
+        for X, Z in zip(one.origin, other.origin, strict=True):
+            np.testing.assert_array_equal(X, Z)
         assert other.rejected == 2
+    for one, other in zip(states, unstack(together.at(together.Y), states), strict=True):
+        for name, X in one.at(one.Y).arrays().items():
+            np.testing.assert_allclose(X, other.arrays()[name], atol=1e-14)
+    U, S, V = together.Y
+    wide = replace(together, Y=LowRank(concat(U, U), concat(concat(S, S), concat(S, S), axis=-2), concat(V, V)))
+    for one, other in zip(states, unstack(wide, states), strict=True):
+        assert other.Y.rank == 2 * one.Y.rank
+        np.testing.assert_allclose(np.asarray(other.Y.full()), 4 * np.asarray(one.Y.full()), atol=1e-13)
 
 
 def test_arrays_and_back():

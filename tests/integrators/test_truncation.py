@@ -147,12 +147,33 @@ def test_bad_input(build, message):
         build()
 
 
-@pytest.mark.parametrize("rule", [FixedRank(2), Tolerance(relative=0.1), GlobalBudget(3), ImportanceBudget(2, 2, 2)])
-def test_a_stack_is_refused(rule):
-    """Each matrix gets a rank of its own, which a stack cannot hold."""
+def test_a_stack_is_refused_where_whole_columns_matter():
     together = stack([state([2.0, 1.0], seed=i) for i in range(3)])
     with pytest.raises(ValueError, match=r"takes single matrices, got a stack of shape \(3, 12, 10\): unstack it"):
-        rule([together])
+        ImportanceBudget(2, 2, 2)([together])
+
+
+@pytest.mark.parametrize("like", [np.zeros(()), torch.zeros((), dtype=torch.float64)], ids=["numpy", "torch"])
+@pytest.mark.parametrize("rule", [FixedRank(2, spare=1), Tolerance(relative=0.1, spare=1), GlobalBudget(6)], ids=repr)
+def test_a_stack_is_truncated_as_its_matrices(rule, like):
+    """Of different ranks, zero singular values among them, and one that is not finite: that is left out."""
+    values = [[4.0, 2.0, 1.0, 0.1], [3.0, 0.2], [0.0, 0.0, 0.0]]
+    rng = np.random.default_rng(0)
+    states = [State(LowRank.random((12, 10), len(d), rng, like, singular_values=d)) for d in values]
+    alone = rule(states)
+    W = LowRank.random((12, 10), 4, rng, like)
+    bad = State(LowRank(W.U, W.S * np.nan, W.V))
+    [(Y, errors), (Z, error)] = rule([stack([*states, bad]), State(W)])
+    expected = [*alone, *rule([State(W)])] if not isinstance(rule, GlobalBudget) else rule([*states, State(W)])
+    assert Y.ranks == [*(Yi.rank for Yi, _ in expected[:3]), 0] and np.isnan(errors[3])
+    for i, (Yi, e) in enumerate(expected[:3]):
+        assert errors[i] == pytest.approx(e, abs=1e-13)
+        np.testing.assert_allclose(np.asarray(Y.full()[i]), np.asarray(Yi.full()), atol=1e-13)
+        for X in (Y.U[i], Y.V[i]):
+            gram, r = np.asarray(X.T @ X), Yi.rank
+            np.testing.assert_allclose(gram[:r, :r], np.eye(r), atol=1e-13)
+            assert not np.asarray(X[:, r:]).any()
+    assert error == pytest.approx(expected[3][1]) and Z.ranks is None and Z.rank == expected[3][0].rank
 
 
 def test_truncation_of_equal_shapes_together_is_that_of_each():

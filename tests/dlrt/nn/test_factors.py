@@ -42,7 +42,7 @@ def test_assign_keeps_the_object_and_its_hooks():
 
 def test_assign_never_shares():
     parameter, value = nn.Parameter(torch.zeros(2, 2)), torch.ones(2, 3)
-    assign(parameter, value)
+    assign([parameter], [value])
     value.zero_()
     assert torch.equal(parameter, torch.ones(2, 3)) and parameter.is_contiguous()
 

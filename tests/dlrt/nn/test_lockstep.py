@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlrt.nn import LowRankLinear, LowRankOptimizer
+from dlrt.nn import LowRankLinear, LowRankOptimizer, lockstep
 from dlrt.nn.lockstep import Coefficients, batches
 from integrators import (
     FixedRank,
@@ -155,9 +155,23 @@ def test_layers_are_grouped_by_shape_options_and_counters():
     layers = {f"{i}": LowRankLinear(n, m, rank=2) for i, (m, n) in enumerate(sizes)}
     states = {name: GeoLoRA().init(layer.Y) for name, layer in layers.items()}
     options = dict.fromkeys(layers, (0.1, 0.0)) | {"3": (0.2, 0.0)}
-    groups = [list(batch.layers) for batch in batches(GeoLoRA(), layers, states, options)]
-    assert groups == [["0", "1"], ["2"], ["3"]]
-    assert len(batches(Midpoint(), layers, states, options)) == 4
+    assert [group.names for group in batches(GeoLoRA(), states, options)] == [["0", "1"], ["2"], ["3"]]
+    assert len(batches(Midpoint(), states, options)) == 4
+
+
+def test_ranks_share_a_stack_unless_filling_up_costs_more_than_another(monkeypatch):
+    """Small layers of any rank in one; of large ones those of similar rank: sum (R^2 - r^2) at most 3e6 / (m + n)."""
+    ranks = list(range(1, 41, 3))
+
+    def parts(n):
+        states = {f"{r}": State(LowRank(torch.zeros(n, r), torch.zeros(r, r), torch.zeros(n, r))) for r in ranks}
+        groups = batches(GeoLoRA(), states, dict.fromkeys(states, (0.1, 0.0)))
+        return [[state.Y.rank for state in group.before] for group in groups]
+
+    assert parts(50) == [ranks[::-1]]
+    assert parts(1000) == [[40, 37, 34, 31], [28, 25, 22, 19, 16], [13, 10, 7, 4, 1]]
+    monkeypatch.setattr(lockstep, "PART", {})  # elsewhere than on a processor each call costs more
+    assert parts(1000) == [ranks[::-1]]
 
 
 def test_coefficient_steps_leave_the_bases_alone():
