@@ -151,12 +151,6 @@ def sweep(cases, *, out, jobs=None, progress=None, within=None, fresh=False):
             progress(done[file])
 
     calls = {file: case.solve for file, case in known.items()}
-    folder = Folder(Path(out), lambda path: known[path.name].load(path), _save)
+    folder = Folder(Path(out), lambda path: known[path.name].load(path), Trajectory.save)
     run(calls, folder, jobs=jobs, progress=note, within=within, fresh=fresh)
     return [Result(case, *done[case.file][1:]) for case in cases]
-
-
-def _save(trajectory, path):
-    if trajectory.status == "stopped":  # Ctrl-C reached the worker: half a case is not to be found next time
-        raise KeyboardInterrupt
-    trajectory.save(path)

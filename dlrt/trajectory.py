@@ -224,9 +224,14 @@ class Trajectory:
         return self.status.startswith("failed")
 
     def checked(self):
-        """This trajectory, for those who need the whole run; RuntimeError with the status where it failed."""
+        """This trajectory, for those who need the whole run.
+
+        RuntimeError with the status where it failed, KeyboardInterrupt where it was stopped.
+        """
         if self.failed:
             raise RuntimeError(f"the run {self.status}")
+        if self.status == "stopped":
+            raise KeyboardInterrupt
         return self
 
     def __repr__(self):
@@ -299,9 +304,27 @@ class Trajectory:
         missing = [name for name in needed if name not in arrays]
         if missing or "status" not in meta:
             raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing")
-        state = State.of({name.removeprefix("state."): X for name, X in arrays.items()})
+        try:
+            _check_shapes(arrays)
+            state = State.of({name.removeprefix("state."): X for name, X in arrays.items()})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
         recorded: dict[str, Any] = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
         return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)
+
+
+def _check_shapes(arrays):
+    """ValueError unless the arrays of a file fit each other."""
+    records, steps = np.size(arrays["steps"]), np.size(arrays["step_sizes"])
+    for name, X in arrays.items():
+        axes = {"singular_values": 2, "coefficients": 3}.get(name, 1)
+        length = records if name in _RECORDED else steps if name in _PER_STEP else None
+        if X.dtype.kind not in "biufc" or (length is not None and (X.ndim != axes or len(X) != length)):
+            raise ValueError(
+                f"{name} of shape {X.shape} and dtype {X.dtype} does not fit {records} records, {steps} steps"
+            )
+    if records == 0 or arrays["steps"][-1] != steps:
+        raise ValueError(f"its {records} records do not end after {steps} steps")
 
 
 def core_versions():

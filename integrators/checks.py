@@ -24,6 +24,7 @@ __all__ = [
     "check_precision",
     "check_rank",
     "check_rng",
+    "check_shape",
     "check_singular_values",
     "described",
 ]
@@ -59,6 +60,14 @@ def check_rank(rank: Any, shape) -> int:
     if rank > min(m, n):
         raise ValueError(f"rank {rank} exceeds min(m, n) = {min(m, n)}")
     return rank
+
+
+def check_shape(shape: Any) -> tuple[int, int]:
+    """`shape` as a pair of ints; TypeError unless it is a pair of integers, ValueError unless both are positive."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+        raise TypeError(f"shape must be a pair of integers (m, n), got {described(shape)}")
+    m, n = (check_integer("m and n of shape", size) for size in shape)
+    return m, n
 
 
 def check_number(name: str, value: Any, least: float = -math.inf) -> float:

@@ -209,6 +209,8 @@ def count_evaluations(integrator: Integrator, like: Any = None) -> int:
     The matrix has the library, dtype and device of the array ``like``; numpy's float64 without it.
     """
 
+    check_instance("integrator", integrator, Integrator)
+
     class Constant(Projections):
         def __init__(self, Y):
             super().__init__(A @ Y.V, dagger(A) @ Y.U, dagger(Y.U) @ A @ Y.V)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_array, check_number, check_precision, check_rank, check_rng, described
+from .checks import check_array, check_number, check_precision, check_rank, check_rng, check_shape, described
 from .linalg import (
     array_namespace,
     concat,
@@ -259,6 +259,7 @@ class LowRank:
         TypeError
             ``rng`` is not a numpy Generator, or ``like`` has no floating dtype.
         """
+        shape = check_shape(shape)
         rank = check_rank(rank, shape)
         check_rng(rng)
         like = np.zeros(()) if like is None else like
@@ -276,7 +277,7 @@ class LowRank:
     @classmethod
     def zeros(cls, shape, rank: int, rng: np.random.Generator, like: Array | None = None) -> LowRank:
         """The zero matrix in random orthonormal bases (S = 0): the usual start of an adapter."""
-        return cls.random(shape, rank, rng, like, singular_values=[0.0] * check_rank(rank, shape))
+        return cls.random(shape, rank, rng, like, singular_values=[0.0] * check_rank(rank, check_shape(shape)))
 
 
 def sum_of_two(A: Array, B: Array, C: Array, D: Array) -> LowRank:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .checks import check_instance
 from .fields import PARTS, Projections, seen
 from .linalg import array_namespace, to_numpy
 from .lowrank import LowRank
@@ -84,6 +85,10 @@ def stack(states: Sequence[State]) -> State:
 
     Raises ValueError where they do not fit.
     """
+    if not states:
+        raise ValueError("states must hold at least one state, got none")
+    for state in states:
+        check_instance("each of states", state, State)
     first = states[0]
     for name, X in counters(first).items():
         if any(state.memory[name] != X for state in states):
@@ -98,6 +103,7 @@ def unstack(state: State, manifold: bool) -> list[State]:
     For a method that keeps its bases orthonormal (``manifold``) zero columns are taken off: a matrix for which
     :func:`~integrators.linalg.complement` found fewer directions than for others has its own, smaller, rank.
     """
+    check_instance("state", state, State)
     U, S, V = state.Y
     xp, count = array_namespace(U), U.shape[0]
     whole = replace(state, Y=LowRank(U, xp.broadcast_to(S, (count, *S.shape[-2:])), V))

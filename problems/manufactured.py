@@ -69,6 +69,9 @@ class Manufactured(Problem):
     name = "manufactured"
 
     def __post_init__(self) -> None:
+        for name in "USV":
+            if len(getattr(getattr(self, name), "shape", ())) != 2:
+                raise TypeError(f"{name} must be a sympy matrix, got {getattr(self, name)!r}")
         r = self.S.shape
         if self.U.shape[1] != r[0] or self.V.shape[1] != r[1]:
             raise ValueError(

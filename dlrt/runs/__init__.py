@@ -5,7 +5,7 @@ store. `tune` tries learning rates; `describe` and `versions` say what a result 
 """
 
 from .identity import describe, identify
-from .runner import Task, cluster, report, run, run_tasks
+from .runner import Task, cluster, is_running, report, run, run_tasks
 from .store import Folder, Journal, check_folder, set_aside, versions, write_atomically, write_json
 from .tune import best, late, late_loss, rate, tune
 
@@ -18,6 +18,7 @@ __all__ = [
     "cluster",
     "describe",
     "identify",
+    "is_running",
     "late",
     "late_loss",
     "rate",

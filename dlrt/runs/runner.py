@@ -91,6 +91,11 @@ def report(fraction: float) -> None:
         tell(fraction)
 
 
+def is_running() -> bool:
+    """Whether a runner has made the present call, and keeps what it returns."""
+    return getattr(_PRESENT, "tell", None) is not None
+
+
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[None]:
     """Let runners inside work on the Dask cluster of this scheduler, with all its workers; None: on this machine.
@@ -171,12 +176,16 @@ class _Listener:
                 self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 self.socket.bind(("127.0.0.1", 0))
                 self.address = self.socket.getsockname()
-                threading.Thread(target=self._listen, daemon=True).start()
+                self.thread = threading.Thread(target=self._listen, daemon=True)
+                self.thread.start()
         return self
 
     def __exit__(self, *exception):
         if self.address is not None:
-            self.address = None
+            address, self.address = self.address, None
+            with contextlib.suppress(OSError):
+                self.socket.sendto(b"", address)  # closed, a socket would not wake the thread that waits for it
+            self.thread.join(timeout=1)
             self.socket.close()
 
     def _listen(self):
