@@ -225,15 +225,27 @@ GOOD: dict[str, Callable[[np.random.Generator], Any]] = {
 """Good values by the names of arguments; those of others are odd, or left at their defaults."""
 
 
+SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "num_embeddings", "embedding_dim")
+
+
 def arguments(function: Callable, rng: np.random.Generator, oddity: float = 0.15, without=()) -> dict[str, Any]:
-    """Arguments for a function: all that it needs and some others, most of them good."""
+    """Arguments for a function: all that it needs and some others, most of them good. Flags are never arrays."""
     given = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in without:
             continue
+        if isinstance(parameter.default, bool):
+            if rng.random() < 0.3:
+                given[name] = (True, False, 1, None, "yes")[rng.integers(5)]
+            continue
         is_good = name in GOOD and rng.random() > oddity
         if parameter.default is parameter.empty or rng.random() < (0.4 if is_good else oddity):
-            given[name] = GOOD[name](rng) if is_good else odd(rng)
+            value = GOOD[name](rng) if is_good else odd(rng)
+            if name == "steps" and isinstance(value, int) and value > 1000:
+                value = -value  # it would only take long
+            if name in SIZES and isinstance(value, torch.Tensor):
+                value = None  # torch's own RuntimeError
+            given[name] = value
     return given
 
 
@@ -333,6 +345,10 @@ def of_theorems(rng: np.random.Generator, folder: Path) -> Call:
     return _call(chosen, rng, lambda claim: claim.check(of, at))
 
 
+_OF_TORCH = ("device", "dtype", "padding_idx", "stride", "padding", "dilation", "groups", "padding_mode")
+"""Arguments that go to torch as they are, with errors of its own."""
+
+
 def network(rng: np.random.Generator) -> nn.Module:
     """A small one, some with layers of low rank already."""
     made = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
@@ -365,7 +381,7 @@ def of_networks(rng: np.random.Generator, folder: Path) -> Call:
             return made(torch.ones(2, made.shape[1], dtype=made.S.dtype))
         return made
 
-    given: dict[str, Any] = arguments(chosen, rng)
+    given: dict[str, Any] = arguments(chosen, rng, without=_OF_TORCH)
     text = ", ".join(f"{key}={_short(value)}" for key, value in given.items())
     return f"{chosen.__name__}({text})", lambda: use(chosen(**given))
 
@@ -516,7 +532,6 @@ _READERS = {
 
 # -- the command line --------------------------------------------------------------------------------------------------
 
-_LISTED = "--integrators --methods"
 WORDS = ("", " ", "abc", "-1", "0", "1", "2", "3", "7", "nan", "inf", "1e400", "1e-3", "0.1", "99999999999999999999")
 WORDS += ("é", "lora,,geolora", "lora,lora", "../x", "--", "-", "None", "[]", "[bold]", "a=b", "/dev/null", "0x10")
 VALUES = {
@@ -557,8 +572,6 @@ NEEDED = {
     "verify": ("--integrator", "--problem", "--size", "--steps"),
 }
 """Options that are always given, as without them a command works for long."""
-LONG = ("--scheduler", "--full", "--write-matrix")
-"""Options that are never given: a cluster is waited for, the others work for minutes."""
 OPTIONS = {
     "compare": ("--integrators", "--step-size", "--steps", "--rank", "--seeds", "--tau", "--spare", "--substep")
     + ("--optimizer", "--target", "--size", "--true-rank", "--batch-size", "--dtype", "--jobs", "--fresh"),
@@ -569,6 +582,7 @@ OPTIONS = {
     "list": (),
     "runs": (),
 }
+"""All options but --out, --scheduler, where a cluster is waited for, and those of verify that work for minutes."""
 
 
 def command_line(rng: np.random.Generator, folder: Path) -> list[str]:
@@ -590,14 +604,12 @@ def command_line(rng: np.random.Generator, folder: Path) -> list[str]:
         known = tuple(registry.PROBLEMS) if name == "compare" else ("structure", "exactness", "descent", "conservation")
         words += [str(rng.choice(known if rng.random() > oddity / 2 else WORDS))] if rng.random() > 0.05 else []
     elif name in ("figure", "table"):  # good ones work for seconds: they are among the kills
-        words.append(str(rng.choice([*WORDS, "6", "figure1"])) if rng.random() < 0.6 else "2")
+        words.append(str(rng.choice([*WORDS[:4], "6", "figure1", "losses"])))
+        words += ["--data", "missing"] if words[1] == "losses" else []
     elif name == "runs":
         words.append(str(rng.choice([str(folder), "missing", str(folder / "journal.jsonl"), ""])))
     options = OPTIONS[name]
     chosen = [option for option in options if option in NEEDED.get(name, ()) or rng.random() < 0.2]
-    if name in ("figure", "table") and words[1] == "2":
-        chosen = ["--jobs" if rng.random() < 0.5 else "--tau", *chosen]
-        words += ["--model", value("--model")]
     for option in chosen:
         words += [option] if option in ("--fresh", "--quick") else [option, value(option)]
     if rng.random() < oddity / 3:

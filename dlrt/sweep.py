@@ -50,6 +50,8 @@ class Case:
 
     def __post_init__(self):
         check_integer("seed", self.seed, 0)
+        if not isinstance(self.label, str):
+            raise TypeError(f"label must be a str, got {self.label!r}")
         if not self.label:
             object.__setattr__(self, "label", type(self.integrator).__name__)
         names = ("integrator", "problem", "step_size", "steps", "rank", "seed", "every")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ SCHEMA_VERSION = 2
 _RECORDED: tuple[str, ...] = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
 _RECORDED += ("evaluations", "rejected", "wall_times")
 _PER_STEP = ("step_sizes", "truncation_errors")
+_IN_META = ("status", "integrator", "problem", "code", "random_state", "step_size", "array_library", "device")
 _OPTIONAL = ("losses", "errors", "coefficients")
 
 
@@ -287,23 +286,15 @@ class Trajectory:
                 arrays = dict(file)
             meta = json.loads(str(arrays.pop("meta")))
             version = meta.pop("schema_version")
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            TypeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except Exception as error:  # of many kinds, according to what is damaged
             raise ValueError(f"{path} is damaged or no trajectory file: {error}") from error
         if version != SCHEMA_VERSION:
             raise ValueError(f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}")
         needed = [name for name in _RECORDED + _PER_STEP if name not in _OPTIONAL] + [f"state.{name}" for name in "USV"]
         missing = [name for name in needed if name not in arrays]
-        if missing or "status" not in meta:
-            raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing")
+        missing += [name for name in _IN_META if name not in meta]
+        if missing:
+            raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing)} missing")
         try:
             _check_shapes(arrays)
             state = State.of({name.removeprefix("state."): X for name, X in arrays.items()})

@@ -109,14 +109,17 @@ def check_fraction(name: str, value: Any) -> float:
 def _real(name: str, value: Any, kind: str) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {kind} number, got {described(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be a floating-point number: {error}") from error
 
 
 def check_jobs(jobs: Any) -> int | None:
     """A number of runs at a time as in joblib, or None; ValueError unless it is an integer other than 0."""
     if jobs is None:
         return None
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or not 0 < abs(jobs) < 2**31:
         raise ValueError(f"jobs must be a positive or negative integer, got {jobs!r}")
     return jobs
 

@@ -167,7 +167,8 @@ class Integrator:
         Raises
         ------
         FloatingPointError
-            An infinity or a NaN was met, in the matrix or in the memory; ``state`` is as it was.
+            An infinity or a NaN was met, in the matrix or in the memory, or a number beyond all floating-point numbers;
+            ``state`` is as it was.
         RuntimeError
             The method asked for another number of fields than it declares.
         """
@@ -181,6 +182,8 @@ class Integrator:
                 request = stages.send(F(*request[:2]))
         except StopIteration as stop:
             before = stop.value
+        except OverflowError as overflow:  # of Python's own numbers, where an array would have an infinity
+            raise FloatingPointError(f"the field overflowed: {overflow}") from overflow
         self.check_count(evaluations, before.rejected)
         [(after, error)] = conclude(self.truncation, [before])
         for name, X in after.arrays().items():

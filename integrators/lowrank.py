@@ -189,7 +189,16 @@ class LowRank:
         LowRank
             Of rank at most 2 r. No m x m or n x n projector is formed: O(m n r) for dense Z, O((m + n) r^2) for a
             low-rank one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Z is no matrix of the shape of this one.
         """
+        if not isinstance(Z, LowRank):
+            check_array("Z", Z)
+        if tuple(Z.shape[-2:]) != tuple(self.shape[-2:]):
+            raise ValueError(f"Z must have shape {tuple(self.shape)}, got {tuple(Z.shape)}")
         if isinstance(Z, LowRank):
             ZV, ZHU = Z.K @ (dagger(Z.V) @ self.V), Z.L @ (dagger(Z.U) @ self.U)
         else:

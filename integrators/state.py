@@ -85,7 +85,7 @@ def stack(states: Sequence[State]) -> State:
 
     Raises ValueError where they do not fit.
     """
-    if not states:
+    if len(states) == 0:
         raise ValueError("states must hold at least one state, got none")
     for state in states:
         check_instance("each of states", state, State)

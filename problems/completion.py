@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from integrators.checks import check_array, check_integer, check_matrix, check_precision, check_rank, check_rng
+from integrators.checks import (
+    check_array,
+    check_integer,
+    check_matrix,
+    check_number,
+    check_precision,
+    check_rank,
+    check_rng,
+)
 from integrators.linalg import norm
 from integrators.lowrank import LowRank
 
@@ -198,6 +206,7 @@ def completion(
     """
     check_rng(rng)
     check_matrix("target", target)
+    fraction = check_number("fraction", fraction)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     m, n = target.shape
