@@ -36,7 +36,7 @@ def of_kills(done: list[Trial], seconds: float) -> str:
     rows = [["stopped by", *TASKS, "all"]]
     for way in WAYS:
         chosen = [[trial for trial in done if trial.way == way and trial.task == task] for task in TASKS]
-        rows.append([way, *map(_share, chosen), _share(sum(chosen, []))])
+        rows.append([way, *map(_share, chosen), _share([trial for trials in chosen for trial in trials])])
     rows.append(["all", *(_share([trial for trial in done if trial.task == task]) for task in TASKS), _share(done)])
     stopped = sum(trial.code != 0 for trial in done)
     return f"{table(rows)}\n\n{stopped} of {len(done)} were stopped before their end; {seconds / 60:.0f} minutes."

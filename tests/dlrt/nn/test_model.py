@@ -210,7 +210,7 @@ def test_a_damaged_file_is_refused_and_a_failing_write_leaves_the_old_one(tmp_pa
     content = path.read_bytes()
     for damaged in (b"", content[:40], b"x" * 100, content[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
             load_low_rank(model, path)
     path.write_bytes(content)
     monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
