@@ -44,7 +44,7 @@ from .runs import describe, set_aside, write_json
 from .trajectory import core_versions
 
 RESULTS_VERSION = 1
-PICTURES = ("loss", "error", "rank", "work")
+PICTURES = ("loss", "error", "rank", "work", "order")
 """Names of the pictures of a comparison."""
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from torch import nn
 from integrators import GeoLoRA, Tolerance
 
 from ..nn import LowRankOptimizer, adapt, load_low_rank, low_rank_layers, merge, ranks, save_low_rank
-from ..runs import late, write_atomically
+from ..runs import late, report, write_atomically
 from . import methods
 from .assets import fashion_mnist
 from .loop import blank, one_thread, steps, warm_up_and_decay
@@ -306,8 +306,8 @@ def train(network, optimizer, data, number: int, batch: int, seed: int, record: 
             chosen = torch.randint(len(x), (batch,), generator=generator)
             yield functools.partial(Examples.draw(x[chosen], y[chosen], generator).loss, network)
 
-    for _ in steps(optimizer, losses(), record, warm_up_and_decay(optimizer, number)):
-        pass
+    for step, _ in enumerate(steps(optimizer, losses(), record, warm_up_and_decay(optimizer, number)), 1):
+        report(step / number)
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

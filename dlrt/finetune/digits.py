@@ -19,7 +19,7 @@ from integrators.checks import check_integer, check_jobs, check_positive
 
 from ..nn import LowRankConv2d, LowRankLayer, LowRankLinear, LowRankOptimizer, parameter_report, ranks
 from ..plots import STYLE, column_figure, save_figure, shared_legend, style
-from ..runs import versions, write_json
+from ..runs import report, versions, write_json
 from . import data
 from .comparison import compare
 from .loop import accuracy, blank, random_batches, steps
@@ -156,6 +156,7 @@ def train_digits(
     }  # fmt: skip
     for step, seconds in enumerate(steps(optimizer, losses(), record, schedule), 1):
         record["seconds"] += seconds
+        report(step / number)
         if step % per_epoch == 0:
             record["accuracies"].append(right("test"))
             record["parameters"].append(parameter_report(model).trained)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..runs import report
 from .data import Setting, Task, load
 from .methods import Prepared, prepare, size
 
@@ -159,6 +160,7 @@ def fine_tune(
         prepared = prepare(task.build(), method, lr, rank=rank, tau=tau, budget=budget, steps=wanted.steps, seed=seed)
         for step, spent in enumerate(_steps(prepared, task, wanted, seed, record), 1):
             seconds.append(spent)
+            report(step / wanted.steps)
             if step in marks:
                 look = {"step": step, "validation": _accuracy(prepared.model, task, "validation")}
                 record["looks"].append(look | size(prepared))

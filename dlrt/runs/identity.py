@@ -215,7 +215,7 @@ def _kept(thing) -> dict[str, Any]:
         return {name: getattr(thing, name) for name in (*names, *(n for n in ("shape", "dtype") if hasattr(thing, n)))}
     try:
         state = thing.__reduce_ex__(4)
-    except TypeError as error:
+    except Exception as error:  # classes say in their own ways that they have no description
         raise TypeError(
             f"{thing!r} cannot be told from others of its type ({error}), so its runs could not be found again: "
             "use numbers, arrays, functions, or a frozen dataclass of these"

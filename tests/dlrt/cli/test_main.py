@@ -77,6 +77,7 @@ def test_ctrl_c_during_start_up_is_one_line(tmp_path):
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'numpy':\n"
+        "            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())\n"
     )

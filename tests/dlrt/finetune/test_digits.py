@@ -74,10 +74,11 @@ def test_rates_are_those_best_on_the_validation_images(tmp_path):
     """At rate 0.01 hardly anything is learned in an epoch, so the range is left at its upper end."""
     journal, calls = tmp_path / "journal.jsonl", []
     given = {"seeds": 2, "epochs": 1, "rank": 4, "journal": journal}
-    [found] = compare_digits(["geolora"], **given, progress=lambda *args: calls.append(args))
+    [found] = compare_digits(["geolora"], **given, progress=lambda done, total: calls.append(done))
     runs, tried = found["runs"], found["tried"]
     rates = [row[0] for row in tried]
-    assert rates[:4] == [0.01, 0.0316, 0.1, 0.316] and len(calls) == 2 * len(rates)
+    made = journal.read_text().splitlines()
+    assert rates[:4] == [0.01, 0.0316, 0.1, 0.316] and len(made) == 2 * len(rates) and calls[-1] == int(calls[-1])
     assert [run["seed"] for run in runs] == [0, 1]
     chosen = {run["lr"] for run in runs}
     [best] = [row for row in tried if row[0] in chosen]
