@@ -207,6 +207,10 @@ class LowRank:
 
     def embed(self, U: Array, V: Array) -> LowRank:
         """``U U^H Y V V^H`` in the orthonormal bases U and V: the same matrix wherever they contain the old bases."""
+        for name, X, n in (("U", U, self.shape[-2]), ("V", V, self.shape[-1])):
+            check_array(name, X)
+            if X.ndim < 2 or X.shape[-2] != n:
+                raise ValueError(f"{name} must have {n} rows, got shape {tuple(X.shape)}")
         return self.replace(U=U, S=(dagger(U) @ self.U) @ self.S @ (dagger(self.V) @ V), V=V)
 
     # -- constructors ----------------------------------------------------------------------------------------------

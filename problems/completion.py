@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from integrators.checks import (
     check_array,
     check_integer,
     check_matrix,
-    check_number,
     check_precision,
     check_rank,
     check_rng,
+    described,
 )
 from integrators.linalg import norm
 from integrators.lowrank import LowRank
@@ -206,7 +207,8 @@ def completion(
     """
     check_rng(rng)
     check_matrix("target", target)
-    fraction = check_number("fraction", fraction)
+    if not isinstance(fraction, Real):
+        raise TypeError(f"fraction must be a real number, got {described(fraction)}")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     m, n = target.shape

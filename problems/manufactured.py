@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from integrators.checks import check_integer, check_number
+from integrators.checks import check_integer, check_number, check_shape
 from integrators.linalg import array_namespace, dagger
 from integrators.lowrank import LowRank
 
@@ -276,7 +276,7 @@ def manufactured(
     import sympy
 
     check_integer("rank", rank)
-    rest = check_number("rest", rest)
+    rest, shape = check_number("rest", rest), check_shape(shape)
     if min(shape) < 2 * rank + 1:
         raise ValueError(f"shape must be at least 2 rank + 1 = {2 * rank + 1}, got {shape}")
     t, y = sympy.Symbol("t", real=True), sympy.Symbol("y", real=True)

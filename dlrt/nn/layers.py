@@ -149,6 +149,7 @@ class TrainedLayer(LowRankLayer):
         for name in self.map.arguments:
             setattr(self, name, getattr(like, name))
         m, n = self.map.shape(like)
+        check_rank(rank, (m, n))
         self._make_factors((m, n), rank, self._start_norm(m, n), generator, device, dtype)
         self.bias = None
         if getattr(like, "bias", None) is not None:
