@@ -225,9 +225,6 @@ GOOD: dict[str, Callable[[np.random.Generator], Any]] = {
 """Good values by the names of arguments; those of others are odd, or left at their defaults."""
 
 
-SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "num_embeddings", "embedding_dim")
-
-
 def arguments(function: Callable, rng: np.random.Generator, oddity: float = 0.15, without=()) -> dict[str, Any]:
     """Arguments for a function: all that it needs and some others, most of them good. Flags are never arrays."""
     given = {}
@@ -243,8 +240,6 @@ def arguments(function: Callable, rng: np.random.Generator, oddity: float = 0.15
             value = GOOD[name](rng) if is_good else odd(rng)
             if name == "steps" and isinstance(value, int) and value > 1000:
                 value = -value  # it would only take long
-            if name in SIZES and isinstance(value, torch.Tensor):
-                value = None  # torch's own RuntimeError
             given[name] = value
     return given
 
@@ -345,7 +340,7 @@ def of_theorems(rng: np.random.Generator, folder: Path) -> Call:
     return _call(chosen, rng, lambda claim: claim.check(of, at))
 
 
-_OF_TORCH = ("device", "dtype", "padding_idx", "stride", "padding", "dilation", "groups", "padding_mode")
+_OF_TORCH = ("device", "dtype", "kernel_size", "padding_idx", "stride", "padding", "dilation", "groups", "padding_mode")
 """Arguments that go to torch as they are, with errors of its own."""
 
 
@@ -382,6 +377,8 @@ def of_networks(rng: np.random.Generator, folder: Path) -> Call:
         return made
 
     given: dict[str, Any] = arguments(chosen, rng, without=_OF_TORCH)
+    if chosen is dlrt.nn.LowRankConv2d:
+        given["kernel_size"] = GOOD["kernel_size"](rng)
     text = ", ".join(f"{key}={_short(value)}" for key, value in given.items())
     return f"{chosen.__name__}({text})", lambda: use(chosen(**given))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from integrators.checks import check_integer, check_number, check_shape
+from integrators.checks import check_instance, check_integer, check_number, check_shape
 from integrators.linalg import array_namespace, dagger
 from integrators.lowrank import LowRank
 
@@ -276,6 +276,8 @@ def manufactured(
     import sympy
 
     check_integer("rank", rank)
+    if nonlinearity is not None:
+        check_instance("nonlinearity", nonlinearity, str)
     rest, shape = check_number("rest", rest), check_shape(shape)
     if min(shape) < 2 * rank + 1:
         raise ValueError(f"shape must be at least 2 rank + 1 = {2 * rank + 1}, got {shape}")

@@ -22,7 +22,7 @@ from integrators import (
     Tolerance,
     Truncation,
 )
-from integrators.checks import check_instance, check_integer
+from integrators.checks import check_instance, check_integer, check_positive
 
 from ..registry import with_options
 from .certificate import Certificate, Constant, Hypothesis, Series
@@ -121,6 +121,9 @@ class Theorem:
         check_instance("integrator", integrator, Integrator)
         for name in {"rank", "steps"} & {setting.name for setting in dataclasses.fields(self)}:
             check_integer(name, getattr(self, name))
+        for name in ("step_size", "t_end"):
+            if getattr(self, name, None) is not None:
+                check_positive(name, getattr(self, name))
         if (start := getattr(self, "start", None)) is not None:
             check_instance("start", start, LowRank)
             if problem is not None and tuple(start.shape) != tuple(problem.shape):
