@@ -267,7 +267,7 @@ def _answer(way: str, code: int, text: str) -> list[str]:
     if way == "kill -9":
         return [] if code in (0, -signal.SIGKILL) else [f"exit code {code}"]
     stopped = {"full disk": (0, 2)}.get(way, (0, 130, -signal.SIGINT))
-    faults = [] if code in stopped else [f"exit code {code}"]
+    faults = [] if code in stopped else [f"exit code {code}: {text}"]
     if "Traceback" in text and (way == "full disk" or str(ROOT) in text):  # else Python's own start was interrupted
         faults.append(f"a traceback:\n{text}")
     return faults

@@ -11,8 +11,8 @@ import numpy as np
 from integrators.checks import (
     check_integer,
     check_matrix,
+    check_number,
     check_orthonormal,
-    check_positive,
     check_rng,
     check_shape,
     check_singular_values,
@@ -172,7 +172,7 @@ def given_solution(
         raise ValueError(f"rank {rank} exceeds min(m, n) / 2 = {min(shape) / 2:g}")
     d = math.sqrt(math.prod(shape)) / 4 * 2.0 ** -np.arange(rank)
     if smallest is not None:
-        d[-1] = check_positive("smallest", smallest)
+        d[-1] = check_number("smallest", smallest)
     P, Q = (haar(n, 2 * rank, rng, dtype) for n in shape)
     M1, M2 = (_half_norm(gaussian((n, n), rng, dtype)).astype(dtype) for n in shape)
     return GivenSolution(P, Q, d, M1, M2)

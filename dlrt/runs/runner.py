@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -211,7 +213,10 @@ def _finished(calls, jobs, listener) -> Generator[tuple[Any, Any], None, None]:
         start = {"initializer": _end_with, "initargs": (os.getpid(),)}
     if getattr(backend, "supports_return_generator", False):
         # one run a batch: each comes back when it ends, and the death of a worker costs one
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, **start)(work)
+        local = type(backend) is LokyBackend and effective_n_jobs(jobs) > 1
+        with _deaf_to_interrupts() if local else contextlib.nullcontext():
+            results = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, **start)(work)
+        yield from results
         return
     n = effective_n_jobs(jobs)  # backends made of process pools (ray) return lists only: do with short ones
     for first in range(0, len(work), n):
@@ -241,6 +246,22 @@ def _call(key, call, tell):
             return key, call()
     finally:
         _PRESENT.tell = None
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, which the parent answers by ending them; it hears it after."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    for helper in ("multiprocessing", "joblib.externals.loky.backend"):  # let the signal through when they start
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"{helper}.resource_tracker").ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with(parent: int) -> None:

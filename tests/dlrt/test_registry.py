@@ -105,3 +105,10 @@ def test_unknown_names():
             lookup(kind, name, table)
     with pytest.raises(ValueError, match=r"unknown thing 'x'\. Known: none"):
         lookup("thing", "x", {})
+
+
+def test_what_is_no_method_or_mapping_is_refused():
+    with pytest.raises(TypeError, match=r"integrator must be an integrators\.Integrator"):
+        with_options(FixedRank(2))
+    with pytest.raises(TypeError, match="options must be a"):
+        build_problem("lyapunov", 3)

@@ -257,3 +257,11 @@ def test_merged_adapters_are_not_saved():
     for call in (low_rank_state_dict, lambda m: load_low_rank(m, {}), lambda m: copy.deepcopy(m).state_dict()):
         with pytest.raises(RuntimeError, match="unmerge"):
             call(model)
+
+
+@pytest.mark.parametrize("function", [merge, ranks, to_lora, parameter_report, low_rank_state_dict])
+def test_what_is_no_model_is_refused(function):
+    with pytest.raises(TypeError, match=r"model must be a torch\.Module, got int 3"):
+        function(3)
+    with pytest.raises(TypeError, match=r"model must be a torch\.Module"):
+        adapt(3, "query", 2)

@@ -609,3 +609,9 @@ def test_inductor_compiles_a_whole_training_step():
         losses[compiles] = found
     torch._dynamo.reset()
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_what_makes_no_optimiser_is_refused():
+    model = nn.Sequential(LowRankLinear(4, 3, rank=2))
+    with pytest.raises(TypeError, match=r"rest must make an optimiser, such as .*, got one that made 1"):
+        LowRankOptimizer(model, GeoLoRA(), 0.1, rest=len)

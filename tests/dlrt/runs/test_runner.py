@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -219,6 +220,20 @@ def test_workers_without_a_call_end_with_a_parent_that_is_killed(tmp_path):
         parent.kill()
         parent.wait()
     assert wait_for(lambda: not any(map(alive, workers)), 20)
+
+
+def test_workers_do_not_hear_interrupts(tmp_path):
+    """The parent ends them; a traceback of each one that starts would hide its line."""
+    if not hasattr(signal, "pthread_sigmask"):
+        pytest.skip("no signal masks here")
+    found = run({key(n): interrupted_itself for n in range(2)}, store(tmp_path), jobs=2)
+    assert all(result["pending"] and result["process"] != os.getpid() for result in found.values())
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def interrupted_itself():
+    os.kill(os.getpid(), signal.SIGINT)
+    return {"pending": signal.SIGINT in signal.sigpending(), "process": os.getpid()}
 
 
 def wait_for(condition, seconds=60):
