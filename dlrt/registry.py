@@ -248,6 +248,8 @@ def build_problem(name: str, options: Mapping[str, Any] = {}):
     except ValueError as error:  # the problems know the options by other names
         text = re.sub(r"\brank\b", "true_rank", re.sub(r"^shape\b", "size", str(error)))
         raise ValueError(text) from error
+    except OverflowError as error:
+        raise ValueError(f"an option of {name} is larger than any array: {error}") from error
 
 
 def _rng():

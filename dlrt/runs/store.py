@@ -15,7 +15,9 @@ import json
 import logging
 import os
 import platform
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +37,7 @@ def write_atomically(path, write):
     """Call ``write(file)`` on a temporary binary file beside `path`, then move it there in one step.
 
     A reader sees the old file or the whole new one, whenever the writer is stopped. The folder is made when missing. A
-    temporary file of `path` whose writer was killed is removed.
+    temporary file of `path` whose writer was killed is removed. Ctrl-C comes after the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,7 @@ def write_atomically(path, write):
             left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with _interrupts_held(), os.fdopen(handle, "wb") as file:
             with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there
                 _lock(file)
             write(file)
@@ -57,6 +59,23 @@ def write_atomically(path, write):
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Raise Ctrl-C at the end: what draws or compresses loses an exception in its midst, or makes another of it."""
+    answer = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(answer):
+        yield
+        return
+    held: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *interrupt: held.append(interrupt))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, answer)
+        if held:
+            answer(*held[0])
 
 
 def _lock(file) -> None:
