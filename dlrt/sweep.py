@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 
 from integrators.checks import check_integer, check_jobs
 
-from .runs import Folder, identify, report, run
+from .runs import Folder, digest, identify, report, run
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
 
@@ -57,10 +55,9 @@ class Case:
         names = ("integrator", "problem", "step_size", "steps", "rank", "seed", "every")
         made = identify(**{name: getattr(self, name) for name in names})
         object.__setattr__(self, "identity", made)
-        text = json.dumps([made["settings"], SCHEMA_VERSION], sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        settings = digest([made["settings"], SCHEMA_VERSION], size=8)
         slug = re.sub(r"[^\w.-]+", "-", self.label).strip("-")
-        object.__setattr__(self, "file", f"{slug}-seed{self.seed}-{digest}-{made['code']}.npz")
+        object.__setattr__(self, "file", f"{slug}-seed{self.seed}-{settings}-{made['code']}.npz")
 
     def solve(self):
         """Run the case: a `Trajectory`, whose ``meta["case"]`` is the identity of the case."""

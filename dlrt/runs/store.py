@@ -142,19 +142,20 @@ class Folder:
 
     def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Load the files one by one."""
-        missing = []
+        keys, missing = list(keys), []
         for key in keys:
             path = self.folder / key
             try:
                 result = self.load(path)
             except FileNotFoundError:
-                missing.append(path)
+                missing.append(key)
             except ValueError as error:
                 logger.warning("%s; set aside as %s", error, set_aside(path).name)
             else:
                 yield key, result
-        others = [_glob(path.with_name(f"{path.stem.rpartition('-')[0]}-")) for path in missing]
-        _say_other_code(sum(map(bool, others)), self.folder)
+        there = {path.name for path in self.folder.glob("*")} if missing else set()
+        settings = {_settings(name) for name in there.difference(keys) if ".aside" not in name}
+        _say_other_code(sum(_settings(key) in settings for key in missing), self.folder)
 
     def add(self, key: str, result: Any) -> None:
         """Save the file."""
@@ -212,8 +213,8 @@ def set_aside(path: Path) -> Path:
     return path.replace(next(new for new in map(path.with_name, names) if not new.exists()))
 
 
-def _glob(start: Path) -> list[Path]:
-    return [path for path in start.parent.glob(f"{glob.escape(start.name)}*") if ".aside" not in path.name]
+def _settings(key: str) -> str:
+    return key.rpartition("-")[0]
 
 
 def _say_other_code(number: int, place: Path) -> None:
