@@ -34,10 +34,10 @@ def kills(options, folder: Path) -> tuple[str, int]:
 def of_kills(done: list[Trial], seconds: float) -> str:
     """Table of the trials without a fault, by command and way."""
     rows = [["stopped by", *TASKS, "all"]]
-    for way in WAYS:
-        chosen = [[trial for trial in done if trial.way == way and trial.task == task] for task in TASKS]
-        rows.append([way, *map(_share, chosen), _share(sum(chosen, []))])
-    rows.append(["all", *(_share([trial for trial in done if trial.task == task]) for task in TASKS), _share(done)])
+    for way in (*WAYS, "all"):
+        of_way = [trial for trial in done if way in (trial.way, "all")]
+        by_task = [[trial for trial in of_way if trial.task == task] for task in TASKS]
+        rows.append([way, *map(_share, by_task), _share(of_way)])
     stopped = sum(trial.code != 0 for trial in done)
     return f"{table(rows)}\n\n{stopped} of {len(done)} were stopped before their end; {seconds / 60:.0f} minutes."
 

@@ -32,7 +32,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 BEFORE = {"compare": (*_COMPARE, "--steps", "20")}
 """Another comparison that is in the folder already, and is set aside by the task."""
-TURNS = ("compare", "digits", "compare", "figure", "compare, 2 jobs")
+TURNS = ("compare", "digits", "compare", "figure", "compare", "digits", "compare", "compare, 2 jobs")
 WAYS = ("kill -9", "Ctrl-C", "Ctrl-C, parent alone", "full disk")
 TIMES = {"seconds", "wall_time", "wall_times"}
 OF_THE_CALL = {"settings"}
@@ -115,7 +115,7 @@ class Command:
             env=environment,
             cwd=ROOT,
             start_new_session=True,
-            preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            preexec_fn=lambda: _begin(limit),
         )
 
     def end(self, seconds: float = 120) -> tuple[int, str]:
@@ -149,6 +149,13 @@ class Command:
                 is_ours = self.mark.encode() in (folder / "environ").read_bytes().split(b"\0")
                 if is_ours and "\nState:\tZ" not in (folder / "status").read_text():
                     yield int(folder.name)
+
+
+def _begin(limit: int | None) -> None:
+    """In the new process: Ctrl-C counts, also where the campaign works in the background; files are this long."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def undisturbed(task: str, folder: Path) -> tuple[dict, float, int]:
@@ -232,6 +239,7 @@ def trial(task: str, way: str, expected: tuple[dict, float, int], folder: Path, 
         moment = f"after {wait:.2f} s"
         with contextlib.suppress(subprocess.TimeoutExpired):
             command.process.wait(wait)
+    stopped = time.monotonic()
     with contextlib.suppress(ProcessLookupError):
         if way == "kill -9":
             os.kill(command.process.pid, signal.SIGKILL)
@@ -240,8 +248,9 @@ def trial(task: str, way: str, expected: tuple[dict, float, int], folder: Path, 
         else:
             os.kill(command.process.pid, signal.SIGINT)
     code, text = command.end()
-    faults = (*command.left(), *_answer(way, code, text), *_again(task, reference, folder))
-    return Trial(task, way, moment, code, faults)
+    faults = [f"went on for {time.monotonic() - stopped:.1f} s"] if code == 0 and time.monotonic() > stopped + 1 else []
+    faults += [*command.left(), *_answer(way, code, text), *_again(task, reference, folder)]
+    return Trial(task, way, moment, code, tuple(faults))
 
 
 def _wait_for_files(command: Command, out: Path, count: int) -> None:
@@ -258,7 +267,7 @@ def _answer(way: str, code: int, text: str) -> list[str]:
     if way == "kill -9":
         return [] if code in (0, -signal.SIGKILL) else [f"exit code {code}"]
     stopped = {"full disk": (0, 2)}.get(way, (0, 130, -signal.SIGINT))
-    faults = [] if code in stopped else [f"exit code {code}"]
+    faults = [] if code in stopped else [f"exit code {code}: {text}"]
     if "Traceback" in text and (way == "full disk" or str(ROOT) in text):  # else Python's own start was interrupted
         faults.append(f"a traceback:\n{text}")
     return faults

@@ -8,7 +8,7 @@ import numpy as np
 
 from integrators.linalg import to_numpy
 
-__all__ = ["Solution", "ended", "solutions"]
+__all__ = ["Solution", "ended", "lost", "solutions"]
 
 LARGEST = 1000
 """Rows or columns up to which the singular values of a solution are computed: half a second on one core."""
@@ -54,7 +54,16 @@ class Solution:
 
 def ended(run):
     """Whether a run went on to its last step: it neither diverged nor failed."""
-    return not run.status.startswith(("diverged", "failed"))
+    return not (run.diverged or run.failed)
+
+
+def lost(runs):
+    """The steps at which runs diverged and at which they failed, ascending, by ``diverged`` and ``failed``."""
+    steps = {
+        kind: sorted(int(run.status.split(":")[0].split()[-1]) for run in runs if getattr(run, kind))
+        for kind in ("diverged", "failed")
+    }
+    return {kind: found for kind, found in steps.items() if found}
 
 
 def solutions(results):

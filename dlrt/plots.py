@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 
 from integrators import INTEGRATORS, FullRank
 
-from .accuracy import ended, solutions
+from .accuracy import ended, lost, solutions
 from .runs import write_atomically
 
 WIDTH = 3.3
@@ -286,12 +286,10 @@ def _panels(results, position, values, label, log, first=0):
 def _lost(runs):
     """What became of the runs that did not end, for a legend; an empty text where all did."""
     texts = []
-    for kind in ("diverged", "failed"):
-        steps = sorted(int(run.status.split(":")[0].split()[-1]) for run in runs if run.status.startswith(kind))
-        if steps:
-            share = f"({len(steps)} of {len(runs)} runs) " if len(steps) < len(runs) else ""
-            last = f" to {steps[-1]}" if steps[-1] > steps[0] else ""
-            texts.append(f"{share}{kind} at step {steps[0]}{last}")
+    for kind, steps in lost(runs).items():
+        share = f"({len(steps)} of {len(runs)} runs) " if len(steps) < len(runs) else ""
+        last = f" to {steps[-1]}" if steps[-1] > steps[0] else ""
+        texts.append(f"{share}{kind} at step {steps[0]}{last}")
     return ", ".join(texts)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import integrators as methods
 import problems
 from integrators import INTEGRATORS
+from integrators.checks import check_instance
 
 __all__ = [
     "INTEGRATORS",
@@ -54,6 +55,7 @@ def takes(integrator):
     >>> takes(INTEGRATORS["adalora"]), takes(INTEGRATORS["bug"])
     (('optimizer',), ('substep', 'optimizer'))
     """
+    check_instance("integrator", integrator, methods.Integrator)
     has = {field.name for field in fields(integrator)}
     if not isinstance(integrator.truncation, methods.Tolerance):  # AdaLoRA's budget is another thing
         has.discard("truncation")
@@ -236,6 +238,7 @@ def build_problem(name: str, options: Mapping[str, Any] = {}):
         Unknown names, a missing target, bad values, or options that the problem does not take.
     """
     build = lookup("problem", name, PROBLEMS)
+    check_instance("options", options, Mapping)
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():
         if option not in uses(build):
@@ -245,6 +248,8 @@ def build_problem(name: str, options: Mapping[str, Any] = {}):
     except ValueError as error:  # the problems know the options by other names
         text = re.sub(r"\brank\b", "true_rank", re.sub(r"^shape\b", "size", str(error)))
         raise ValueError(text) from error
+    except OverflowError as error:
+        raise ValueError(f"an option of {name} is larger than any array: {error}") from error
 
 
 def _rng():

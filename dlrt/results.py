@@ -33,14 +33,13 @@ Readers refuse other versions. New keys may be added within a version; a key tha
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
 import math
 from pathlib import Path
 
-from .runs import describe, set_aside, write_json
+from .runs import describe, digest, set_aside, write_json
 from .trajectory import core_versions
 
 RESULTS_VERSION = 1
@@ -102,8 +101,7 @@ def _set_aside(path, content):
 
 def _what(content):
     """Digest of what is compared: equal for a comparison that is made again."""
-    files = sorted(case["trajectory"] for case in content["cases"])  # their names tell all settings and the code
-    return hashlib.blake2b(json.dumps(files).encode(), digest_size=4).hexdigest()
+    return digest(sorted(case["trajectory"] for case in content["cases"]))  # the names tell all settings and the code
 
 
 def read_results(out):

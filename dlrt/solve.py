@@ -16,7 +16,7 @@ from integrators import LowRank
 from integrators.checks import check_integer, check_number, check_rank
 from integrators.linalg import array_namespace, to_numpy
 
-from .runs import describe, identify
+from .runs import describe, identify, is_running
 from .trajectory import Record, Trajectory, core_versions, without_state
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,10 @@ def solve(
     """Take steps of an integrator on a problem and record what happens.
 
     However a run ends, everything so far is kept, and its status says why it ended. Numbers that are not finite are a
-    result, ``diverged at step k``. So is Ctrl-C: ``stopped``. Where the problem, the method or a schedule raises an
-    exception the status is ``failed at step k: TYPE: TEXT``, a warning is logged, and the traceback at the level INFO.
+    result, ``diverged at step k``. So is Ctrl-C: ``stopped``; it goes on to the caller only from a run of `sweep` or
+    `dlrt.runs.run_tasks`, whose results are kept: half of one is none. Where the problem, the method or a schedule
+    raises an exception the status is ``failed at step k: TYPE: TEXT``, a warning is logged, and the traceback at the
+    level INFO.
 
     Parameters
     ----------
@@ -259,6 +261,8 @@ class _Run:
                         status = "stopped"
                         break
         except KeyboardInterrupt:
+            if is_running():
+                raise
             status = "stopped"
         if self.records[-1].step < k and not status.startswith("diverged"):
             # a diverging run ends at the last complete record before: what lies between may be of no use

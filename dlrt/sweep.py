@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 
 from integrators.checks import check_integer, check_jobs
 
-from .runs import Folder, identify, report, run
+from .runs import Folder, digest, identify, report, run
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
 
@@ -50,15 +48,16 @@ class Case:
 
     def __post_init__(self):
         check_integer("seed", self.seed, 0)
+        if not isinstance(self.label, str):
+            raise TypeError(f"label must be a str, got {self.label!r}")
         if not self.label:
             object.__setattr__(self, "label", type(self.integrator).__name__)
         names = ("integrator", "problem", "step_size", "steps", "rank", "seed", "every")
         made = identify(**{name: getattr(self, name) for name in names})
         object.__setattr__(self, "identity", made)
-        text = json.dumps([made["settings"], SCHEMA_VERSION], sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        settings = digest([made["settings"], SCHEMA_VERSION], size=8)
         slug = re.sub(r"[^\w.-]+", "-", self.label).strip("-")
-        object.__setattr__(self, "file", f"{slug}-seed{self.seed}-{digest}-{made['code']}.npz")
+        object.__setattr__(self, "file", f"{slug}-seed{self.seed}-{settings}-{made['code']}.npz")
 
     def solve(self):
         """Run the case: a `Trajectory`, whose ``meta["case"]`` is the identity of the case."""
@@ -151,12 +150,6 @@ def sweep(cases, *, out, jobs=None, progress=None, within=None, fresh=False):
             progress(done[file])
 
     calls = {file: case.solve for file, case in known.items()}
-    folder = Folder(Path(out), lambda path: known[path.name].load(path), _save)
+    folder = Folder(Path(out), lambda path: known[path.name].load(path), Trajectory.save)
     run(calls, folder, jobs=jobs, progress=note, within=within, fresh=fresh)
     return [Result(case, *done[case.file][1:]) for case in cases]
-
-
-def _save(trajectory, path):
-    if trajectory.status == "stopped":  # Ctrl-C reached the worker: half a case is not to be found next time
-        raise KeyboardInterrupt
-    trajectory.save(path)

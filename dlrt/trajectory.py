@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ SCHEMA_VERSION = 2
 _RECORDED: tuple[str, ...] = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
 _RECORDED += ("evaluations", "rejected", "wall_times")
 _PER_STEP = ("step_sizes", "truncation_errors")
+_IN_META = ("status", "integrator", "problem", "code", "random_state", "step_size", "array_library", "device")
 _OPTIONAL = ("losses", "errors", "coefficients")
 
 
@@ -224,9 +223,14 @@ class Trajectory:
         return self.status.startswith("failed")
 
     def checked(self):
-        """This trajectory, for those who need the whole run; RuntimeError with the status where it failed."""
+        """This trajectory, for those who need the whole run.
+
+        RuntimeError with the status where it failed, KeyboardInterrupt where it was stopped.
+        """
         if self.failed:
             raise RuntimeError(f"the run {self.status}")
+        if self.status == "stopped":
+            raise KeyboardInterrupt
         return self
 
     def __repr__(self):
@@ -282,26 +286,36 @@ class Trajectory:
                 arrays = dict(file)
             meta = json.loads(str(arrays.pop("meta")))
             version = meta.pop("schema_version")
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            TypeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except Exception as error:  # of many kinds, according to what is damaged
             raise ValueError(f"{path} is damaged or no trajectory file: {error}") from error
         if version != SCHEMA_VERSION:
             raise ValueError(f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}")
         needed = [name for name in _RECORDED + _PER_STEP if name not in _OPTIONAL] + [f"state.{name}" for name in "USV"]
         missing = [name for name in needed if name not in arrays]
-        if missing or "status" not in meta:
-            raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing) or 'status'} missing")
-        state = State.of({name.removeprefix("state."): X for name, X in arrays.items()})
+        missing += [name for name in _IN_META if name not in meta]
+        if missing:
+            raise ValueError(f"{path} is no complete trajectory file: {', '.join(missing)} missing")
+        try:
+            _check_shapes(arrays)
+            state = State.of({name.removeprefix("state."): X for name, X in arrays.items()})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
         recorded: dict[str, Any] = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
         return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)
+
+
+def _check_shapes(arrays):
+    """ValueError unless the arrays of a file fit each other."""
+    records, steps = np.size(arrays["steps"]), np.size(arrays["step_sizes"])
+    for name, X in arrays.items():
+        axes = {"singular_values": 2, "coefficients": 3}.get(name, 1)
+        length = records if name in _RECORDED else steps if name in _PER_STEP else None
+        if X.dtype.kind not in "biufc" or (length is not None and (X.ndim != axes or len(X) != length)):
+            raise ValueError(
+                f"{name} of shape {X.shape} and dtype {X.dtype} does not fit {records} records, {steps} steps"
+            )
+    if records == 0 or arrays["steps"][-1] != steps:
+        raise ValueError(f"its {records} records do not end after {steps} steps")
 
 
 def core_versions():

@@ -24,6 +24,7 @@ __all__ = [
     "check_precision",
     "check_rank",
     "check_rng",
+    "check_shape",
     "check_singular_values",
     "described",
 ]
@@ -59,6 +60,14 @@ def check_rank(rank: Any, shape) -> int:
     if rank > min(m, n):
         raise ValueError(f"rank {rank} exceeds min(m, n) = {min(m, n)}")
     return rank
+
+
+def check_shape(shape: Any) -> tuple[int, int]:
+    """`shape` as a pair of ints; TypeError unless it is a pair of integers, ValueError unless both are positive."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+        raise TypeError(f"shape must be a pair of integers (m, n), got {described(shape)}")
+    m, n = (check_integer("m and n of shape", size) for size in shape)
+    return m, n
 
 
 def check_number(name: str, value: Any, least: float = -math.inf) -> float:
@@ -100,14 +109,17 @@ def check_fraction(name: str, value: Any) -> float:
 def _real(name: str, value: Any, kind: str) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {kind} number, got {described(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be a floating-point number: {error}") from error
 
 
 def check_jobs(jobs: Any) -> int | None:
     """A number of runs at a time as in joblib, or None; ValueError unless it is an integer other than 0."""
     if jobs is None:
         return None
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or not 0 < abs(jobs) < 2**31:
         raise ValueError(f"jobs must be a positive or negative integer, got {jobs!r}")
     return jobs
 

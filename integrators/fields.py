@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .checks import check_instance, described
 from .linalg import concat, dagger, qr
 from .lowrank import LowRank, sum_of_two
 
@@ -57,6 +58,9 @@ def tangent(Y: LowRank, f: Any) -> LowRank:
 
     Its bases are not orthonormal. Its squared norm is ``||K||^2 + ||L||^2 - ||S||^2``. Cost O((m + n) r^2).
     """
+    check_instance("Y", Y, LowRank)
+    if not all(hasattr(f, name) for name in "KLS"):
+        raise TypeError(f"f must have the projections K, L and S, got {described(f)}")
     return sum_of_two(Y.U, f.L, f.K - Y.U @ f.S, Y.V)
 
 
@@ -73,6 +77,11 @@ def combine(terms: Sequence[tuple[float, LowRank]]) -> LowRank:
 
     Its rank is the sum of the ranks, at most min(m, n). Cost O((m + n) r^2), r that sum.
     """
+    terms = list(terms)
+    if not terms:
+        raise ValueError("terms must hold at least one pair (c, Y), got none")
+    for _, Y in terms:
+        check_instance("the second of each of terms", Y, LowRank)
     (U, R), (V, T) = (qr(concat(*(getattr(Y, X) for _, Y in terms))) for X in "UV")
     S, i, j = 0.0, 0, 0
     for c, Y in terms:  # R and T fall into blocks of columns, one for each term

@@ -170,7 +170,8 @@ class Integrator:
         Raises
         ------
         FloatingPointError
-            An infinity or a NaN was met, in the matrix or in the memory; ``state`` is as it was.
+            An infinity or a NaN was met, in the matrix or in the memory, or a number beyond all floating-point numbers;
+            ``state`` is as it was.
         RuntimeError
             The method asked for another number of fields than it declares.
         """
@@ -184,6 +185,8 @@ class Integrator:
                 request = stages.send(F(*request[:2]))
         except StopIteration as stop:
             before = stop.value
+        except OverflowError as overflow:  # of Python's own numbers, where an array would have an infinity
+            raise FloatingPointError(f"the field overflowed: {overflow}") from overflow
         self.check_count(evaluations, before.rejected)
         [(after, error)] = conclude(self.truncation, [before])
         for name, X in after.arrays().items():
@@ -211,6 +214,8 @@ def count_evaluations(integrator: Integrator, like: Any = None) -> int:
 
     The matrix has the library, dtype and device of the array ``like``; numpy's float64 without it.
     """
+
+    check_instance("integrator", integrator, Integrator)
 
     class Constant(Projections):
         def __init__(self, Y):

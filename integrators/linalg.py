@@ -35,6 +35,7 @@ __all__ = [
     "read",
     "rotate",
     "rows",
+    "select",
     "sizes",
     "stacked",
     "to_numpy",
@@ -172,6 +173,8 @@ def write(arrays, likes):
     for i, like in enumerate(likes):
         if is_torch_array(like):
             groups.setdefault((device(like), like.dtype), []).append(i)
+        else:
+            found[i] = array_namespace(like).asarray(arrays[i], device=device(like))
     for (to, dtype), group in groups.items():
         flat, xp = np.concatenate([arrays[i].ravel() for i in group]), array_namespace(likes[group[0]])
         flat = xp.asarray(flat).to(dtype).to(to, non_blocking=True)
@@ -276,6 +279,12 @@ def columns(U):
     return sizes(U) != 0
 
 
+def select(X, used, axis=-1):
+    """The entries of X along ``axis`` where ``used`` is true."""
+    xp = array_namespace(X)
+    return xp.take(X, xp.nonzero(used)[0], axis=axis)
+
+
 def sizes(U):
     """Sum of the absolute values in each column of U."""
     xp = array_namespace(U)
@@ -344,7 +353,7 @@ def _complement(U, X):
     Us, Xs = (xp.reshape(A, (math.prod(A.shape[:-2]), *A.shape[-2:])) for A in (U, X))
     used, finite = columns(Us), xp.isfinite(xp.sum(xp.abs(Xs), axis=(-2, -1)))
     found = [
-        _revealing_complement(Us[i, ...][:, used[i, ...]], Xs[i, ...])
+        _revealing_complement(select(Us[i, ...], used[i, ...]), Xs[i, ...])
         if bool(finite[i])
         else xp.full_like(Xs[i, :, :1], math.nan)
         for i in range(Xs.shape[0])

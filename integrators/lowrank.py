@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_array, check_number, check_precision, check_rank, check_rng, described
+from .checks import check_array, check_number, check_precision, check_rank, check_rng, check_shape, described
 from .linalg import (
     array_namespace,
     columns,
@@ -200,7 +200,16 @@ class LowRank:
         LowRank
             Of rank at most 2 r. No m x m or n x n projector is formed: O(m n r) for dense Z, O((m + n) r^2) for a
             low-rank one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Z is no matrix of the shape of this one.
         """
+        if not isinstance(Z, LowRank):
+            check_array("Z", Z)
+        if tuple(Z.shape[-2:]) != tuple(self.shape[-2:]):
+            raise ValueError(f"Z must have shape {tuple(self.shape)}, got {tuple(Z.shape)}")
         if isinstance(Z, LowRank):
             ZV, ZHU = Z.K @ (dagger(Z.V) @ self.V), Z.L @ (dagger(Z.U) @ self.U)
         else:
@@ -209,6 +218,10 @@ class LowRank:
 
     def embed(self, U: Array, V: Array) -> LowRank:
         """``U U^H Y V V^H`` in the orthonormal bases U and V: the same matrix wherever they contain the old bases."""
+        for name, X, n in (("U", U, self.shape[-2]), ("V", V, self.shape[-1])):
+            check_array(name, X)
+            if X.ndim < 2 or X.shape[-2] != n:
+                raise ValueError(f"{name} must have {n} rows, got shape {tuple(X.shape)}")
         return self.replace(U=U, S=(dagger(U) @ self.U) @ self.S @ (dagger(self.V) @ V), V=V)
 
     # -- constructors ----------------------------------------------------------------------------------------------
@@ -270,6 +283,7 @@ class LowRank:
         TypeError
             ``rng`` is not a numpy Generator, or ``like`` has no floating dtype.
         """
+        shape = check_shape(shape)
         rank = check_rank(rank, shape)
         check_rng(rng)
         like = np.zeros(()) if like is None else like
@@ -287,7 +301,7 @@ class LowRank:
     @classmethod
     def zeros(cls, shape, rank: int, rng: np.random.Generator, like: Array | None = None) -> LowRank:
         """The zero matrix in random orthonormal bases (S = 0): the usual start of an adapter."""
-        return cls.random(shape, rank, rng, like, singular_values=[0.0] * check_rank(rank, shape))
+        return cls.random(shape, rank, rng, like, singular_values=[0.0] * check_rank(rank, check_shape(shape)))
 
 
 def sum_of_two(A: Array, B: Array, C: Array, D: Array) -> LowRank:

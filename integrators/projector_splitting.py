@@ -54,7 +54,7 @@ class ProjectorSplitting(Integrator):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.order not in (1, 2) or isinstance(self.order, bool):
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {self.order!r}")
 
     def stages(self, t, state, h):

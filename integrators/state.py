@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .checks import check_instance
 from .fields import PARTS, Projections, seen
-from .linalg import cut, dagger, rows, stacked
+from .linalg import cut, dagger, rows, select, stacked
 from .lowrank import LowRank
 
 __all__ = ["State", "stack", "unstack"]
@@ -85,6 +86,10 @@ def stack(states: Sequence[State]) -> State:
 
     Raises ValueError where they do not fit.
     """
+    if len(states) == 0:
+        raise ValueError("states must hold at least one state, got none")
+    for state in states:
+        check_instance("each of states", state, State)
     first = states[0]
     for name, X in counters(first).items():
         if any(state.memory[name] != X for state in states):
@@ -102,6 +107,7 @@ def unstack(state: State, before: Sequence[State]) -> list[State]:
     its bases have other numbers of columns than those, all zero columns are taken off. A first moment that
     has been moved to Y has its ranks, the rest of the memory the shapes that it has in ``before``.
     """
+    check_instance("state", state, State)
     parts = {id(X): rows(X) for X in _arrays(state) if X.ndim > 2 or X is not state.Y.S}
     points = _points(state.Y, [old.Y for old in before], parts)
     moved = state.origin is None and "first.K" in state.memory
@@ -132,7 +138,10 @@ def _points(Y: LowRank, before: Sequence[LowRank], parts: Mapping[int, Sequence]
         shapes = [tuple(Z.S.shape) for Z in before]
     else:
         used = zip(*map(rows, Y.columns), strict=True)
-        return [LowRank(Ui[:, u], Si[u, :][:, v], Vi[:, v]) for Ui, Si, Vi, (u, v) in zip(U, S, V, used, strict=True)]
+        return [
+            LowRank(select(Ui, u), select(select(Si, u, -2), v), select(Vi, v))
+            for Ui, Si, Vi, (u, v) in zip(U, S, V, used, strict=True)
+        ]
     return [
         LowRank(cut(Ui, (m, rU)), cut(Si, (rU, rV)), cut(Vi, (n, rV)))
         for Ui, Si, Vi, (rU, rV) in zip(U, S, V, shapes, strict=True)

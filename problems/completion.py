@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
-from integrators.checks import check_array, check_integer, check_matrix, check_precision, check_rank, check_rng
+from integrators.checks import (
+    check_array,
+    check_integer,
+    check_matrix,
+    check_precision,
+    check_rank,
+    check_rng,
+    described,
+)
 from integrators.linalg import norm
 from integrators.lowrank import LowRank
 
@@ -198,6 +207,8 @@ def completion(
     """
     check_rng(rng)
     check_matrix("target", target)
+    if not isinstance(fraction, Real):
+        raise TypeError(f"fraction must be a real number, got {described(fraction)}")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     m, n = target.shape

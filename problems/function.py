@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from integrators.checks import check_array, check_integer, check_matrix, described
+from integrators.checks import check_array, check_instance, check_integer, check_matrix, described
 from integrators.fields import Projections
 from integrators.linalg import dagger, eps, norm, to_numpy
 from integrators.lowrank import LowRank
@@ -33,6 +33,10 @@ class FunctionProblem(Problem):
     def name(self) -> str:  # type: ignore[override]
         """That of the function."""
         return getattr(self.f, "__name__", type(self.f).__name__)
+
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            check_instance("start", self.start, LowRank)
 
     @property
     def shape(self) -> tuple[int, int]:

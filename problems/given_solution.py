@@ -11,8 +11,10 @@ import numpy as np
 from integrators.checks import (
     check_integer,
     check_matrix,
+    check_number,
     check_orthonormal,
     check_rng,
+    check_shape,
     check_singular_values,
 )
 from integrators.linalg import array_namespace, gaussian, haar, in_double, is_complex
@@ -165,11 +167,12 @@ def given_solution(
     """
     check_rng(rng)
     check_integer("rank", rank)
+    shape = check_shape(shape)
     if 2 * rank > min(shape):
         raise ValueError(f"rank {rank} exceeds min(m, n) / 2 = {min(shape) / 2:g}")
     d = math.sqrt(math.prod(shape)) / 4 * 2.0 ** -np.arange(rank)
     if smallest is not None:
-        d[-1] = smallest
+        d[-1] = check_number("smallest", smallest)
     P, Q = (haar(n, 2 * rank, rng, dtype) for n in shape)
     M1, M2 = (_half_norm(gaussian((n, n), rng, dtype)).astype(dtype) for n in shape)
     return GivenSolution(P, Q, d, M1, M2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from integrators.checks import check_integer
+from integrators.checks import check_instance, check_integer, check_number, check_shape
 from integrators.linalg import array_namespace, dagger
 from integrators.lowrank import LowRank
 
@@ -69,6 +69,9 @@ class Manufactured(Problem):
     name = "manufactured"
 
     def __post_init__(self) -> None:
+        for name in "USV":
+            if len(getattr(getattr(self, name), "shape", ())) != 2:
+                raise TypeError(f"{name} must be a sympy matrix, got {getattr(self, name)!r}")
         r = self.S.shape
         if self.U.shape[1] != r[0] or self.V.shape[1] != r[1]:
             raise ValueError(
@@ -273,6 +276,9 @@ def manufactured(
     import sympy
 
     check_integer("rank", rank)
+    if nonlinearity is not None:
+        check_instance("nonlinearity", nonlinearity, str)
+    rest, shape = check_number("rest", rest), check_shape(shape)
     if min(shape) < 2 * rank + 1:
         raise ValueError(f"shape must be at least 2 rank + 1 = {2 * rank + 1}, got {shape}")
     t, y = sympy.Symbol("t", real=True), sympy.Symbol("y", real=True)

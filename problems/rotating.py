@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from integrators.checks import check_integer, check_matrix, check_rng, check_singular_values
+from integrators.checks import check_integer, check_matrix, check_number, check_rng, check_singular_values
 from integrators.linalg import dagger, gaussian
 from integrators.lowrank import LowRank
 
@@ -200,7 +200,7 @@ def rotating(
     check_integer("rank", r)
     d = 2.0 ** -np.arange(1, r + 1)
     if smallest is not None:
-        d[-1] = smallest
+        d[-1] = check_number("smallest", smallest)
     W1, W2 = (_skew(n, rng, dtype) for n in shape)
     return Rotating(W1, W2, d)
 

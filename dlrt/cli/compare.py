@@ -14,7 +14,7 @@ import typer
 from integrators import INTEGRATORS, Exact, LowRank, Tolerance
 from integrators.checks import check_integer, check_positive, check_rank
 
-from ..accuracy import ended, solutions
+from ..accuracy import ended, lost, solutions
 from ..results import write_results
 from ..runs import check_folder, cluster
 from ..sweep import Case, sweep
@@ -289,7 +289,7 @@ def notes(results):
         names, least = dict.fromkeys(case.label for case in unstable), min(case.step_size for case in unstable)
         lines.append(f"Unstable: {', '.join(names)}. Try {flows}a --step-size below {least:.4g}.")
     for case, run, _ in results:
-        if run.status.startswith("failed"):
+        if run.failed:
             lines.append(f"{case.label}, step size {case.step_size:.4g}, seed {case.seed}: {run.status}")
     return lines
 
@@ -321,11 +321,9 @@ def _value(exact, runs, many):
 def _failures(runs):
     """One text for the runs that diverged and one for those that failed, short enough for a cell."""
     texts = []
-    for kind in ("diverged", "failed"):
-        steps = [int(run.status.split(":")[0].split()[-1]) for run in runs if run.status.startswith(kind)]
-        if steps:
-            share = f"{len(steps)} of {len(runs)} " if len(steps) < len(runs) else ""
-            texts.append(f"{share}{kind} at step {_range(steps)}")
+    for kind, steps in lost(runs).items():
+        share = f"{len(steps)} of {len(runs)} " if len(steps) < len(runs) else ""
+        texts.append(f"{share}{kind} at step {_range(steps)}")
     return texts
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from integrators import LowRank
-from integrators.checks import check_rank
+from integrators.checks import check_integer, check_rank
 
 from .factors import Factor, assign
 from .maps import Conv2dMap, EmbeddingMap, LinearMap, Map
@@ -148,6 +148,7 @@ class TrainedLayer(LowRankLayer):
         for name in self.map.arguments:
             setattr(self, name, getattr(like, name))
         m, n = self.map.shape(like)
+        check_rank(rank, (m, n))
         self._make_factors((m, n), rank, self._start_norm(m, n), generator, device, dtype)
         self.bias = None
         if getattr(like, "bias", None) is not None:
@@ -242,6 +243,8 @@ class LowRankLinear(TrainedLayer):
     map = LinearMap
 
     def __init__(self, in_features, out_features, bias=True, device=None, dtype=None, *, rank, generator=None):
+        check_integer("in_features", in_features)
+        check_integer("out_features", out_features)
         super().__init__(nn.Linear(in_features, out_features, bias, "meta"), rank, generator, device, dtype)
 
     @classmethod
@@ -276,6 +279,8 @@ class LowRankConv2d(TrainedLayer):
         rank,
         generator=None,
     ):
+        check_integer("in_channels", in_channels)
+        check_integer("out_channels", out_channels)
         like = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, "meta"
         )
@@ -311,6 +316,8 @@ class LowRankEmbedding(TrainedLayer):
     def __init__(
         self, num_embeddings, embedding_dim, padding_idx=None, device=None, dtype=None, *, rank, generator=None
     ):
+        check_integer("num_embeddings", num_embeddings)
+        check_integer("embedding_dim", embedding_dim)
         like = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device="meta")
         super().__init__(like, rank, generator, device, dtype)
 

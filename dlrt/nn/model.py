@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from integrators import LowRank
-from integrators.checks import check_rank
+from integrators.checks import check_instance, check_rank
 
 from ..runs import write_atomically
 from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter
@@ -108,6 +108,7 @@ def adapt(
         A layer matches by its name but cannot be replaced; a rank is no integer. Whatever is raised for a target or a
         rank, the model is as it was.
     """
+    check_instance("model", model, nn.Module)
     if kind not in ("adapter", "train"):
         raise ValueError(f"kind must be 'adapter' or 'train', got {kind!r}")
     if kind == "train" and not isinstance(trainable, (str, type, re.Pattern)) and list(trainable):
@@ -156,6 +157,7 @@ def adapt(
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankLayer]:
     """All low-rank layers of a model by name."""
+    check_instance("model", model, nn.Module)
     return {name: module for name, module in model.named_modules() if isinstance(module, LowRankLayer)}
 
 
@@ -197,6 +199,7 @@ class ParameterReport:
 
 def parameter_report(model: nn.Module) -> ParameterReport:
     """Count parameters. Of a low-rank layer only factors that its method moves are trained (LoRA's S is not)."""
+    check_instance("model", model, nn.Module)
     layers = []
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad and not isinstance(p, Factor))
     for name, layer in low_rank_layers(model).items():
@@ -216,6 +219,7 @@ def merge(model: nn.Module) -> nn.Module:
     Module
         The model, or what has become of it if it is a low-rank layer itself.
     """
+    check_instance("model", model, nn.Module)
     if isinstance(model, LowRankLayer):
         return model.to_dense()
     made: dict[int, nn.Module] = {}

@@ -136,6 +136,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         super().__init__(self._grouped(groups or {}, defaults), defaults)
         self._own_groups = self.param_groups
         self.rest = rest(others) if rest is not None and others else None
+        if self.rest is not None and not isinstance(self.rest, torch.optim.Optimizer):
+            raise TypeError(f"rest must make an optimiser, such as torch.optim.AdamW, got one that made {self.rest!r}")
         self._share_groups()
 
         self.truncation_errors: dict[str, float] = {}

@@ -4,8 +4,8 @@
 store. `tune` tries learning rates; `describe` and `versions` say what a result was made by.
 """
 
-from .identity import describe, identify
-from .runner import Task, cluster, report, run, run_tasks
+from .identity import describe, digest, identify
+from .runner import Task, cluster, is_running, report, run, run_tasks
 from .store import Folder, Journal, check_folder, set_aside, versions, write_atomically, write_json
 from .tune import best, late, late_loss, rate, tune
 
@@ -17,7 +17,9 @@ __all__ = [
     "check_folder",
     "cluster",
     "describe",
+    "digest",
     "identify",
+    "is_running",
     "late",
     "late_loss",
     "rate",

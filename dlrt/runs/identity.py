@@ -108,7 +108,7 @@ def package_code() -> str:
             files = (path.relative_to(folder) for path in folder.rglob("*.py"))
             kept = sorted(path for path in files if path.parts[0] not in WITHOUT)
             trees += [(package, path.as_posix(), _tree((folder / path).read_text("utf-8"))) for path in kept]
-    return _digest(trees)
+    return digest(trees)
 
 
 def _tree(source: str) -> str:
@@ -119,8 +119,9 @@ def _tree(source: str) -> str:
     return ast.dump(tree, annotate_fields=False)
 
 
-def _digest(thing) -> str:
-    return hashlib.blake2b(json.dumps(thing, sort_keys=True).encode(), digest_size=4).hexdigest()
+def digest(thing, size: int = 4) -> str:
+    """Digest of JSON values, in hexadecimal digits, two for each byte of `size`."""
+    return hashlib.blake2b(json.dumps(thing, sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
 class _Description:
@@ -135,13 +136,13 @@ class _Description:
         anatomy = _Anatomy()
         ours = [kind.__module__ for kind in self.met if any(map(_of_packages, _modules(kind)))]  # derived from ours
         met = [x for x in self.met if not all(_is_library(_module(x), user) for user in (None, *ours))]
-        return _digest([anatomy.of(thing) for thing in met])
+        return digest([anatomy.of(thing) for thing in met])
 
     def of_code(self, thing):
         """Of a class or function: its name, and of one without a name of its own the code."""
         self.met[thing] = None
         name = _full_name(thing)
-        return name if "<" not in name else {"type": "function", "name": name, "code": _digest(_Anatomy().of(thing))}
+        return name if "<" not in name else {"type": "function", "name": name, "code": digest(_Anatomy().of(thing))}
 
     def of_type(self, kind):
         """Of the class of an object."""
@@ -195,8 +196,8 @@ class _Description:
         if array.dtype.hasobject:
             return {"type": "array", "shape": list(array.shape), "entries": self.of(array.tolist())}
         array = np.ascontiguousarray(array)
-        digest = hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
-        return {"type": "array", "shape": list(array.shape), "dtype": str(array.dtype), "digest": digest}
+        content = hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
+        return {"type": "array", "shape": list(array.shape), "dtype": str(array.dtype), "digest": content}
 
     def _named(self, thing):
         owner = getattr(thing, "__self__", None)

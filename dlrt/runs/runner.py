@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -91,6 +93,11 @@ def report(fraction: float) -> None:
         tell(fraction)
 
 
+def is_running() -> bool:
+    """Whether a runner has made the present call, and keeps what it returns."""
+    return getattr(_PRESENT, "tell", None) is not None
+
+
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[None]:
     """Let runners inside work on the Dask cluster of this scheduler, with all its workers; None: on this machine.
@@ -171,12 +178,16 @@ class _Listener:
                 self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 self.socket.bind(("127.0.0.1", 0))
                 self.address = self.socket.getsockname()
-                threading.Thread(target=self._listen, daemon=True).start()
+                self.thread = threading.Thread(target=self._listen, daemon=True)
+                self.thread.start()
         return self
 
     def __exit__(self, *exception):
         if self.address is not None:
-            self.address = None
+            address, self.address = self.address, None
+            with contextlib.suppress(OSError):
+                self.socket.sendto(b"", address)  # closed, a socket would not wake the thread that waits for it
+            self.thread.join(timeout=1)
             self.socket.close()
 
     def _listen(self):
@@ -202,7 +213,10 @@ def _finished(calls, jobs, listener) -> Generator[tuple[Any, Any], None, None]:
         start = {"initializer": _end_with, "initargs": (os.getpid(),)}
     if getattr(backend, "supports_return_generator", False):
         # one run a batch: each comes back when it ends, and the death of a worker costs one
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, **start)(work)
+        local = type(backend) is LokyBackend and effective_n_jobs(jobs) > 1
+        with _deaf_to_interrupts() if local else contextlib.nullcontext():
+            results = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, **start)(work)
+        yield from results
         return
     n = effective_n_jobs(jobs)  # backends made of process pools (ray) return lists only: do with short ones
     for first in range(0, len(work), n):
@@ -232,6 +246,22 @@ def _call(key, call, tell):
             return key, call()
     finally:
         _PRESENT.tell = None
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, which the parent answers by ending them; it hears it after."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    for helper in ("multiprocessing", "joblib.externals.loky.backend"):  # let the signal through when they start
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"{helper}.resource_tracker").ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with(parent: int) -> None:

@@ -15,7 +15,9 @@ import json
 import logging
 import os
 import platform
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +37,7 @@ def write_atomically(path, write):
     """Call ``write(file)`` on a temporary binary file beside `path`, then move it there in one step.
 
     A reader sees the old file or the whole new one, whenever the writer is stopped. The folder is made when missing. A
-    temporary file of `path` whose writer was killed is removed.
+    temporary file of `path` whose writer was killed is removed. Ctrl-C comes after the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,7 @@ def write_atomically(path, write):
             left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with _interrupts_held(), os.fdopen(handle, "wb") as file:
             with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there
                 _lock(file)
             write(file)
@@ -57,6 +59,23 @@ def write_atomically(path, write):
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Raise Ctrl-C at the end: what draws or compresses loses an exception in its midst, or makes another of it."""
+    answer = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(answer):
+        yield
+        return
+    held: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *interrupt: held.append(interrupt))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, answer)
+        if held:
+            answer(*held[0])
 
 
 def _lock(file) -> None:
@@ -123,19 +142,20 @@ class Folder:
 
     def find(self, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Load the files one by one."""
-        missing = []
+        keys, missing = list(keys), []
         for key in keys:
             path = self.folder / key
             try:
                 result = self.load(path)
             except FileNotFoundError:
-                missing.append(path)
+                missing.append(key)
             except ValueError as error:
                 logger.warning("%s; set aside as %s", error, set_aside(path).name)
             else:
                 yield key, result
-        others = [_glob(path.with_name(f"{path.stem.rpartition('-')[0]}-")) for path in missing]
-        _say_other_code(sum(map(bool, others)), self.folder)
+        there = {path.name for path in self.folder.glob("*")} if missing else set()
+        settings = {_settings(name) for name in there.difference(keys) if ".aside" not in name}
+        _say_other_code(sum(_settings(key) in settings for key in missing), self.folder)
 
     def add(self, key: str, result: Any) -> None:
         """Save the file."""
@@ -193,8 +213,8 @@ def set_aside(path: Path) -> Path:
     return path.replace(next(new for new in map(path.with_name, names) if not new.exists()))
 
 
-def _glob(start: Path) -> list[Path]:
-    return [path for path in start.parent.glob(f"{glob.escape(start.name)}*") if ".aside" not in path.name]
+def _settings(key: str) -> str:
+    return key.rpartition("-")[0]
 
 
 def _say_other_code(number: int, place: Path) -> None:

@@ -263,7 +263,7 @@ class Certificate:
                 ),
                 notes=tuple(c["notes"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is damaged or no certificate: {error}") from error
 
     # -- views -----------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ class ErrorBound(Theorem):
     def horizon(self, problem) -> tuple[float, int]:
         """End time and number of steps."""
         t_end = float(self.t_end or min(getattr(problem, "t_end", 1.0), 1.0))
-        return t_end, round(t_end / self.step_size) if self.step_size else self.steps
+        return t_end, max(1, round(t_end / self.step_size)) if self.step_size else self.steps
 
     def hypotheses(self, integrator, problem):
         """Known constants of the problem, a reference solution, and a method whose local error is derived."""

@@ -75,7 +75,7 @@ class RiemannianStep(Theorem):
             values[-1] = smallest
             state = integrator.init(LowRank.random(problem.shape, self.rank, rng, problem.like, values))
             W, G = dense(state.Y), gradient_at(problem, state.Y)
-            step, error, size = attempt(integrator, problem.field, state, lam), math.inf, lam * norm(G)
+            step, error, size = attempt(integrator, problem.field, state, lam), math.inf, lam * norm(G) or 1.0
             if step is not None:
                 error = norm(dense(step.augmented) - (W - lam * tangent_part(G, *bases(state.Y))))
             rows.append((smallest, error / size, 0.0, rounding(state.Y, norm(W), size) / size))

@@ -16,11 +16,13 @@ from integrators import (
     FixedRank,
     Integrator,
     LoRA,
+    LowRank,
     ProjectorSplitting,
     SVDLoRA,
     Tolerance,
     Truncation,
 )
+from integrators.checks import check_instance, check_integer, check_positive
 
 from ..registry import with_options
 from .certificate import Certificate, Constant, Hypothesis, Series
@@ -116,6 +118,16 @@ class Theorem:
         """
         if (problem is None) != bool(self.own_problem):
             raise ValueError(f"{self.name} {'makes its own problems' if self.own_problem else 'needs a problem'}")
+        check_instance("integrator", integrator, Integrator)
+        for name in {"rank", "steps"} & {setting.name for setting in dataclasses.fields(self)}:
+            check_integer(name, getattr(self, name))
+        for name in ("step_size", "t_end"):
+            if getattr(self, name, None) is not None:
+                check_positive(name, getattr(self, name))
+        if (start := getattr(self, "start", None)) is not None:
+            check_instance("start", start, LowRank)
+            if problem is not None and tuple(start.shape) != tuple(problem.shape):
+                raise ValueError(f"start has shape {tuple(start.shape)}, but the problem has {tuple(problem.shape)}")
         with np.errstate(all="ignore"):
             hypotheses = list(self.hypotheses(integrator, problem))
             found = self.measure(integrator, problem) if all(h.met for h in hypotheses) else Measured()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlrt import accuracy
-from dlrt.accuracy import Solution, ended, solutions
+from dlrt.accuracy import Solution, ended, lost, solutions
 
 
 def problem(matrix):
@@ -29,10 +29,20 @@ def test_nothing_is_divided_by_zero():
     assert Solution.at(problem(np.zeros((2, 2))), 1.0).relative(0.25) == 0.25
 
 
+def run(status, t=1.0):
+    kinds = {kind: status.startswith(kind) for kind in ("diverged", "failed")}
+    return SimpleNamespace(status=status, times=np.array([0.0, t]), **kinds)
+
+
+def test_steps_at_which_runs_were_lost():
+    states = ("diverged at step 12", "finished", "failed at step 2: KeyError: 'step 7'", "diverged at step 3")
+    assert lost(list(map(run, states))) == {"diverged": [3, 12], "failed": [2]}
+    assert lost([run("stopped")]) == {}
+
+
 def test_solutions_are_those_at_the_ends_of_runs_that_ended():
     def result(status, t):
-        run = SimpleNamespace(status=status, times=np.array([0.0, t]))
-        return SimpleNamespace(case=SimpleNamespace(problem=problem(np.eye(2))), trajectory=run)
+        return SimpleNamespace(case=SimpleNamespace(problem=problem(np.eye(2))), trajectory=run(status, t))
 
     states = ("finished", "stopped", "diverged at step 3", "failed at step 2: ZeroDivisionError: division by zero")
     results = [result(status, 1.0 + i) for i, status in enumerate(states)]

@@ -9,6 +9,7 @@ from matplotlib import rc_context, rcParams
 
 import problems
 from dlrt import Case, plots, sweep
+from dlrt.results import PICTURES
 from integrators import BUG, INTEGRATORS, FullRank, GeoLoRA, Integrator, LoRA, SVDLoRA
 
 TARGET = problems.synthetic((10, 8), [4.0, 3.0, 2.0], np.random.default_rng(0))
@@ -134,11 +135,13 @@ def test_runs_that_all_diverge_at_once_can_be_drawn(tmp_path):
     plots.save_figures(everything, tmp_path)
 
 
-def test_files(losses, tmp_path):
+def test_files(losses, equations, tmp_path):
     paths = plots.save_figures(losses, tmp_path / "one")
     assert sorted(path.name for path in paths) == sorted(
         f"{name}.{kind}" for name in ("loss", "rank", "work") for kind in ("png", "pdf")
     )
+    made = [*paths, *plots.save_figures(equations, tmp_path / "three")]
+    assert {path.stem for path in made} == set(PICTURES)  # what is moved with a comparison
     again = plots.save_figure(plots.ranks_figure(losses), tmp_path / "two" / "rank")
     assert [(tmp_path / "one" / path.name).read_bytes() for path in again] == [path.read_bytes() for path in again]
     if "matplotlib.pyplot" in sys.modules:

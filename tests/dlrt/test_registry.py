@@ -90,6 +90,7 @@ def test_targets_come_from_files(tmp_path):
         ("rotatign", {}, "unknown problem 'rotatign', did you mean 'rotating'?"),
         ("rotating", {"batch_size": 3}, "rotating takes no batch_size, got 3; it takes size, true_rank, dtype"),
         ("manufactured", {"dtype": "float64"}, "manufactured takes no dtype"),
+        ("lyapunov", {"size": 10**20}, "an option of lyapunov is larger than any array: Python int too large"),
         ("rotating", {"dtype": "int8"}, "dtype must be float32 or float64, got 'int8'"),
         ("matrix-regression", {"true_rank": 101}, "true_rank must lie between 1 and the size 100, got 101"),
     ],
@@ -105,3 +106,10 @@ def test_unknown_names():
             lookup(kind, name, table)
     with pytest.raises(ValueError, match=r"unknown thing 'x'\. Known: none"):
         lookup("thing", "x", {})
+
+
+def test_what_is_no_method_or_mapping_is_refused():
+    with pytest.raises(TypeError, match=r"integrator must be an integrators\.Integrator"):
+        with_options(FixedRank(2))
+    with pytest.raises(TypeError, match="options must be a"):
+        build_problem("lyapunov", 3)

@@ -212,6 +212,8 @@ def test_keyboard_interrupt_keeps_everything_and_can_be_continued():
     object.__setattr__(problem, "calls", [])
     run = solve(BUG(), problem, step_size=0.1, steps=10, rank=3, every=4)
     assert run.status == "stopped" and run.steps.tolist() == [0, 4, 7]
+    with pytest.raises(KeyboardInterrupt):  # half a run is not taken for a whole one
+        run.checked()
     on = solve(BUG(), problem, step_size=0.1, steps=3, start=run, every=4)
     assert_same(on, solve(BUG(), problem, step_size=0.1, steps=10, rank=3, every=4))
 

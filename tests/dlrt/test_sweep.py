@@ -257,6 +257,8 @@ def test_a_run_that_failed_is_shown_and_run_again(tmp_path, caplog):
     assert result.trajectory.steps[-1] == 3
     assert read_results(write_results(tmp_path, [result], {}).parent)["cases"][0]["status"] == result.trajectory.status
     file.unlink()
+    caplog.clear()
     [again] = sweep([case], out=tmp_path)
+    assert "other code" not in caplog.text  # it was this code that failed
     assert not again.found and again.trajectory.status == "finished"
     assert sweep([case], out=tmp_path)[0].found

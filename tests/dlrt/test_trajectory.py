@@ -54,3 +54,24 @@ def test_a_failing_save_leaves_the_old_file(tmp_path):
         run.save(path)
     assert Trajectory.load(path).status == "finished"
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("losses", lambda X: X[:-1], "losses of shape"),
+        ("steps", lambda X: X[:0], "does not fit 0 records"),
+        ("steps", lambda X: X + 1, "do not end after 3 steps"),
+        ("singular_values", lambda X: X[0], "singular_values of shape"),
+        ("step_sizes", lambda X: X.astype(str), "step_sizes of shape"),
+        ("state.S", lambda X: X[:1], "S has shape"),
+        ("meta", lambda X: np.array(str(X).replace('"random_state"', '"random"')), "random_state missing"),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other(tmp_path, name, change, message):
+    path = solve(BUG(), REGRESSION, step_size=0.1, steps=3, rank=2).save(tmp_path / "run.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {name: change(arrays[name])})
+    with pytest.raises(ValueError, match=rf"run\.npz is .*{message}"):
+        Trajectory.load(path)

@@ -21,6 +21,7 @@ from integrators.checks import (
     check_precision,
     check_rank,
     check_rng,
+    check_shape,
     check_singular_values,
 )
 
@@ -75,6 +76,11 @@ def test_what_passes():
             "a must be a fractions.Fraction such as 1/2, got int",
         ),
         (lambda: check_instance("a", Fraction, Fraction), TypeError, r"got the class Fraction: write Fraction\(\)"),
+        (lambda: check_number("t", 10**400), ValueError, "t must be a floating-point number: int too large"),
+        (lambda: check_shape(3), TypeError, r"shape must be a pair of integers \(m, n\), got int 3"),
+        (lambda: check_shape((3, 4, 5)), TypeError, "shape must be a pair"),
+        (lambda: check_shape((3, 0)), ValueError, "m and n of shape must be at least 1, got 0"),
+        (lambda: check_jobs(10**10), ValueError, "jobs must be a positive or negative integer"),
         (lambda: check_jobs(0), ValueError, "jobs must be a positive or negative integer, got 0"),
         (lambda: check_rng(3), TypeError, "rng must be a numpy.random.Generator, got int 3"),
         (lambda: check_matrix("A", [[1.0]]), TypeError, r"torch tensor, got list: use numpy.array\(...\)"),

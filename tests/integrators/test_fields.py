@@ -68,3 +68,15 @@ def test_combine(library, stack):
 def test_parts_may_be_left_out():
     f = Projections(S=np.eye(2))
     assert f.K is None and f.L is None and f.S.shape == (2, 2)
+
+
+def test_what_is_no_point_or_sum_is_refused():
+    Y = LowRank.random((4, 3), 2, np.random.default_rng(0))
+    with pytest.raises(TypeError, match=r"Y must be an integrators\.LowRank"):
+        tangent(3, Projections.of(Y.full(), Y))
+    with pytest.raises(TypeError, match="f must have the projections K, L and S"):
+        tangent(Y, len)
+    with pytest.raises(ValueError, match="terms must hold at least one pair"):
+        combine([])
+    with pytest.raises(TypeError, match=r"second of each of terms must be an integrators\.LowRank"):
+        combine([(1.0, Y.full())])

@@ -1,5 +1,6 @@
 """The interface: hyper-parameters, counting, starts, stacks, memory."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -258,3 +259,15 @@ def test_notes_do_not_outlive_a_step(method):
     step = method.step(lambda t, Y: points.append(Y) or problem.field(t, Y), 0.0, state, 0.1)
     assert all(Y.notes is not None for Y in points)
     assert state.Y.notes is step.state.Y.notes is step.augmented.notes is None
+
+
+def test_a_field_that_overflows_is_no_finite_number():
+    """Python's own numbers raise where an array would have an infinity; the state is as it was."""
+    method, start = GeoLoRA(), LowRank.random((4, 3), 1, rng())
+    with pytest.raises(FloatingPointError, match="the field overflowed: math range error"):
+        method.step(lambda t, Y: Projections.of(math.exp(1e3) * Y.full(), Y), 0.0, method.init(start), 0.1)
+
+
+def test_what_is_no_method_is_not_counted():
+    with pytest.raises(TypeError, match=r"integrator must be an integrators\.Integrator, got int 3"):
+        count_evaluations(3)

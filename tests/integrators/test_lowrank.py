@@ -234,3 +234,15 @@ def test_notes_stay_with_their_basis():
     assert new.notes["U"] is not start.notes["U"]
     other = start.embed(Y.U, Y.V)
     assert other.notes["t"] is start.notes["t"] and other.notes["V"] is not start.notes["V"]
+
+
+def test_matrices_of_another_shape_are_refused():
+    Y = LowRank.random((6, 5), 2, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"Z must have shape \(6, 5\), got \(5, 6\)"):
+        Y.project(np.ones((5, 6)))
+    with pytest.raises(TypeError, match="Z must be a numpy array or torch tensor, got int"):
+        Y.project(3)
+    with pytest.raises(ValueError, match=r"V must have 5 rows, got shape \(6, 2\)"):
+        Y.embed(Y.U, Y.U)
+    with pytest.raises(TypeError, match="shape must be a pair of integers"):
+        LowRank.zeros(np.array(0.5), 1, np.random.default_rng(0))

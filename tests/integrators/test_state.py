@@ -95,3 +95,13 @@ def test_arrays_and_back():
     assert again.memory == state.memory and again.Y.U is state.Y.U
     with pytest.raises(KeyError, match="S"):
         State.of({"U": 1})
+
+
+def test_what_is_no_state_is_not_stacked():
+    for states in ([], np.zeros(0)):
+        with pytest.raises(ValueError, match="states must hold at least one state"):
+            stack(states)
+    with pytest.raises(TypeError, match=r"each of states must be an integrators\.State"):
+        stack([random_state(), 1])
+    with pytest.raises(TypeError, match=r"state must be an integrators\.State"):
+        unstack(3, [random_state()])

@@ -97,6 +97,51 @@ def test_files_of_scipy(tmp_path, dtype):
     assert np.array_equal(problems.load_target(tmp_path / "symmetric.mtx"), symmetric)
 
 
+@pytest.mark.parametrize("symmetry", ["general", "symmetric", "skew-symmetric", "hermitian"])
+@pytest.mark.parametrize("field", ["real", "integer", "complex", "pattern"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_matrix_market(tmp_path, symmetry, field, sparse):
+    """As scipy's reader reads them."""
+    if field == "pattern" and not sparse:
+        return
+    rng, path = np.random.default_rng(0), tmp_path / "x.mtx"
+    X = np.round(9 * rng.standard_normal((5, 5 if symmetry != "general" else 3)))
+    X = X + 1j * np.round(9 * rng.standard_normal(X.shape)) if field == "complex" else X
+    X = (
+        {"symmetric": X + X.T, "hermitian": X + X.conj().T, "skew-symmetric": X - X.T}[symmetry]
+        if X.shape == (5, 5)
+        else X
+    )
+    X = X * (np.abs(X) > 5) if sparse else X
+    scipy.io.mmwrite(path, sp.coo_array(X) if sparse else X, field=field, symmetry=symmetry)
+    Z = scipy.io.mmread(path)
+    assert np.array_equal(problems.load_target(path, dtype=complex), Z.toarray() if sparse else Z)
+
+
+HEADER = "%%MatrixMarket matrix array real general\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEADER + "3 4\n0\n4\n5)", "must have 12 lines of entries, found 3"),  # crashes scipy 1.17
+        (HEADER.replace("general", "symmetric") + "3 4\n" + "1\n" * 12, "do not fit a symmetric matrix: 3, 4"),  # too
+        (HEADER + "2 2\n1\n2\n3\nx\n", "could not convert"),
+        (HEADER + "2 1\n1 2\n3 4\n", "reshape"),
+        (HEADER + "-2 2\n", "do not fit"),
+        (HEADER, "not enough values"),
+        (HEADER.replace("real", "odd") + "1 1\n1\n", "unknown properties: array, odd, general"),
+        (HEADER.replace("array", "coordinate") + "2 2 1\n3 1 1\n", "outside of a 2 x 2"),
+        (HEADER.replace("array", "coordinate") + "2 2 1\nnan 1 1\n", "outside of a 2 x 2"),
+        ("", "does not begin with"),
+    ],
+)
+def test_damaged_matrix_market(tmp_path, text, message):
+    (tmp_path / "x.mtx").write_text(text)
+    with pytest.raises(ValueError, match=f"could not be read: .*{message}"):
+        problems.load_target(tmp_path / "x.mtx")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_images(tmp_path, suffix):
     image = pytest.importorskip("PIL.Image")

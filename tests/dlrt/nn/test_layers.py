@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlrt.nn import Factor, LinearAdapter, LowRankEmbedding, LowRankLinear
+from dlrt.nn import Factor, LinearAdapter, LowRankConv2d, LowRankEmbedding, LowRankLinear
 from dlrt.nn.model import KINDS
 from integrators import LowRank
 
@@ -146,3 +146,18 @@ def test_compile_without_breaks_and_with_few_graphs(kind):
             torch.testing.assert_close(a, b)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: LowRankLinear(0, 3, rank=1), ValueError, "in_features must be at least 1, got 0"),
+        (lambda: LowRankLinear(3, None, rank=1), TypeError, "out_features must be an integer"),
+        (lambda: LowRankConv2d(torch.ones(2), 3, 1, rank=1), TypeError, "in_channels must be an integer"),
+        (lambda: LowRankEmbedding(-2, 3, rank=1), ValueError, "num_embeddings must be at least 1, got -2"),
+        (lambda: LowRankLinear(2, 3, rank=3), ValueError, "rank 3 exceeds"),
+    ],
+)
+def test_bad_sizes(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -210,7 +210,7 @@ def test_a_damaged_file_is_refused_and_a_failing_write_leaves_the_old_one(tmp_pa
     content = path.read_bytes()
     for damaged in (b"", content[:40], b"x" * 100, content[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
             load_low_rank(model, path)
     path.write_bytes(content)
     monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
@@ -257,3 +257,11 @@ def test_merged_adapters_are_not_saved():
     for call in (low_rank_state_dict, lambda m: load_low_rank(m, {}), lambda m: copy.deepcopy(m).state_dict()):
         with pytest.raises(RuntimeError, match="unmerge"):
             call(model)
+
+
+@pytest.mark.parametrize("function", [merge, ranks, to_lora, parameter_report, low_rank_state_dict])
+def test_what_is_no_model_is_refused(function):
+    with pytest.raises(TypeError, match=r"model must be a torch\.Module, got int 3"):
+        function(3)
+    with pytest.raises(TypeError, match=r"model must be a torch\.Module"):
+        adapt(3, "query", 2)

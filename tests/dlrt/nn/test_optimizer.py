@@ -741,3 +741,9 @@ def test_learning_rates_may_be_tensors():
         assert reads.count == 1 + (kind is not float)
         weights.append(model["0"].weight)
     torch.testing.assert_close(*weights)
+
+
+def test_what_makes_no_optimiser_is_refused():
+    model = nn.Sequential(LowRankLinear(4, 3, rank=2))
+    with pytest.raises(TypeError, match=r"rest must make an optimiser, such as .*, got one that made 1"):
+        LowRankOptimizer(model, GeoLoRA(), 0.1, rest=len)

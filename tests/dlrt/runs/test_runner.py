@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,11 +11,15 @@ import time
 from pathlib import Path
 
 import joblib
+import numpy as np
 import pytest
 from joblib.parallel import register_parallel_backend
 from threadpoolctl import threadpool_info
 
+import problems
+from dlrt import solve
 from dlrt.runs import Journal, cluster, report, run, run_tasks
+from integrators import GeoLoRA
 
 
 @functools.cache
@@ -100,6 +105,31 @@ def test_an_interrupted_call_goes_on(tmp_path):
         run(calls(1, 2, 3, 4), store(tmp_path), progress=interrupt)
     run(calls(1, 2, 3, 4), store(tmp_path))
     assert made() == [3, 4]
+
+
+def stopped_half_way():
+    problem = problems.MatrixRegression(np.eye(4))
+
+    def interrupt(record):
+        if record.step == 2:
+            raise KeyboardInterrupt
+
+    run = solve(GeoLoRA(), problem, step_size=0.1, steps=4, rank=2, callback=interrupt)
+    return {"steps": run.steps.tolist(), "status": run.status}
+
+
+def test_half_a_run_is_no_result(tmp_path):
+    """Ctrl-C within a task that takes steps ends the runner, and is no result of the task."""
+    assert stopped_half_way() == {"steps": [0, 1, 2], "status": "stopped"}
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([(stopped_half_way, {})], journal=tmp_path / "journal.jsonl")
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_the_listener_ends_with_the_runner(tmp_path):
+    before = threading.active_count()
+    run(calls(1, 2), store(tmp_path), within=lambda done: None)
+    assert threading.active_count() == before
 
 
 def test_tasks(tmp_path):
@@ -190,6 +220,20 @@ def test_workers_without_a_call_end_with_a_parent_that_is_killed(tmp_path):
         parent.kill()
         parent.wait()
     assert wait_for(lambda: not any(map(alive, workers)), 20)
+
+
+def test_workers_do_not_hear_interrupts(tmp_path):
+    """The parent ends them; a traceback of each one that starts would hide its line."""
+    if not hasattr(signal, "pthread_sigmask"):
+        pytest.skip("no signal masks here")
+    found = run({key(n): interrupted_itself for n in range(2)}, store(tmp_path), jobs=2)
+    assert all(result["pending"] and result["process"] != os.getpid() for result in found.values())
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def interrupted_itself():
+    os.kill(os.getpid(), signal.SIGINT)
+    return {"pending": signal.SIGINT in signal.sigpending(), "process": os.getpid()}
 
 
 def wait_for(condition, seconds=60):

@@ -1,8 +1,11 @@
 """Files are never half written; a store gives back what it was given, and nothing that is damaged."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -20,6 +23,21 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
     assert path.stat().st_mode & 0o044  # others may read it
+
+
+def test_ctrl_c_waits_for_the_file(tmp_path):
+    """An exception in the midst of a picture is lost in a callback of a library, or becomes another one."""
+    written = []
+
+    def write(file):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        written.append(file.write(b"whole"))
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", write)
+    assert written == [5] and list(tmp_path.glob(".*")) == [] and signal.getsignal(signal.SIGINT) is before
 
 
 WRITER = """

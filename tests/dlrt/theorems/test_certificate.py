@@ -79,7 +79,14 @@ def test_saved_and_loaded(tmp_path):
     assert Certificate.load(path) == original
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 0}', "[1]"])
+LISTS = json.dumps(
+    {k: [] for k in ("hypotheses", "constants", "series", "notes")}
+    | {"schema_version": 1}
+    | {k: "" for k in ("theorem", "statement", "source", "integrator", "problem", "promised", "promise")}
+)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 0}', "[1]", LISTS])
 def test_damaged_files_are_refused(tmp_path, content):
     path = tmp_path / "c.json"
     path.write_text(content)

@@ -32,6 +32,7 @@ from integrators import (
     GeoLoRA,
     ImportanceBudget,
     Integrator,
+    LowRank,
     ParallelBUG,
     ProjectorSplitting,
     Tolerance,
@@ -167,3 +168,21 @@ def test_labels_show_what_differs_from_the_defaults():
     assert label(GeoLoRA()) == "GeoLoRA()"
     assert label(GeoLoRA(truncation=Tolerance(relative=0.5))) == "GeoLoRA(truncation=Tolerance(relative=0.5))"
     assert label(ParallelBUG(rejection=2.0)) == "ParallelBUG(rejection=2.0)"
+
+
+def test_settings_are_checked():
+    problem, start = small_regression(), LowRank.random((3, 2), 1, np.random.default_rng(0))
+    for claim, message in (
+        (Descent(steps=0), "steps must be at least 1, got 0"),
+        (Descent(step_size=0.0), "step_size must be positive and finite"),
+        (
+            Descent(start=start),
+            r"start has shape \(3, 2\), but the problem",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            claim.check(GeoLoRA(), problem)
+    with pytest.raises(TypeError, match=r"start must be an integrators\.LowRank"):
+        Descent(start=3).check(GeoLoRA(), problem)
+    with pytest.raises(TypeError, match=r"integrator must be an integrators\.Integrator, got the class GeoLoRA"):
+        Descent().check(GeoLoRA, problem)

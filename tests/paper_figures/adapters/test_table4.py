@@ -57,5 +57,5 @@ def test_pretraining_is_repeated_where_its_network_has_been_deleted(item, fresh,
     ran = []
     (out / "pretrained.safetensors").unlink()
     again = item.run(out, quick=True, progress=lambda done, total: ran.append(done))
-    assert [done for done in ran if done == int(done)] == [1]  # others are parts of the run
+    assert ran[-1] == max(ran) == 1  # the others are parts of the run
     assert again["pretrained"] == pytest.approx(fresh["pretrained"], rel=1e-5)
