@@ -42,8 +42,8 @@ def solve(
     """Take steps of an integrator on a problem and record what happens.
 
     However a run ends, everything so far is kept, and its status says why it ended. Numbers that are not finite are a
-    result, ``diverged at step k``. So is Ctrl-C: ``stopped``; it goes on to the caller only from a run of `sweep` or
-    `dlrt.runs.run_tasks`, whose results are kept: half of one is none. Where the problem, the method or a schedule
+    result, ``diverged at step k``. So is Ctrl-C, ``interrupted``; it goes on to the caller only from a run of `sweep`
+    or `dlrt.runs.run_tasks`, whose results are kept: half of one is none. Where the problem, the method or a schedule
     raises an exception the status is ``failed at step k: TYPE: TEXT``, a warning is logged, and the traceback at the
     level INFO.
 
@@ -263,7 +263,7 @@ class _Run:
         except KeyboardInterrupt:
             if is_running():
                 raise
-            status = "stopped"
+            status = "interrupted"
         if self.records[-1].step < k and not status.startswith("diverged"):
             # a diverging run ends at the last complete record before: what lies between may be of no use
             with np.errstate(all="ignore"), contextlib.suppress(Exception):

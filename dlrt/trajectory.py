@@ -100,8 +100,8 @@ class Trajectory:
     state : integrators.State
         State at the last record: the matrix (U, S, V) and the integrator's memory.
     status : str
-        ``finished``; ``stopped`` by the callback or the keyboard; ``diverged at step k`` where the k-th step led to
-        numbers that are not finite, the trajectory then ends at the last record before it; or
+        ``finished``; ``stopped`` by the callback; ``interrupted`` from the keyboard; ``diverged at step k`` where the
+        k-th step led to numbers that are not finite, the trajectory then ends at the last record before it; or
         ``failed at step k: TYPE: TEXT`` where the k-th step raised an exception, it then ends after step k - 1.
     meta : dict
         JSON values: ``integrator`` and ``problem`` (settings, see `describe`), ``code`` (digest of what made them,
@@ -225,11 +225,11 @@ class Trajectory:
     def checked(self):
         """This trajectory, for those who need the whole run.
 
-        RuntimeError with the status where it failed, KeyboardInterrupt where it was stopped.
+        RuntimeError with the status where it failed, KeyboardInterrupt where it was interrupted.
         """
         if self.failed:
             raise RuntimeError(f"the run {self.status}")
-        if self.status == "stopped":
+        if self.status == "interrupted":
             raise KeyboardInterrupt
         return self
 

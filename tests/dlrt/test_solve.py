@@ -196,6 +196,7 @@ def test_callback_stops():
         callback=lambda record: seen.append(record) or record.loss < 1e-3,
     )
     assert run.status == "stopped" and run.losses[-1] < 1e-3 <= run.losses[-2]
+    assert run.checked() is run  # its caller wanted no more
     assert [record.step for record in seen] == run.steps[1:].tolist()
     assert seen[0].state.Y.shape == TARGET.shape
 
@@ -211,7 +212,7 @@ def test_keyboard_interrupt_keeps_everything_and_can_be_continued():
     problem = Interrupted(TARGET)
     object.__setattr__(problem, "calls", [])
     run = solve(BUG(), problem, step_size=0.1, steps=10, rank=3, every=4)
-    assert run.status == "stopped" and run.steps.tolist() == [0, 4, 7]
+    assert run.status == "interrupted" and run.steps.tolist() == [0, 4, 7]
     with pytest.raises(KeyboardInterrupt):  # half a run is not taken for a whole one
         run.checked()
     on = solve(BUG(), problem, step_size=0.1, steps=3, start=run, every=4)

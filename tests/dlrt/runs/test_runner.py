@@ -120,7 +120,7 @@ def stopped_half_way():
 
 def test_half_a_run_is_no_result(tmp_path):
     """Ctrl-C within a task that takes steps ends the runner, and is no result of the task."""
-    assert stopped_half_way() == {"steps": [0, 1, 2], "status": "stopped"}
+    assert stopped_half_way() == {"steps": [0, 1, 2], "status": "interrupted"}
     with pytest.raises(KeyboardInterrupt):
         run_tasks([(stopped_half_way, {})], journal=tmp_path / "journal.jsonl")
     assert not (tmp_path / "journal.jsonl").exists()
