@@ -28,6 +28,7 @@ __all__ = [
     "in_double",
     "is_complex",
     "is_floating",
+    "largest",
     "norm",
     "orth",
     "polish",
@@ -161,6 +162,14 @@ def read(arrays):
         flat = to_numpy(concat(*(array_namespace(arrays[i]).reshape(arrays[i], (-1,)) for i in group)))
         _deal(flat, group, [arrays[i].shape for i in group], found)
     return found
+
+
+def largest(arrays) -> np.ndarray:
+    """The largest absolute value of each array that has entries; torch's in one read for each device."""
+    arrays = [X for X in arrays if math.prod(X.shape)]
+    if arrays and all(map(is_torch_array, arrays)):
+        return np.array(read(array_namespace(*arrays).torch._foreach_norm(arrays, math.inf)))
+    return np.array([np.max(np.abs(to_numpy(X))) for X in arrays])
 
 
 def write(arrays, likes):

@@ -9,9 +9,9 @@ import numpy as np
 
 from .fields import PARTS, Projections
 from .integrator import Integrator, conclude
-from .linalg import array_namespace, read
+from .linalg import array_namespace, largest, read
 from .lowrank import LowRank
-from .state import State, stack, unstack
+from .state import State, is_array, stack, unstack
 from .truncation import Truncation
 
 __all__ = ["Together", "finish", "separate"]
@@ -70,6 +70,11 @@ class Together:
         assert self.result is not None
         return self.result
 
+    @property
+    def memory(self) -> list[Any]:
+        """The arrays that the method remembers, once the result is there."""
+        return [] if self.result is None else [X for X in self.result.memory.values() if is_array(X)]
+
     def answer(self, field: Any) -> None:
         """Send the field at the point asked for, and take the next request or the result.
 
@@ -98,8 +103,8 @@ class Together:
         one = Together(self.integrator, {self.names[i]: self.before[i]}, self.h, self.t, stacked=False)
         for field in self.fields:
             one._send(self._own(field, i, one))
-        if not _finite(*one.point):
-            raise FloatingPointError("the matrix is not finite after the step")
+        if not _finite(*one.point, *one.memory):
+            raise FloatingPointError("the matrix or its memory is not finite after the step")
         return one
 
     def _own(self, field: Any, i: int, one: Together) -> Projections:
@@ -131,11 +136,12 @@ def separate(groups: Sequence[Together]) -> list[Together]:
 def finish(truncation: Truncation | None, groups: Sequence[Together]) -> dict[str, tuple[State, float]]:
     """The state of each matrix after the step, by its name, and its truncation error.
 
-    Where the truncation takes stacks, one read for all.
+    Where the truncation takes stacks, one read for all, and one for all memory.
 
     Raises FloatingPointError, with their names, for matrices that are not finite.
     """
     groups = list(groups)
+    groups += _alone(_overflown(groups))
     stackable = truncation is not None and truncation.stackable
     if not stackable or not all(group.stacked for group in groups):
         groups += separate(groups)
@@ -158,6 +164,14 @@ def finish(truncation: Truncation | None, groups: Sequence[Together]) -> dict[st
     }
 
 
+def _overflown(groups: Sequence[Together]) -> list[tuple[Together, int]]:
+    """The matrices whose memory is not finite, which their points need not show: Adam divides by its second moment."""
+    if np.isfinite(largest([X for group in groups for X in group.memory])).all():
+        return []
+    rows = [(group, i) for group in groups for i in range(len(group.names))]
+    return [(group, i) for group, i in rows if not _finite(*(X[i, ...] if group.stacked else X for X in group.memory))]
+
+
 def _alone(lost: Iterable[tuple[Together, int]]) -> list[Together]:
     """Each of these alone, unless it is already. Raises FloatingPointError with the names of those that fail."""
     found, failed = [], {}
@@ -166,7 +180,7 @@ def _alone(lost: Iterable[tuple[Together, int]]) -> list[Together]:
             continue
         try:
             if not group.stacked:
-                raise FloatingPointError("the matrix is not finite after the step")
+                raise FloatingPointError("the matrix or its memory is not finite after the step")
             found.append(group.alone(i))
         except FloatingPointError as error:
             failed[group.names[i]] = error

@@ -1,5 +1,7 @@
 """Linear-algebra kernels against dense formulas: complements, alone and in stacks, polishing, rotation."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from integrators.linalg import (
     eps,
     haar,
     host_svds,
+    largest,
     orth,
     polish,
     qr,
@@ -178,6 +181,12 @@ def test_arrays_of_different_shapes_in_one(library):
         np.testing.assert_array_equal(row[:k, :l], X)
         assert float(abs(row).sum()) == pytest.approx(float(abs(X).sum()), rel=1e-14)
     assert tuple(stacked([library(X) for X in arrays[:1] * 2]).shape) == (2, 3, 2)
+
+
+def test_largest_entries_do_not_overflow():
+    X = [np.array([[-3e38, 1.0]], np.float32), np.zeros((0, 2)), np.array([np.inf, 1.0]), np.array([1j, 0.5, -2j])]
+    assert largest(X).tolist() == largest([torch.asarray(x) for x in X]).tolist() == [float(X[0][0, 0] * -1), np.inf, 2]
+    assert np.isnan(largest([torch.tensor([1.0, math.nan])])) and largest([]).shape == (0,)
 
 
 def test_read_and_write_keep_shapes_and_round_for_torch():

@@ -432,6 +432,19 @@ def test_an_overflow_in_a_step_changes_nothing(method):
     assert all(torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True))
 
 
+def test_the_layer_whose_memory_overflows_is_named():
+    net, x, y = linear_network(["a", "b", "c"], [(6, 9)] * 3, 4, torch.float32)
+    optimizer = LowRankOptimizer(net, GeoLoRA(optimizer=Adam()), lr=1e-3)
+    before = [p.detach().clone() for p in net.parameters()]
+
+    def loss():
+        return 1e25 * network_loss({"b": net["b"]}, x, y) + network_loss(net, x, y)
+
+    with pytest.raises(FloatingPointError, match=r"^b: .*; no parameter has been changed"):
+        optimizer.step(closure_for(optimizer, loss))
+    assert all(torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_grad_scaler(half):
     """An overflow is skipped, and otherwise the scaled step is the plain one, to the rounding of float16 under it."""
