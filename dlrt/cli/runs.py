@@ -21,11 +21,12 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that a command or a
         raise ValueError(f"{folder} is no folder")
     now = package_code()
     found = False
-    for code, made in _trajectories(folder).items():
-        found = True
-        newest = datetime.fromtimestamp(max(time for time, _ in made)).strftime("%Y-%m-%d %H:%M")
-        title = f"made by {_which(code, now)}, the newest {newest}"
-        show((row for _, row in made), title)
+    for part in sorted({path.parent for path in folder.rglob("*.npz")}):
+        for code, made in _trajectories(part).items():
+            found = True
+            newest = datetime.fromtimestamp(max(time for time, _ in made)).strftime("%Y-%m-%d %H:%M")
+            place = "" if part == folder else f"{part.relative_to(folder)}: "
+            show((row for _, row in made), f"{place}made by {_which(code, now)}, the newest {newest}")
     for path in sorted(folder.rglob("*.jsonl")):
         found = True
         say(f"{path}: {_journal(path, now)}")

@@ -48,6 +48,14 @@ def test_what_is_there(tmp_path, monkeypatch):
     assert max(map(len, now.splitlines())) <= 80
 
 
+def test_folders_within(tmp_path):
+    """`dlrt compare` makes one for each problem; their common folder shows all of them."""
+    make(tmp_path / "first")
+    make(tmp_path / "second")
+    shown = runs(tmp_path).stdout
+    assert shown.index("first: made by the present code") < shown.index("second: made by the present code")
+
+
 def test_nothing_there(tmp_path):
     assert "no runs in" in runs(tmp_path).stdout
     refused = runs(tmp_path / "missing")
