@@ -74,8 +74,8 @@ class Spare(Theorem):
     What is compared: (a) movement with 0; (b), (c) both bounds per step from random u, v and s = 0; (d) measured
     s_k and k* with the formulas; (e), (f) measured with predicted factor. Slack: rounding; in (e) also 100 (alpha
     factor)^2 for the terms of second order (alpha = 1e-5). In exact arithmetic (a) holds for the augmented BUG
-    integrator too; it is not measured there: ``G V`` is of the size of rounding, new directions are made of it, and this
-    method looks at the gradient along them, where it is not small. That may free it by chance.
+    integrator too; it is not measured there: ``G V`` is of the size of rounding, new directions are made of it, and
+    this method looks at the gradient along them, which is not small. That may free it by chance.
 
     Source: derived here. The trap is a property of the published truncation (arXiv:2410.18720, algorithm 1).
     """
