@@ -63,7 +63,7 @@ def test_muon_is_that_of_torch(problem, Y):
     torch_muon.step()
     moved = Y.K - B.detach().numpy()
     scale = 0.2 * math.sqrt(max(B.shape))
-    P, d, QT = np.linalg.svd(B.grad.numpy(), full_matrices=False)
+    P, _, QT = np.linalg.svd(B.grad.numpy(), full_matrices=False)
     gains = np.diag(P.T @ moved @ QT.T) / scale
     assert np.all((gains > 0.6) & (gains < 1.3))
     assert np.linalg.norm(moved / scale - P * gains @ QT) <= 0.05  # Newton-Schulz runs in bfloat16
