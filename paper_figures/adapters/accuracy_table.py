@@ -24,10 +24,8 @@ from .compared import SEEDS, against, compared, draw_against_size, mean_text, se
 PACKAGES = ("torch", "transformers", "peft")
 ROUNDS = 12
 """Timed steps of each method."""
-COMPARED = {
-    name: METHODS[name]
-    for name in ("full", "probe", "lora", "svd-lora", "adalora", "geolora", "geolora-budget", "peft-lora", "peft-adalora")
-}
+ADAPTERS = ("lora", "svd-lora", "adalora", "geolora", "geolora-budget", "peft-lora", "peft-adalora")
+COMPARED = {name: METHODS[name] for name in ("full", "probe", *ADAPTERS)}
 """The methods of the paper's tables, and those of PEFT."""
 SETTINGS = {"images": IMAGES, "sentences": SENTENCES}
 NAMES = {"images": ("ViT-S/14", "Fashion-MNIST"), "sentences": ("MiniLM", "movie reviews")}
