@@ -25,8 +25,7 @@ from integrators import (
     Truncation,
 )
 
-from ..nn import LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
-from ..nn.adapters import Adapter
+from ..nn import Adapter, LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
 
 __all__ = ["BLOCKS", "HEAD_LR", "METHODS", "WITH_ADAM", "Method", "Plan", "Prepared", "prepare", "size"]
 
