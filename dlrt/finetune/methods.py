@@ -11,9 +11,21 @@ from typing import Any
 
 import torch
 
-from integrators import INTEGRATORS, AdaLoRA, Adam, GlobalBudget, ImportanceBudget, Integrator, Tolerance, Truncation
+from integrators import (
+    INTEGRATORS,
+    AdaLoRA,
+    Adam,
+    GlobalBudget,
+    ImportanceBudget,
+    Integrator,
+    LoRAPlus,
+    Momentum,
+    Muon,
+    Tolerance,
+    Truncation,
+)
 
-from ..nn import LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
+from ..nn import Adapter, LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
 
 __all__ = ["BLOCKS", "HEAD_LR", "METHODS", "WITH_ADAM", "Method", "Plan", "Prepared", "prepare", "size"]
 
@@ -58,6 +70,8 @@ class Method:
     integrator: Integrator | None = None
     truncation: Callable[[Plan], Truncation] | None = None
     rank: Callable[[Plan], int] = lambda plan: plan.rank
+    start: Callable[[torch.nn.Module], object] = lambda model: None
+    """What is done to the adapters, which start from S = 0."""
 
     def planned(self, plan: Plan) -> Integrator:
         """The integrator for a plan."""
@@ -66,12 +80,31 @@ class Method:
         return replace(self.integrator, **changes)
 
 
+@torch.no_grad()
+def from_identity(model: torch.nn.Module) -> None:
+    """Let adapters start from S = I, for methods whose bases would rest at S = 0, without a change of the network.
+
+    ``U V^T`` is taken out of the frozen weights.
+    """
+    for layer in low_rank_layers(model).values():
+        assert isinstance(layer, Adapter)
+        layer.S.copy_(torch.eye(layer.rank))
+        layer.merged = True
+        layer.unmerge()
+
+
 WITH_ADAM = {name: replace(integrator, optimizer=Adam()) for name, integrator in INTEGRATORS.items()}
 METHODS = {
     "full": Method("full fine-tuning"),
     "probe": Method("linear probe"),
     "lora": Method("LoRA", WITH_ADAM["lora"]),
+    "lora-plus": Method("LoRA+", replace(INTEGRATORS["lora"], optimizer=LoRAPlus())),
+    "lora-factor-muon": Method("LoRA, Muon on each factor", replace(INTEGRATORS["lora"], optimizer=Muon())),
+    "lora-muon": Method("LoRA-Muon", replace(INTEGRATORS["lora-muon"], optimizer=Momentum(0.9))),
+    "riemannian-lora": Method("Riemannian LoRA", WITH_ADAM["riemannian-lora"]),
+    "stiefel-adamw": Method("Stiefel-AdamW", WITH_ADAM["stiefel-adamw"]),
     "svd-lora": Method("SVD-LoRA", WITH_ADAM["svd-lora"]),
+    "stella": Method("StelLA", WITH_ADAM["stella"], start=from_identity),
     "adalora": Method(
         "AdaLoRA",
         WITH_ADAM["adalora"],
@@ -87,6 +120,7 @@ METHODS = {
     ),
     "peft-lora": Method("LoRA (PEFT)"),
     "peft-adalora": Method("AdaLoRA (PEFT)"),
+    "peft-dora": Method("DoRA (PEFT)"),
 }
 
 
@@ -120,6 +154,7 @@ def prepare(
     chosen = METHODS[method]
     if chosen.integrator is not None:
         adapt(model, BLOCKS, chosen.rank(plan), trainable=heads, generator=torch.Generator().manual_seed(seed))
+        chosen.start(model)
         integrator = chosen.planned(plan)
         rest = functools.partial(torch.optim.AdamW, lr=HEAD_LR, weight_decay=0.0)
         columns = unmasked if isinstance(integrator, AdaLoRA) else ranks
@@ -142,12 +177,12 @@ def prepare(
 
 
 def _peft(model, method, names, head, lr, plan) -> Prepared:
-    """LoRA and AdaLoRA of PEFT, with torch's AdamW."""
+    """LoRA, DoRA and AdaLoRA of PEFT, with torch's AdamW."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
     shared: dict[str, Any] = {"lora_dropout": 0.0, "target_modules": names}
-    if method == "peft-lora":
-        config: Any = LoraConfig(r=plan.rank, lora_alpha=plan.rank, **shared)
+    if method != "peft-adalora":
+        config: Any = LoraConfig(r=plan.rank, lora_alpha=plan.rank, use_dora=method == "peft-dora", **shared)
     else:
         first, last, interval = plan.ramp()
         config = AdaLoraConfig(
@@ -160,7 +195,7 @@ def _peft(model, method, names, head, lr, plan) -> Prepared:
     _open(head)
     number = sum(map(torch.numel, head))
     prepared = Prepared(model, _adamw(adapters, lr, head), functools.partial(trained, model), head=number)
-    if method == "peft-lora":
+    if method != "peft-adalora":
         prepared.ranks = lambda: dict.fromkeys(names, plan.rank)
         return prepared
     layers = {name: model.get_submodule(f"base_model.model.{name}") for name in names}

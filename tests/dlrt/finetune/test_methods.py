@@ -5,6 +5,7 @@ import torch
 from dlrt.finetune.data import load
 from dlrt.finetune.loop import fine_tune
 from dlrt.finetune.methods import METHODS, Method, Plan, prepare
+from dlrt.nn import low_rank_layers
 from integrators import INTEGRATORS, FixedRank
 
 BLOCKS, WIDTH = 2, 16  # of the network of `setting`
@@ -26,7 +27,12 @@ def test_parameters_are_those_counted_by_hand(setting):
 
     lora = 4 * sum(m + n for m, n in MATRICES)
     assert count("lora")[:2] == count("peft-lora")[:2] == (lora + HEAD, HEAD)
-    assert count("svd-lora")[0] == lora + len(MATRICES) * 16 + HEAD
+    for method in ("lora-plus", "lora-factor-muon", "lora-muon", "riemannian-lora", "stiefel-adamw"):
+        assert count(method)[:2] == (lora + HEAD, HEAD)
+    assert count("svd-lora")[0] == count("stella")[0] == lora + len(MATRICES) * 16 + HEAD
+    parameters, _, ranks = count("peft-dora")
+    assert parameters == lora + sum(m for m, _ in MATRICES) + HEAD  # a length for each output
+    assert set(ranks.values()) == {4}
     assert count("probe")[:2] == (HEAD, HEAD)
     for method, extra in (("geolora", 2), ("geolora-budget", 2), ("adalora", 1), ("peft-adalora", 1)):
         parameters, _, ranks = count(method)
@@ -53,3 +59,21 @@ def test_all_start_from_the_network_with_the_same_head(setting):
             outputs[method] = model(**inputs).logits
     for method, found in outputs.items():
         torch.testing.assert_close(found, outputs["full"], msg=method)
+
+
+def test_stella_starts_from_the_identity(setting):
+    """S = I, and U V^T out of the frozen weights: the network is what it was, and U and V move in the first step."""
+    task = load(setting)
+    untouched = dict(task.build().named_modules())
+    prepared = prepare(task.build(), "stella", 0.1, rank=4, tau=0.3, budget=None, steps=12, seed=3)
+    layers = low_rank_layers(prepared.model)
+    for name, layer in layers.items():
+        assert torch.equal(layer.S, torch.eye(4)) and not layer.merged
+        weight = layer.base.weight + layer.U @ layer.V.mT
+        torch.testing.assert_close(weight, untouched[name].weight)
+    layer = next(iter(layers.values()))
+    before = layer.U.detach().clone()
+    inputs, labels = task.batch(task.splits["train"][0], torch.arange(8)), task.splits["train"][1][:8]
+    torch.nn.functional.cross_entropy(prepared.model(**inputs).logits, labels).backward()
+    prepared.optimizer.step()
+    assert (layer.U - before).norm() > 0.01
