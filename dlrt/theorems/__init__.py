@@ -22,6 +22,7 @@ from .decay import Decay
 from .descent import Descent
 from .error_bound import ErrorBound, Scaling
 from .exactness import Exactness
+from .one_frame import one_frame
 from .predictions import factor_methods
 from .riemannian_step import RiemannianStep
 from .spare import Spare
@@ -36,5 +37,5 @@ __all__ = [
     "HOLDS", "NOT_APPLICABLE", "THEOREMS", "VIOLATED", "Certificate", "Conservation", "Constant", "Convergence",
     "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured", "Polynomial", "Proof",
     "RiemannianStep", "Scaling", "Series", "Spare", "Stationary", "Stiffness", "Structure", "Theorem",
-    "factor_methods", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
+    "factor_methods", "one_frame", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
 ]  # fmt: skip
