@@ -1,0 +1,276 @@
+"""The spectral step: descent in the nuclear norm of the projected gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from integrators import SGD, FixedRank, GeoLoRA, LowRank, ParallelBUG, Spectral, count_evaluations
+from integrators.linalg import dagger
+from problems import LinearLeastSquares, MatrixRegression, completion, synthetic
+
+from ..registry import with_options
+from .certificate import Constant, Hypothesis, Series
+from .descent import stochastic
+from .hypotheses import euler_steps, lipschitz_gradient, loss_lipschitz, no_rejection
+from .measure import (
+    attempt,
+    bases,
+    dense,
+    eps_of,
+    failed,
+    gradient_at,
+    msign,
+    norm,
+    nuclear,
+    rounding,
+    start_of,
+    tangent_core,
+    truncated,
+)
+from .spare import UPPER
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, with_truncation
+
+
+@dataclass(frozen=True)
+class SpectralStep(Theorem):
+    r"""A spectral step descends by the nuclear norm of the projected gradient, whatever the singular values.
+
+    Let f have an L-Lipschitz gradient G, let ``W = U S V^H`` have rank r (S arbitrary, 0 included), and let
+    ``P = P(W)``, ``msign(X) = A B^H`` for ``X = A diag(d) B^H`` with d > 0. For the step
+
+    .. math:: \hat W = W - \eta D, \qquad D = P\, \mathrm{msign}(P G),
+
+    with the nuclear norm :math:`\|X\|_* = \sum d_i`:
+
+    .. math::
+        \langle G, D \rangle &= \|P G\|_*, \qquad \|D\|_F^2 \le \mathrm{rank}(P G) \le 2 r, \qquad
+        1 \le \|D\|_2 \le 2 / \sqrt 3 \quad (P G \ne 0), \\
+        f(\hat W) &\le f(W) - \eta \|P G\|_* + \tfrac{L}{2} \eta^2 \|D\|_F^2 .
+
+    So f falls for ``0 < eta < ||P G||_* / (L r)``, and K steps from W_0 with constant eta, each followed by a truncation
+    with error theta_k and a bound B_k of ``||G||`` on the way (:class:`~dlrt.theorems.Descent`), have
+
+    .. math:: \min_{k<K} \|P G_k\|_* \le \frac{f(W_0) - f_{inf} + \sum_k B_k \vartheta_k}{K \eta} + L r \eta .
+
+    Without truncation, and with :math:`\eta = \sqrt{(f(W_0) - f_{inf}) / (K L r)}`, the right side is
+    :math:`2 \sqrt{L r (f(W_0) - f_{inf}) / K}`.
+
+    Hypotheses: a loss with known L; one field per step, by which K, L and S move together; ``Spectral(beta=0)``.
+
+    **Proof of the equality.** Write ``<X, Z> = Re tr(X^H Z)`` and T = P G. P is an orthogonal projector, and D is in its
+    range, so ``<G, D> = <G, P msign(T)> = <P G, msign(T)> = <T, msign(T)>``: P is moved to the other side, where it has
+    nothing left to do. With ``T = A diag(d) B^H`` the last is ``tr(B diag(d) A^H A B^H) = sum d_i``. *No inequality has
+    been used*, although P changes msign(T): what it takes away is orthogonal to T.
+
+    **The last block.** In orthonormal bases ``U^ = [U | Ut]``, ``V^ = [V | Vt]`` that contain the ranges of G V and
+    G^H U, ``T = U^ C V^^H`` with ``C = [[U^H G V, U^H G Vt], [Ut^H G V, 0]]``, hence ``msign(T) = U^ X V^^H`` with
+    ``X = msign(C)``, and P sets the last block of X to zero: ``P(Ut X_22 Vt^H) = 0``, the other three are tangent
+    vectors. X_22 is not zero although C_22 is. Were it kept, ``<G, msign(T)> = ||T||_* + <Ut^H G Vt, X_22>``: the first
+    factor is the *normal* part of the gradient, on which C, and so X_22, does not depend. Reversing it reverses the
+    term, and stretching it makes the step an ascent. For r = 1, ``C = [[a, b], [c, 0]]`` with positive entries and
+    ``Ut^H G Vt = g``: ``||T||_* = s`` with ``s^2 = a^2 + (b + c)^2``, ``X = [[a, b + c], [b + c, -a]] / s``, and
+    ``<G, msign(T)> = s - a g / s < 0`` for ``g > s^2 / a`` (:func:`dlrt.theorems.symbolic.dropped_block`).
+
+    **Proof of the sizes.** P does not increase the Frobenius norm, ``||msign(T)||_F^2 = rank(T)``, and T has the r rows
+    and r columns of C's blocks: rank at most 2 r. As ``||msign(T)||_2 = 1``, ``||T||_* = <T, D> <= ||T||_* ||D||_2``
+    gives the lower bound. For the upper one let ``[[a, b], [c, 0]]`` be the core of D, part of a contraction. Then
+    ``b = (I - a a^H)^{1/2} b'``, ``c = c' (I - a^H a)^{1/2}`` with contractions b', c'; by the singular vectors of a the
+    matrix without b', c' is a direct sum of ``[[x, y], [y, 0]]`` with ``x^2 + y^2 = 1``, of norm
+    ``(x + (4 - 3 x^2)^{1/2}) / 2 <= 2 / sqrt(3)``. So eta is the length of the step in the spectral norm, up to 15 %,
+    and no tangent direction Z descends by much more for its length: ``<G, Z> <= ||P G||_* ||Z||_2``, of which D/||D||_2
+    attains ``sqrt(3) / 2`` at least.
+
+    **Proof of descent and rate.** ``f(W - eta D) <= f(W) - eta <G, D> + L/2 eta^2 ||D||^2``; summed over k with
+    ``||D||^2 <= 2 r`` and ``f(W_{k+1}) <= f(W^_k) + B_k theta_k``. With ranks that change, r is their mean.
+
+    **Mini-batches and momentum.** Let the step be along ``P msign(M)`` for another tangent vector M, such as the
+    projection of a mini-batch gradient g. Then ``<G, P msign(M)> = <P G, msign(M)> = ||M||_* + <P G - M, msign(M)>
+    >= ||M||_* - ||P G - M||_* >= ||P G||_* - 2 ||P G - M||_*``, for every M, not only in the mean: the descent loses
+    ``2 eta ||P (g - G)||_*`` and the rate has twice the mean of these as a further term, which no eta makes small. The
+    direction has forgotten how large M is; noise is averaged before it is orthogonalised (momentum, batches) or not
+    at all.
+
+    **Truncation.** W^ has rank 2 r, and going back to rank r costs, with ``sigma_r`` of W,
+
+    .. math:: \vartheta \le \eta \sqrt r \min\Bigl(1, \frac{\eta}{\sigma_r - \eta}\Bigr) \quad (\eta < \sigma_r),
+        \qquad \vartheta \le \eta \sqrt r \text{ else.}
+
+    Proof. The best approximation is as near as any. Without its last r rows the core of W^ has rank r, and they are
+    ``-eta X_21``, of Frobenius norm at most ``eta sqrt(r)``. Where ``E = S - eta X_11`` is invertible,
+    ``[[E, -eta X_12], [-eta X_21, eta^2 X_21 E^{-1} X_12]]`` has rank r too. *Here* the singular values enter: for
+    ``eta`` far below sigma_r the terms ``B theta / eta`` of the rate vanish with eta, above it they are of order one.
+
+    **Newton-Schulz instead of a singular value decomposition.** An iteration ``X <- X q(X^H X)`` from
+    ``C / ||C||_F`` keeps the singular vectors: ``X = A diag(s) B^H`` with ``s_i = phi(d_i / ||C||_F)``, phi an odd
+    polynomial. The same proof gives ``<G, D> = sum_i s_i d_i`` and ``||D||_F^2 <= sum_i s_i^2``. While phi >= 0 every
+    term helps; where ``lo <= phi <= hi`` for ``d_i > delta ||C||_F``, ``eta ||P G||_*`` becomes at least
+    ``eta lo (||P G||_* - 2 r delta ||C||_F)``, and r becomes ``hi^2 r``. (Muon's five quintic steps: 0.68 to 1.21 for
+    delta = 1e-3.)
+
+    What is compared. One step from points with a smallest singular value from 1 to 0: its direction with D, ``<G, D>``
+    with ``||P G||_*``, and D with the bounds of its size. Along a run (by default with the eta above): the promised
+    decrease with the measured one, before and after truncation; the running minimum with the rate; the distance of W^
+    from rank r with its bound. On a problem with mini-batches the run is along those. Slack: rounding of the step; for
+    the direction times the condition of C, by which msign multiplies errors.
+
+    Source: derived. The step is that of Riemannion, arXiv:2507.12142.
+    """
+
+    rank: int = 4
+    steps: int = 25
+    step_size: float | None = None
+    seed: int = 0
+    singular_values: tuple[float, ...] = (1.0, 1e-4, 1e-8, 1e-16, 0.0)
+
+    name = "spectral-step"
+    statement = "f(W^) <= f(W) - eta ||P G||_* + L/2 eta^2 ||D||^2, ||D||^2 <= 2 r, for W^ = W - eta P msign(P G)"
+    source = "derived; the step of Riemannion (arXiv:2507.12142)"
+
+    few = 2
+    promised = dict.fromkeys((GeoLoRA, ParallelBUG), "K, L and S move together along P msign(P G)")
+    doubts = dict.fromkeys(SEQUENTIAL, "K, L and S do not move together") | dict.fromkeys(
+        FACTORS, "its factors have no tangent vector"
+    )
+
+    def configured(self, integrator):
+        """Spectral steps without momentum, at fixed rank, where the method has moving bases."""
+        method = super().configured(integrator)
+        if not method.manifold:
+            return method
+        return with_options(with_truncation(method, FixedRank(self.rank)), optimizer=Spectral(beta=0.0))
+
+    def problems(self):
+        """Regression (descent is an equality: L = 1 everywhere), mini-batches, completion; complex and single."""
+        rng = np.random.default_rng(6)
+        A = synthetic((16, 12), [2.0**-j for j in range(12)], rng)
+        X = rng.standard_normal((40, 8))
+        Y = X @ rng.standard_normal((8, 10)) + 0.1 * rng.standard_normal((40, 10))
+        return {
+            "matrix-regression": MatrixRegression(A),
+            "mini-batches": LinearLeastSquares(X, Y, batch_size=20),
+            "completion": completion(rng, A, 0.5),
+            "complex": MatrixRegression(A + 1j * synthetic((16, 12), [1.0, 0.5, 0.25], rng)),
+            "float32": MatrixRegression(A.astype(np.float32)),
+        }
+
+    def settings(self, full):
+        """The step size of the best rate; with ``full`` also others."""
+        for _, problem in super().settings(full):
+            for step_size in (None, 1e-3, 1.0) if full else (None,):
+                yield replace(self, step_size=step_size), problem
+
+    def hypotheses(self, integrator, problem):
+        """A loss with known L, spectral steps without momentum, one field by which all moves."""
+        yield lipschitz_gradient(problem)
+        optimizer = integrator.optimizer
+        plain = isinstance(optimizer, Spectral) and optimizer == Spectral(beta=0.0)
+        yield Hypothesis("spectral steps without momentum", plain, f"the optimiser is {optimizer!r}")
+        yield from (euler_steps(integrator), no_rejection(integrator))
+        count = count_evaluations(with_options(integrator, optimizer=SGD()))
+        yield Hypothesis("one field per step", count == 1, f"{count} fields")
+
+    def measure(self, integrator, problem):
+        """One step from each of a list of points, and a run."""
+        series, constants, notes = self.run(integrator, problem)
+        return Measured([*series, *self.one_step(integrator, problem)], constants, notes)
+
+    def one_step(self, integrator, problem) -> list[Series]:
+        """The direction of a step, and its size, for several smallest singular values."""
+        eta = float(self.step_size or 0.5)
+        rows: tuple[list, ...] = ([], [], [], [], [])
+        for smallest in self.singular_values:
+            rng = np.random.default_rng(self.seed)
+            values = np.geomspace(1.0, max(smallest, 1e-300), self.rank)
+            values[-1] = smallest
+            state = integrator.init(LowRank.random(problem.shape, self.rank, rng, problem.like, values))
+            Y, G = state.Y, gradient_at(problem, state.Y)
+            D, C = direction(G, Y)
+            step = attempt(integrator, problem.field, state, eta / scale(Y))
+            if step is None:
+                rows[0].append(failed(smallest))
+                continue
+            found = (dense(Y) - dense(step.augmented)) / eta
+            unit = rounding(Y, norm(dense(Y)) / eta, norm(D)) / norm(D)
+            d, T = np.linalg.svd(C, compute_uv=False), nuclear(C)
+            r = max(Y.S.shape)
+            condition = float(d[0] / d[d > 1e-12 * d[0]][-1])
+            rows[0].append((smallest, norm(found - D) / norm(D), 0.0, unit * condition))
+            along = float(np.real(np.vdot(G, found)))
+            rows[1].append((smallest, abs(along / T - 1), 0.0, unit * norm(G) * norm(D) / T))
+            rows[2].append((smallest, norm(found) ** 2, 2 * r, unit * norm(D) ** 2))
+            largest = float(np.linalg.norm(found, 2))
+            rows[3].append((smallest, largest, UPPER, unit * norm(D)))
+            rows[4].append((smallest, 1.0, largest, unit * norm(D)))
+        at = "smallest singular value"
+        return [
+            Series.of("one step", at, rows[0], "||(W - W^) / eta - D|| / ||D||", "0"),
+            Series.of("<G, D> is the nuclear norm", at, rows[1], "| <G, D> / ||P G||_* - 1 |", "0"),
+            Series.of("squared length", at, rows[2], "||D||_F^2", "2 r"),
+            Series.of("longest in the spectral norm", at, rows[3], "||D||_2", "2 / sqrt(3)"),
+            Series.of("shortest in the spectral norm", at, rows[4], "1", "||D||_2"),
+        ]
+
+    def run(self, integrator, problem) -> tuple[list[Series], dict[str, Constant], list[str]]:
+        """Descent, rate and truncation along a run from the problem's start."""
+        L, rng = problem.lipschitz, np.random.default_rng(self.seed)
+        state = integrator.init(start_of(problem, self.rank, rng, norm=1.0))
+        gap = problem.loss(state.Y) - problem.minimum()
+        eta = float(self.step_size or math.sqrt(gap / (self.steps * L * state.Y.rank)))
+        before, after, rate, back, notes = [], [], [], [], []
+        least, cut, ranks, noise = math.inf, 0.0, 0.0, 0.0
+        for k in range(1, self.steps + 1):
+            Y, batch = state.Y, problem.minibatch(rng) if stochastic(problem) else problem
+            W, G, g, f0 = dense(Y), gradient_at(problem, Y), gradient_at(batch, Y), problem.loss(Y)
+            step = attempt(integrator, batch.field, state, eta / scale(Y))
+            if step is None:
+                before.append(failed(k))
+                notes.append(f"diverged at step {k}")
+                break
+            r, T, e = max(Y.S.shape), nuclear(direction(G, Y)[1]), nuclear(direction(g - G, Y)[1])
+            size = norm(W - dense(step.augmented))
+            promised = eta * (T - 2 * e) - 0.5 * L * size**2
+            slack = rounding(Y, norm(W), size) * (norm(G) + L * size) + 100 * eps_of(Y) * abs(f0)
+            theta, B = truncated(problem, step, L)
+            before.append((k, promised, f0 - problem.loss(step.augmented), slack))
+            after.append((k, promised, f0 - problem.loss(step.state.Y) + B * theta, slack))
+            least, cut, ranks, noise = min(least, T), cut + B * theta, ranks + r, noise + e
+            right = (gap + cut) / (k * eta) + L * eta * ranks / k + 2 * noise / k
+            rate.append((k, least, right, 1000 * eps_of(Y) * right))
+            tail = norm(np.linalg.svd(dense(step.augmented), compute_uv=False)[r:])
+            smallest = float(np.linalg.svd(W, compute_uv=False)[min(r, *W.shape) - 1])
+            factor = min(1.0, eta / (smallest - eta)) if smallest > eta else 1.0
+            back.append((k, tail, eta * math.sqrt(r) * factor, rounding(Y, norm(W), size)))
+            state = step.state
+        if stochastic(problem):
+            notes.append("along mini-batches: right sides have the terms 2 ||P (g - G)||_*")
+        found = [
+            Series.of("descent before truncation", "step", before, "promised decrease", "measured decrease"),
+            Series.of("descent after truncation", "step", after, "promised decrease", "measured decrease + B theta"),
+            Series.of("running minimum", "K", rate, "min ||P G||_*", "(f(W0) - f_inf + sum B theta) / (K eta) + L r eta"),
+            Series.of("back to rank r", "step", back, "distance from rank r", "eta sqrt(r) min(1, eta / (sigma_r - eta))"),
+        ]
+        constants = {
+            "L": Constant(L, f"{type(problem).__name__}.lipschitz"),
+            "eta": Constant(eta, "step size of the check, in the spectral norm"),
+            "f(W0) - f_inf": Constant(gap, f"loss at the start, {type(problem).__name__}.minimum()"),
+            "sum B theta": Constant(cut, "measured; B as in the descent theorem"),
+            "2 mean ||P (g - G)||_*": Constant(2 * noise / max(1, len(rate)), "measured along the run"),
+        }
+        return found, constants, notes
+
+
+def scale(Y: LowRank) -> float:
+    """``sqrt((m + n) / 2)``, the factor by which :class:`integrators.Spectral` multiplies D."""
+    return math.sqrt(sum(Y.shape) / 2)
+
+
+def direction(G: np.ndarray, Y: LowRank) -> tuple[np.ndarray, np.ndarray]:
+    """``D = P msign(P G)`` at Y, and the core of P G."""
+    U, V = bases(Y)
+    Uh, C, Vh = tangent_core(G, U, V)
+    X = msign(C)
+    X[U.shape[1] :, V.shape[1] :] = 0.0
+    return Uh @ X @ dagger(Vh), C
