@@ -22,7 +22,7 @@ from .decay import Decay
 from .descent import Descent
 from .error_bound import ErrorBound, Scaling
 from .exactness import Exactness
-from .one_frame import one_frame
+from .frame import one_frame
 from .predictions import factor_methods
 from .riemannian_step import RiemannianStep
 from .spare import Spare

@@ -314,11 +314,11 @@ def spare_growth() -> Proof:
 def dropped_block() -> Proof:
     r"""The last block of msign(C) has no sign against the gradient, which is why a spectral step leaves it out.
 
-    Rank one, ``C = [[a, b], [c, 0]]`` with positive entries, g the normal part of the gradient. ``X = [[a, b + c],
-    [b + c, -a]] / s`` with ``s^2 = a^2 + (b + c)^2`` is msign(C): it is orthogonal, and ``H = X^T C`` is symmetric, with
-    positive trace and determinant, so that C = X H is the polar decomposition. ``||C||_* = tr H = s``; with the last
-    entry set to zero X gives <G, D> = s for all g; with it <G, X> = s - a g / s, which is 0 at ``g = s^2 / a``, with
-    both signs around.
+    Rank one, ``C = [[a, b], [c, 0]]`` with positive entries, g the normal part of the gradient. The matrix
+    ``X = [[a, b + c], [b + c, -a]] / s`` with ``s^2 = a^2 + (b + c)^2`` is msign(C): it is orthogonal, and
+    ``H = X^T C`` is symmetric, with positive trace and determinant, so that C = X H is the polar decomposition.
+    ``||C||_* = tr H = s``. Without the last entry X gives <G, D> = s for all g; with it <G, X> = s - a g / s, which
+    changes its sign at ``g = s^2 / a``.
     """
     a, b, c = sp.symbols("a b c", positive=True)
     g, s = sp.Symbol("g", real=True), sp.sqrt(a**2 + (b + c) ** 2)

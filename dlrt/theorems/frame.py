@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import scipy.linalg
 
-from integrators import LowRank
+from integrators import SGD, FixedRank, GeoLoRA, Integrator, LoRAMuon, LowRank, Muon, Projections
 from integrators.linalg import dagger, gaussian, haar
 
 from .certificate import Certificate, Constant, Series
-from .measure import msign, norm, nuclear, tangent_core
+from .measure import dense, msign, norm, nuclear, rounding, tangent_core
 
 Form = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -128,6 +128,17 @@ def frame_forms(G: np.ndarray, U: np.ndarray, V: np.ndarray) -> dict[str, np.nda
 
 # -- the certificate ---------------------------------------------------------------------------------------------------
 
+CONDITIONS = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
+SMALLEST = (1.0, 1e-1, 1e-2, 1e-4, 1e-6)
+
+FACTOR_METHODS = {"LoRAMuon()": ("(a) LoRA-Muon", LoRAMuon())}
+"""The project's methods on factors: their identity, and the method."""
+TANGENT_METHODS = {
+    "GeoLoRA(optimizer=Muon())": ("(a) LoRA-Muon", GeoLoRA(optimizer=Muon(), truncation=FixedRank(3))),
+    "GeoLoRA()": ("(c) LoRA-Pro", GeoLoRA()),
+}
+"""The same for methods that move W through K, L and S."""
+
 
 def one_frame(rank: int = 3, shape: tuple[int, int] = (14, 11), seed: int = 0) -> Certificate:
     r"""Five optimisers for LoRA are five functions of one tangent vector, whatever the factors of W are.
@@ -141,12 +152,11 @@ def one_frame(rank: int = 3, shape: tuple[int, int] = (14, 11), seed: int = 0) -
 
     .. math:: K = G V, \qquad L = G^H U, \qquad P(W) G = K V^H + U L^H - U U^H G V V^H .
 
-    **(a) LoRA-Muon** (Cesista et al. 2026, arXiv:2606.12921) takes ``dB = -lam/2 msign(g_B R_A) R_A`` and
-    ``dA = -lam/2 msign(g_A R_B) R_B`` with ``R_X = (X^H X)^{-1/2}``. W moves by
-    ``-lam/2 (msign(K) V^H + U msign(L)^H)``. Proof. The matrix ``Q_A = V^H A R_A`` is square, and
-    ``Q_A^H Q_A = R_A A^H A R_A = I``, so it is unitary: ``A R_A = V Q_A``. Hence ``g_B R_A = K Q_A``, and, as
-    ``msign(X Q) = msign(X) Q`` for unitary Q, ``dB A^H = -lam/2 msign(K) Q_A (A R_A)^H = -lam/2 msign(K) V^H``. The
-    same holds for dA with ``B R_B = U Q_B``.
+    **(a) LoRA-Muon** (Cesista et al. 2026, arXiv:2606.12921) takes ``dB = -lam/2 msign(g_B R_A) R_A`` and ``dA = -lam/2
+    msign(g_A R_B) R_B`` with ``R_X = (X^H X)^{-1/2}``. W moves by ``-lam/2 (msign(K) V^H + U msign(L)^H)``. Proof. The
+    matrix ``Q_A = V^H A R_A`` is square, and ``Q_A^H Q_A = R_A A^H A R_A = I`` as ``V V^H A = A``: it is unitary, and
+    ``A R_A = V Q_A``. Hence ``g_B R_A = K Q_A``, and, as ``msign(X Q) = msign(X) Q`` for unitary Q, ``dB A^H = -lam/2
+    msign(K) Q_A (A R_A)^H = -lam/2 msign(K) V^H``. The same holds for dA with ``B R_B = U Q_B``.
 
     **(b) Zhang and Pilanci** (2024, arXiv:2402.02347) precondition, ``dB = -lam g_B (A^H A)^{-1}`` and
     ``dA = -lam g_A (B^H B)^{-1}``: W moves by ``-lam (K V^H + U L^H)``. Proof. ``A (A^H A)^{-1} A^H`` is the orthogonal
@@ -187,11 +197,13 @@ def one_frame(rank: int = 3, shape: tuple[int, int] = (14, 11), seed: int = 0) -
 
     What is compared: the direction of W from the published formula with that in the frame, relative to the size of the
     latter, for random U, V, G and M of condition 1 to 1e5, real and complex; and for M = I with a smallest singular
-    value of S from 1 to 1e-6. Slack: ``r eps (kappa_B^2 + kappa_A^2) kappa``. The formulas take the factors through
-    their Gram matrices, whose smallest eigenvalue has the relative error ``eps kappa^2``, kappa the condition of the
-    factor; and the polar factor of X changes by at most ``2 ||E||_F / (sigma_min(X) + sigma_min(X + E))``, so that
-    errors of what is orthogonalised, K, L or C, are multiplied by its condition, squared where X^H X is formed (the
-    first step of LoRA-RITE).
+    value of S from 1 to 1e-6. One step of the project's own methods with the same: of :class:`~integrators.LoRAMuon`
+    from the same factors, and of GeoLoRA with its optimisers from points with a smallest singular value down to 0.
+    Slack: ``max(m, n) eps (kappa_B^2 + kappa_A^2) kappa``. The formulas take the factors through their Gram matrices,
+    whose smallest eigenvalue has the relative error ``eps kappa^2``, kappa the condition of the factor; and the polar
+    factor of X changes by at most ``2 ||E||_F / (sigma_min(X) + sigma_min(X + E))``, so that errors of what is
+    orthogonalised, K, L or C, are multiplied by its condition, squared where X^H X is formed (the first step of
+    LoRA-RITE).
 
     Parameters
     ----------
@@ -200,25 +212,27 @@ def one_frame(rank: int = 3, shape: tuple[int, int] = (14, 11), seed: int = 0) -
     seed : int
     """
     rng = np.random.default_rng(seed)
-    eps, r = float(np.finfo(np.float64).eps), rank
+    eps = float(np.finfo(np.float64).eps)
     scenes = []
     for condition in CONDITIONS:
         for dtype in (np.float64, np.complex128):
-            scenes.append(("cond(M)", condition, _Scene(shape, r, rng, dtype, condition, 0.25)))
+            scenes.append(("cond(M)", condition, _Scene(shape, rank, rng, dtype, condition, 0.25)))
     for smallest in SMALLEST:
-        scenes.append(("sigma_r", smallest, _Scene(shape, r, rng, np.float64, 1.0, smallest)))
+        scenes.append(("sigma_r", smallest, _Scene(shape, rank, rng, np.float64, 1.0, smallest)))
     rows: dict[tuple[str, str], list] = {}
     for parameter, value, scene in scenes:
         frame = frame_forms(scene.G, scene.Y.U, scene.Y.V)
         for name, form in FACTOR_FORMS.items():
             error = norm(form(*scene.factors) - frame[name]) / norm(frame[name])
-            slack = r * eps * scene.kappa * scene.sensitivity(name)
+            slack = max(shape) * eps * scene.kappa * scene.sensitivity(name)
             rows.setdefault((name, parameter), []).append((value, error, 0.0, slack))
     found = [
         Series.of(f"{name}, over {parameter}", parameter, row, "||factors - frame|| / ||frame||", "0")
         for (name, parameter), row in rows.items()
     ]
     found += _half_of_the_descent([scene for _, _, scene in scenes], eps)
+    found += _factor_steps([(value, scene) for parameter, value, scene in scenes if parameter == "cond(M)"], eps)
+    found += _tangent_steps([(x, _Scene(shape, rank, rng, np.float64, 1.0, x)) for x in (*SMALLEST, 1e-12, 0.0)])
     return Certificate(
         theorem="one-frame",
         statement="LoRA-Muon, scaled gradient, LoRA-Pro, LoRA-RITE and Riemannion move W along functions of P(W) G",
@@ -233,6 +247,45 @@ def one_frame(rank: int = 3, shape: tuple[int, int] = (14, 11), seed: int = 0) -
         },
         promise="derived for all factors of full rank",
     )
+
+
+def _factor_steps(scenes, eps) -> list[Series]:
+    """One step of the project's methods that move factors, with step size 1 in the frame."""
+    found = []
+    for name, (form, method) in FACTOR_METHODS.items():
+        rows = []
+        for condition, scene in scenes:
+            (U, _, V), B, A = scene.Y, scene.B, scene.A
+            start = method.init(LowRank(B, np.eye(B.shape[1], dtype=B.dtype), A))
+            after = method.step(scene.field, 0.0, start, 1 / length(method, scene.Y)).state.Y
+            D = frame_forms(scene.G, U, V)[form]
+            error = norm(moved(B, A, B - after.U, A - after.V) - D) / norm(D)
+            slack = max(scene.Y.shape) * eps * scene.kappa * scene.sensitivity(form)
+            rows.append((condition, error, 0.0, slack + 10 * eps * norm(B) * norm(A) / norm(D)))
+        found.append(Series.of(f"{form}: {name}", "cond(M)", rows, "||factors - frame|| / ||frame||", "0"))
+    return found
+
+
+def _tangent_steps(scenes) -> list[Series]:
+    """One step of the project's methods that move W through K, L and S, with step size 1 in the frame."""
+    found = []
+    for name, (form, method) in TANGENT_METHODS.items():
+        rows = []
+        for smallest, scene in scenes:
+            U, _, V = scene.Y
+            step = method.step(scene.field, 0.0, method.init(scene.Y), 1 / length(method, scene.Y))
+            W1 = dense(step.augmented)
+            D = frame_forms(scene.G, U, V)[form]
+            error = norm(dense(scene.Y) - W1 - D) / norm(D)
+            slack = rounding(scene.Y, norm(dense(scene.Y)), norm(D)) / norm(D) * scene.sensitivity(form)
+            rows.append((smallest, error, 0.0, slack))
+        found.append(Series.of(f"{form}: {name}", "sigma_r", rows, "||W - W1 - frame|| / ||frame||", "0"))
+    return found
+
+
+def length(method: Integrator, Y: LowRank) -> float:
+    """By what the project multiplies a direction of the frame: spectral ones have the size of Adam's steps."""
+    return 1.0 if isinstance(method.optimizer, SGD) and method.manifold else math.sqrt(sum(Y.shape) / 2)
 
 
 def _half_of_the_descent(scenes, eps) -> list[Series]:
@@ -250,21 +303,23 @@ def _half_of_the_descent(scenes, eps) -> list[Series]:
     ]
 
 
-CONDITIONS = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
-SMALLEST = (1.0, 1e-1, 1e-2, 1e-4, 1e-6)
-
-
 class _Scene:
     """A point, a gradient, and factors of the point: ``B = U M``, ``A = V S^H M^{-H}``."""
 
     def __init__(self, shape, rank, rng, dtype, condition, smallest):
         like = np.zeros((), dtype)
-        self.Y = LowRank.random(shape, rank, rng, like, np.geomspace(1.0, smallest, rank))
+        values = np.geomspace(1.0, smallest or 1e-12, rank)
+        values[-1] = smallest
+        self.Y = LowRank.random(shape, rank, rng, like, values)
         self.G = gaussian(shape, rng, dtype)
         P, Q = haar(rank, rank, rng, dtype), haar(rank, rank, rng, dtype)
         sizes = np.geomspace(1.0, 1 / condition, rank)
         U, S, V = self.Y
         self.B, self.A = U @ P * sizes @ Q, V @ dagger(S) @ P / sizes @ Q
+
+    def field(self, t, Y):
+        """Minus the gradient through the bases of Y."""
+        return Projections.of(-self.G, Y)
 
     @property
     def factors(self):
