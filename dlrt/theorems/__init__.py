@@ -26,6 +26,7 @@ from .frame import one_frame
 from .predictions import factor_methods
 from .riemannian_step import RiemannianStep
 from .spare import Spare
+from .spectral_step import SpectralStep
 from .stationary import Stationary, resting_point
 from .stiffness import Stiffness, predicted_rate
 from .structure import LinearNetwork, Structure
@@ -36,6 +37,6 @@ from .theorem import Measured, Theorem
 __all__ = [
     "HOLDS", "NOT_APPLICABLE", "THEOREMS", "VIOLATED", "Certificate", "Conservation", "Constant", "Convergence",
     "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured", "Polynomial", "Proof",
-    "RiemannianStep", "Scaling", "Series", "Spare", "Stationary", "Stiffness", "Structure", "Theorem",
+    "RiemannianStep", "Scaling", "Series", "Spare", "SpectralStep", "Stationary", "Stiffness", "Structure", "Theorem",
     "factor_methods", "one_frame", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
 ]  # fmt: skip

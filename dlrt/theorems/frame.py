@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.linalg
 
-from integrators import SGD, FixedRank, GeoLoRA, Integrator, LoRAMuon, LowRank, Muon, Projections
+from integrators import SGD, FixedRank, GeoLoRA, Integrator, LoRAMuon, LowRank, Muon, Projections, Spectral
 from integrators.linalg import dagger, gaussian, haar
 
 from .certificate import Certificate, Constant, Series
@@ -136,6 +136,7 @@ FACTOR_METHODS = {"LoRAMuon()": ("(a) LoRA-Muon", LoRAMuon())}
 TANGENT_METHODS = {
     "GeoLoRA(optimizer=Muon())": ("(a) LoRA-Muon", GeoLoRA(optimizer=Muon(), truncation=FixedRank(3))),
     "GeoLoRA()": ("(c) LoRA-Pro", GeoLoRA()),
+    "GeoLoRA(optimizer=Spectral())": ("(e) Riemannion", GeoLoRA(optimizer=Spectral(), truncation=FixedRank(3))),
 }
 """The same for methods that move W through K, L and S."""
 
