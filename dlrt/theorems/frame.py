@@ -13,6 +13,7 @@ from integrators.linalg import dagger, gaussian, haar
 
 from .certificate import Certificate, Constant, Series
 from .measure import dense, msign, norm, nuclear, rounding, tangent_core
+from .spectral_step import direction, scale
 
 Form = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -113,16 +114,13 @@ def frame_forms(G: np.ndarray, U: np.ndarray, V: np.ndarray) -> dict[str, np.nda
     K, L = G @ V, dagger(G) @ U
     left, right = K @ dagger(V), U @ dagger(L)
     muon = msign(K) @ dagger(V) + U @ dagger(msign(L))
-    Uh, C, Vh = tangent_core(G, U, V)
-    X = msign(C)
-    X[U.shape[1] :, V.shape[1] :] = 0.0
     return {
         "(a) LoRA-Muon": muon / 2,
         "(b) scaled gradient": left + right,
         "(c) LoRA-Pro": left + right - U @ (dagger(U) @ K) @ dagger(V),
         "(d) LoRA-RITE, unmagnified": np.vstack([left, right]),
         "(d) LoRA-RITE, first step": muon,
-        "(e) Riemannion": Uh @ X @ dagger(Vh),
+        "(e) Riemannion": direction(G, U, V)[0],
     }
 
 
@@ -286,7 +284,7 @@ def _tangent_steps(scenes) -> list[Series]:
 
 def length(method: Integrator, Y: LowRank) -> float:
     """By what the project multiplies a direction of the frame: spectral ones have the size of Adam's steps."""
-    return 1.0 if isinstance(method.optimizer, SGD) and method.manifold else math.sqrt(sum(Y.shape) / 2)
+    return 1.0 if isinstance(method.optimizer, SGD) and method.manifold else scale(Y)
 
 
 def _half_of_the_descent(scenes, eps) -> list[Series]:

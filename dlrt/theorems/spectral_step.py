@@ -187,7 +187,7 @@ class SpectralStep(Theorem):
             values[-1] = smallest
             state = integrator.init(LowRank.random(problem.shape, self.rank, rng, problem.like, values))
             Y, G = state.Y, gradient_at(problem, state.Y)
-            D, C = direction(G, Y)
+            D, C = direction(G, *bases(Y))
             step = attempt(integrator, problem.field, state, eta / scale(Y))
             if step is None:
                 rows[0].append(failed(smallest))
@@ -271,9 +271,8 @@ def scale(Y: LowRank) -> float:
     return math.sqrt(sum(Y.shape) / 2)
 
 
-def direction(G: np.ndarray, Y: LowRank) -> tuple[np.ndarray, np.ndarray]:
-    """``D = P msign(P G)`` at Y, and the core of P G."""
-    U, V = bases(Y)
+def direction(G: np.ndarray, U: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``D = P msign(P G)`` for orthonormal U and V, and the core of P G."""
     Uh, C, Vh = tangent_core(G, U, V)
     X = msign(C)
     X[U.shape[1] :, V.shape[1] :] = 0.0
