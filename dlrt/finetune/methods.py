@@ -86,7 +86,10 @@ METHODS = {
     "lora-plus": Method("LoRA+", replace(INTEGRATORS["lora"], optimizer=LoRAPlus())),
     "lora-factor-muon": Method("LoRA, Muon on each factor", replace(INTEGRATORS["lora"], optimizer=Muon())),
     "lora-muon": Method("LoRA-Muon", replace(INTEGRATORS["lora-muon"], optimizer=Momentum(0.9))),
+    "riemannian-lora": Method("Riemannian LoRA", WITH_ADAM["riemannian-lora"]),
+    "stiefel-adamw": Method("Stiefel-AdamW", WITH_ADAM["stiefel-adamw"]),
     "svd-lora": Method("SVD-LoRA", WITH_ADAM["svd-lora"]),
+    "stella": Method("StelLA", WITH_ADAM["stella"]),
     "adalora": Method(
         "AdaLoRA",
         WITH_ADAM["adalora"],
@@ -102,6 +105,7 @@ METHODS = {
     ),
     "peft-lora": Method("LoRA (PEFT)"),
     "peft-adalora": Method("AdaLoRA (PEFT)"),
+    "peft-dora": Method("DoRA (PEFT)"),
 }
 
 
@@ -157,12 +161,12 @@ def prepare(
 
 
 def _peft(model, method, names, head, lr, plan) -> Prepared:
-    """LoRA and AdaLoRA of PEFT, with torch's AdamW."""
+    """LoRA, DoRA and AdaLoRA of PEFT, with torch's AdamW."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
     shared: dict[str, Any] = {"lora_dropout": 0.0, "target_modules": names}
-    if method == "peft-lora":
-        config: Any = LoraConfig(r=plan.rank, lora_alpha=plan.rank, **shared)
+    if method != "peft-adalora":
+        config: Any = LoraConfig(r=plan.rank, lora_alpha=plan.rank, use_dora=method == "peft-dora", **shared)
     else:
         first, last, interval = plan.ramp()
         config = AdaLoraConfig(
@@ -175,7 +179,7 @@ def _peft(model, method, names, head, lr, plan) -> Prepared:
     _open(head)
     number = sum(map(torch.numel, head))
     prepared = Prepared(model, _adamw(adapters, lr, head), functools.partial(trained, model), head=number)
-    if method == "peft-lora":
+    if method != "peft-adalora":
         prepared.ranks = lambda: dict.fromkeys(names, plan.rank)
         return prepared
     layers = {name: model.get_submodule(f"base_model.model.{name}") for name in names}
