@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.linalg
 
-from integrators import SGD, FixedRank, GeoLoRA, Integrator, LoRAMuon, LowRank, Muon, Projections, Spectral
+from integrators import FixedRank, GeoLoRA, LoRAMuon, LowRank, Muon, Projections, RiemannianLoRA, Spectral
 from integrators.linalg import dagger, gaussian, haar
 
 from .certificate import Certificate, Constant, Series
@@ -129,7 +129,10 @@ def frame_forms(G: np.ndarray, U: np.ndarray, V: np.ndarray) -> dict[str, np.nda
 CONDITIONS = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 SMALLEST = (1.0, 1e-1, 1e-2, 1e-4, 1e-6)
 
-FACTOR_METHODS = {"LoRAMuon()": ("(a) LoRA-Muon", LoRAMuon())}
+FACTOR_METHODS = {
+    "LoRAMuon()": ("(a) LoRA-Muon", LoRAMuon()),
+    "RiemannianLoRA(delta=1e-30)": ("(b) scaled gradient", RiemannianLoRA(delta=1e-30)),
+}
 """The project's methods on factors: their identity, and the method."""
 TANGENT_METHODS = {
     "GeoLoRA(optimizer=Muon())": ("(a) LoRA-Muon", GeoLoRA(optimizer=Muon(), truncation=FixedRank(3))),
@@ -207,12 +210,12 @@ def one_frame(rank: int = 3, shape: tuple[int, int] = (14, 11), seed: int = 0) -
     What is compared: the direction of W from the published formula with that in the frame, relative to the size of the
     latter, for random U, V, G and M of condition 1 to 1e5, real and complex; and for M = I with a smallest singular
     value of S from 1 to 1e-6. One step of the project's own methods with the same: of :class:`~integrators.LoRAMuon`
-    from the same factors, and of GeoLoRA with its optimisers from points with a smallest singular value down to 0.
-    Slack: ``max(m, n) eps (kappa_B^2 + kappa_A^2) kappa``. The formulas take the factors through their Gram matrices,
-    whose smallest eigenvalue has the relative error ``eps kappa^2``, kappa the condition of the factor; and the polar
-    factor of X changes by at most ``2 ||E||_F / (sigma_min(X) + sigma_min(X + E))``, so that errors of what is
-    orthogonalised, K, L or C, are multiplied by its condition, squared where X^H X is formed (the first step of
-    LoRA-RITE).
+    and :class:`~integrators.RiemannianLoRA` from the same factors, and of GeoLoRA with its optimisers from points with
+    a smallest singular value down to 0. Slack: ``max(m, n) eps (kappa_B^2 + kappa_A^2) kappa``. The formulas take the
+    factors through their Gram matrices, whose smallest eigenvalue has the relative error ``eps kappa^2``, kappa the
+    condition of the factor; and the polar factor of X changes by at most ``2 ||E||_F / (sigma_min(X) + sigma_min(X +
+    E))``, so that errors of what is orthogonalised, K, L or C, are multiplied by its condition, squared where X^H X is
+    formed (the first step of LoRA-RITE).
 
     Parameters
     ----------
@@ -266,7 +269,7 @@ def _factor_steps(scenes, eps) -> list[Series]:
         for condition, scene in scenes:
             (U, S, V), B, A = scene.Y, scene.B, scene.A
             start = method.init(LowRank(B, np.eye(B.shape[1], dtype=B.dtype), A))
-            after = method.step(scene.field, 0.0, start, 1 / length(method, scene.Y)).state.Y
+            after = method.step(scene.field, 0.0, start, 1 / length(form, scene.Y)).state.Y
             D = frame_forms(scene.G, U, V)[form]
             error = norm(moved(B, A, B - after.U, A - after.V) - D) / norm(D)
             slack = max(scene.Y.shape) * eps * scene.kappa * scene.sensitivity(form)
@@ -275,7 +278,7 @@ def _factor_steps(scenes, eps) -> list[Series]:
             Z, X = (B - after.U) @ dagger(A) @ V, (A - after.V) @ dagger(B) @ U
             second = Z @ np.linalg.solve(S, dagger(X))
             error = norm(dense(scene.Y) - dense(after) - D + second) / norm(D)
-            whole.append((condition, error, 0.0, slack * (1 + norm(second))))
+            whole.append((condition, error, 0.0, slack * (1 + 2 * norm(second) / norm(D))))
         label = "||factors - frame|| / ||frame||"
         found.append(Series.of(f"{form}: {name}", "cond(M)", rows, label, "0"))
         found.append(Series.of(f"{form}: {name}, with Z S^-1 X^H", "cond(M)", whole, label, "0"))
@@ -289,7 +292,7 @@ def _tangent_steps(scenes) -> list[Series]:
         rows = []
         for smallest, scene in scenes:
             U, _, V = scene.Y
-            step = method.step(scene.field, 0.0, method.init(scene.Y), 1 / length(method, scene.Y))
+            step = method.step(scene.field, 0.0, method.init(scene.Y), 1 / length(form, scene.Y))
             W1 = dense(step.augmented)
             D = frame_forms(scene.G, U, V)[form]
             error = norm(dense(scene.Y) - W1 - D) / norm(D)
@@ -299,9 +302,9 @@ def _tangent_steps(scenes) -> list[Series]:
     return found
 
 
-def length(method: Integrator, Y: LowRank) -> float:
-    """By what the project multiplies a direction of the frame: spectral ones have the size of Adam's steps."""
-    return 1.0 if isinstance(method.optimizer, SGD) and method.manifold else scale(Y)
+def length(form: str, Y: LowRank) -> float:
+    """By what the project multiplies a direction of the frame: orthogonalised ones have the size of Adam's steps."""
+    return scale(Y) if form.startswith(("(a)", "(e)")) else 1.0
 
 
 def _half_of_the_descent(scenes, eps) -> list[Series]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import SGD, FixedRank, GeoLoRA, LowRank, ParallelBUG, Spectral, count_evaluations
+from integrators import SGD, FixedRank, GeoLoRA, Integrator, LowRank, ParallelBUG, Spectral, count_evaluations
 from integrators.linalg import dagger
 from problems import LinearLeastSquares, MatrixRegression, completion, synthetic
 
@@ -168,6 +168,8 @@ class SpectralStep(Theorem):
         optimizer = integrator.optimizer
         plain = isinstance(optimizer, Spectral) and optimizer == Spectral(beta=0.0)
         yield Hypothesis("spectral steps without momentum", plain, f"the optimiser is {optimizer!r}")
+        sees = type(integrator).memory is Integrator.memory
+        yield Hypothesis("the optimiser sees K, L and S", sees, "" if sees else "it sees other blocks")
         yield from (euler_steps(integrator), no_rejection(integrator))
         count = count_evaluations(with_options(integrator, optimizer=SGD()))
         yield Hypothesis("one field per step", count == 1, f"{count} fields")

@@ -114,5 +114,7 @@ def test_lora_muon_starts_from_zero_with_half_of_it():
     s = scene()
     method = LoRAMuon()
     state = method.init(LowRank(np.zeros((9, 2)), np.eye(2), s.Y.V))
-    after = method.step(lambda t, Y: Projections.of(-s.G, Y), 0.0, state, 1 / frame.length(method, s.Y)).state.Y
+    after = method.step(
+        lambda t, Y: Projections.of(-s.G, Y), 0.0, state, 1 / frame.length("(a) LoRA-Muon", s.Y)
+    ).state.Y
     np.testing.assert_allclose(after.full(), -msign(s.G @ s.Y.V) @ s.Y.V.T / 2, atol=1e-12)

@@ -61,11 +61,11 @@ def test_table_of_integrators():
     rows = integrators_text(INTEGRATORS | {"hasty": Hasty()}).splitlines()[2:]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == [*INTEGRATORS, "hasty"]
     link = "Lubich, Oseledets 2014, [doi](https://doi.org/10.1007/s10543-013-0454-0) |"
-    assert rows[4] == f"| projector-splitting | `ProjectorSplitting` | 1 | yes | 3 | {link}"
+    assert f"| projector-splitting | `ProjectorSplitting` | 1 | yes | 3 | {link}" in rows
     call = "`ProjectorSplitting(order=2, substep=Heun())`"
-    assert rows[5] == f"| projector-splitting-strang | {call} | 2 | yes | 10 | {link}"
+    assert f"| projector-splitting-strang | {call} | 2 | yes | 10 | {link}" in rows
     link = "Schotthöfer et al. 2025, [arXiv:2410.18720](https://arxiv.org/abs/2410.18720) |"
-    assert rows[10] == f"| geolora | `GeoLoRA` | 1 | yes | 1 | {link}"
+    assert f"| geolora | `GeoLoRA` | 1 | yes | 1 | {link}" in rows
     assert rows[1].startswith("| lora | `LoRA` | – | no | 1 | Hu et al. 2022, [arXiv:2106.09685]")
     assert rows[0].endswith(
         " | The matrix itself without any low-rank constraint: explicit Euler on W, which is plain gradient descent |"
