@@ -128,7 +128,7 @@ def test_polar_of_zero_and_of_a_wide_matrix():
     assert np.array_equal(polar(np.zeros((5, 3))), np.zeros((5, 3)))
     X = rng(2).standard_normal((3, 8))
     assert np.linalg.norm(polar(X) - msign(X)) <= EPS
-    assert np.linalg.norm(polar(0 * X)) == 0
+    assert np.linalg.norm(polar(1e-310 * X) - msign(X)) <= 1e-10  # of what is left of X below the normal numbers
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
