@@ -161,14 +161,15 @@ plt.show()
 #
 # | direction | $\langle G, D \rangle$ | length |
 # |---|---|---|
-# | (c) | $\|P G\|_F^2$ | $\|D\|_F^2 = \|P G\|_F^2$ |
-# | (b) | $\|K\|_F^2 + \|L\|_F^2$ | the part in both bases twice: largest stable step $1 / L$, not $2 / L$ |
-# | (a) | $\frac12 (\|K\|_* + \|L\|_*)$, between $\frac12 \|P G\|_*$ and $\|P G\|_*$ | $\|D\|_2 \le 1$ |
-# | (e) | $\|P G\|_*$ | $1 \le \|D\|_2 \le 2 / \sqrt 3$, $\|D\|_F^2 \le 2 r$ |
+# | (c) | $\lVert P G \rVert_F^2$ | $\lVert D \rVert_F^2 = \lVert P G \rVert_F^2$ |
+# | (b) | $\lVert K \rVert_F^2 + \lVert L \rVert_F^2$ | one part twice: largest stable step $1 / L$, not $2 / L$ |
+# | (a) | $\frac12 (\lVert K \rVert_* + \lVert L \rVert_*)$ | $\lVert D \rVert_2 \le 1$ |
+# | (e) | $\lVert P G \rVert_*$ | $1 \le \lVert D \rVert_2 \le 2 / \sqrt 3$, $\lVert D \rVert_F^2 \le 2 r$ |
 #
-# No tangent direction of spectral norm 1 has a larger $\langle G, D \rangle$ than $\|P G\|_*$. That (e) attains it,
-# being longer by 15 % at most, is not obvious, since $P$ changes $\mathrm{msign}(P G)$. But what $P$ takes away is
-# orthogonal to $P G$: in bases $[U | \tilde U]$, $[V | \tilde V]$
+# For (a) it is between half of $\|P G\|_*$ and all of it. No tangent direction of spectral norm 1 has a larger
+# $\langle G, D \rangle$ than $\|P G\|_*$. That (e) attains it, being longer by 15 % at most, is not obvious, since
+# $P$ changes $\mathrm{msign}(P G)$. But what $P$ takes away is orthogonal to $P G$: in bases $[U | \tilde U]$, $[V |
+# \tilde V]$
 #
 # $$ P G \leftrightarrow C = \begin{pmatrix} U^T G V & L^T \tilde V \\ \tilde U^T K & 0 \end{pmatrix}, $$
 #

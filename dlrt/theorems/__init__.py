@@ -4,8 +4,9 @@ Each theorem is an object with its statement, hypotheses, proof and source in th
 a method ``check(integrator, problem) -> Certificate``: both sides of every inequality, slack for rounding, ratio, the
 constants and where they come from, and a verdict: ``holds``, ``violated`` or ``not applicable``. A violation is a
 failure where theory promises the statement for the method, and a finding where it does not. `verify` checks all of
-them for one method; `factor_methods` compares LoRA and SVD-LoRA with what theory predicts for them, and `prove` proves
-the identities behind the theorems by computer algebra.
+them for one method; `factor_methods` compares LoRA and SVD-LoRA with what theory predicts for them, `one_frame` five
+LoRA optimisers with functions of one tangent vector, and `prove` proves the identities behind the theorems by computer
+algebra.
 
 >>> from integrators import GeoLoRA
 >>> from problems import MatrixRegression, synthetic
