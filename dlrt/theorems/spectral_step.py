@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from integrators import SGD, FixedRank, GeoLoRA, Integrator, LowRank, ParallelBUG, Spectral, count_evaluations
-from integrators.linalg import dagger
+from integrators.linalg import SIGN_FROM, SIGN_STEPS, dagger, on_host, quintics, smooth_sign
 from problems import LinearLeastSquares, MatrixRegression, completion, synthetic
 
 from ..registry import with_options
@@ -102,18 +103,25 @@ class SpectralStep(Theorem):
     ``[[E, -eta X_12], [-eta X_21, eta^2 X_21 E^{-1} X_12]]`` has rank r too. *Here* the singular values enter: for
     ``eta`` far below sigma_r the terms ``B theta / eta`` of the rate vanish with eta, above it they are of order one.
 
-    **Newton-Schulz instead of a singular value decomposition.** An iteration ``X <- X q(X^H X)`` from
-    ``C / ||C||_F`` keeps the singular vectors: ``X = A diag(s) B^H`` with ``s_i = phi(d_i / ||C||_F)``, phi an odd
-    polynomial. The same proof gives ``<G, D> = sum_i s_i d_i`` and ``||D||_F^2 <= sum_i s_i^2``. While phi >= 0 every
-    term helps; where ``lo <= phi <= hi`` for ``d_i > delta ||C||_F``, ``eta ||P G||_*`` becomes at least
-    ``eta lo (||P G||_* - 2 r delta ||C||_F)``, and r becomes ``hi^2 r``. (Muon's five quintic steps: 0.68 to 1.21 for
-    delta = 2e-3.)
+    **Newton-Schulz instead of a singular value decomposition.** An iteration ``X <- X p(X^H X)`` with polynomials p
+    from ``C / ||C||_F`` keeps the singular vectors: ``X = A diag(s) B^H``, ``s_i = phi(d_i / ||C||_F)``, phi an odd
+    polynomial. The same proof gives ``<G, D> = sum_i s_i d_i`` and ``||D||_F^2 <= sum_i s_i^2``: while phi >= 0 every
+    direction helps, small ones less. With ``|phi(x) - 1| <= delta`` for ``x >= l`` and ``(1 - delta) x / l <= phi(x) <=
+    1 + delta`` below, as of :func:`integrators.linalg.smooth_sign`,
+
+    .. math:: \langle G, D \rangle \ge (1 - \delta) (\|P G\|_* - \tfrac{l r}{2} \|P G\|_F) \ge q\, \|P G\|_*,
+        \qquad q = (1 - \delta) (1 - \tfrac{l r}{2}),
+
+    as ``x - x^2 / l <= l / 4`` for each of at most 2 r small values. Sizes grow by the factor ``1 + delta``, and the
+    rate becomes ``1 / q`` times that with ``L r eta (1 + delta)^2``. (Muon's five quintic steps have 0.68 <= phi <=
+    1.21 for x >= 2e-3.)
 
     What is compared. One step from points with a smallest singular value from 1 to 0: its direction with D, ``<G, D>``
-    with ``||P G||_*``, and D with the bounds of its size. Along a run (by default with the eta above): the promised
-    decrease with the measured one, before and after truncation; the running minimum with the rate; the distance of W^
-    from rank r with its bound. On a problem with mini-batches the run is along those. Slack: rounding of the step; for
-    the direction times the condition of C, by which msign multiplies errors.
+    with ``sum_i s_i d_i`` and with the nuclear norm, D with the bounds of its size. Along a run (by default with the
+    eta above): the promised decrease with the measured one, before and after truncation; the running minimum with the
+    rate; the distance of W^ from rank r with its bound. On a problem with mini-batches the run is along those. Slack:
+    rounding of the step; for the direction times the condition of C, by which msign multiplies errors (the polynomials:
+    times their slope at 0).
 
     Source: derived. The step is that of Riemannion, arXiv:2507.12142.
     """
@@ -122,6 +130,7 @@ class SpectralStep(Theorem):
     steps: int = 25
     step_size: float | None = None
     seed: int = 0
+    method: str = "svd"
     singular_values: tuple[float, ...] = (1.0, 1e-4, 1e-8, 1e-16, 0.0)
 
     name = "spectral-step"
@@ -139,7 +148,8 @@ class SpectralStep(Theorem):
         method = super().configured(integrator)
         if not method.manifold:
             return method
-        return with_options(with_truncation(method, FixedRank(self.rank)), optimizer=Spectral(beta=0.0))
+        spectral = Spectral(beta=0.0, method=self.method)
+        return with_options(with_truncation(method, FixedRank(self.rank)), optimizer=spectral)
 
     def problems(self):
         """Regression (descent is an equality: L = 1 everywhere), mini-batches, completion; complex and single."""
@@ -156,16 +166,17 @@ class SpectralStep(Theorem):
         }
 
     def settings(self, full):
-        """The step size of the best rate; with ``full`` also others."""
+        """The step size of the best rate, by both ways to the sign; with ``full`` also other step sizes."""
         for _, problem in super().settings(full):
-            for step_size in (None, 1e-3, 1.0) if full else (None,):
-                yield replace(self, step_size=step_size), problem
+            for method in ("svd", "newton-schulz"):
+                for step_size in (None, 1e-3, 1.0) if full else (None,):
+                    yield replace(self, step_size=step_size, method=method), problem
 
     def hypotheses(self, integrator, problem):
         """A loss with known L, spectral steps without momentum, one field by which all moves."""
         yield lipschitz_gradient(problem)
         optimizer = integrator.optimizer
-        plain = isinstance(optimizer, Spectral) and optimizer == Spectral(beta=0.0)
+        plain = isinstance(optimizer, Spectral) and optimizer == Spectral(beta=0.0, method=optimizer.method)
         yield Hypothesis("spectral steps without momentum", plain, f"the optimiser is {optimizer!r}")
         sees = type(integrator).memory is Integrator.memory
         yield Hypothesis("the optimiser sees K, L and S", sees, "" if sees else "it sees other blocks")
@@ -180,42 +191,44 @@ class SpectralStep(Theorem):
 
     def one_step(self, integrator, problem) -> list[Series]:
         """The direction of a step, and its size, for several smallest singular values."""
-        eta = float(self.step_size or 0.5)
-        rows: tuple[list, ...] = ([], [], [], [], [])
+        eta, sign = float(self.step_size or 0.5), Sign.of(integrator.optimizer, problem.like)
+        rows: tuple[list, ...] = ([], [], [], [], [], [])
         for smallest in self.singular_values:
             rng = np.random.default_rng(self.seed)
             values = np.geomspace(1.0, max(smallest, 1e-300), self.rank)
             values[-1] = smallest
             state = integrator.init(LowRank.random(problem.shape, self.rank, rng, problem.like, values))
             Y, G = state.Y, gradient_at(problem, state.Y)
-            D, d, s = direction(G, *bases(Y), 100 * eps_of(Y))
+            D, d, s = direction(G, *bases(Y), lambda d, Y=Y: sign(d, 100 * eps_of(Y)))
             step = attempt(integrator, problem.field, state, eta / scale(Y))
             if step is None:
                 rows[0].append(failed(smallest))
                 continue
             found = (dense(Y) - dense(step.augmented)) / eta
             unit = rounding(Y, norm(dense(Y)) / eta, norm(D)) / norm(D)
-            r, T = max(Y.S.shape), float(np.sum(d))
-            rows[0].append((smallest, norm(found - D) / norm(D), 0.0, unit * float(d[0] / d[s > 0][-1])))
-            along = float(np.real(np.vdot(G, found)))
-            dropped = 200 * r * eps_of(Y)  # of values that count as zero
-            rows[1].append((smallest, abs(along / T - 1), 0.0, unit * norm(G) * norm(D) / T + dropped))
-            rows[2].append((smallest, norm(found) ** 2, 2 * r, unit * norm(D) ** 2))
-            largest = float(np.linalg.norm(found, 2))
-            rows[3].append((smallest, largest, UPPER, unit * norm(D)))
-            rows[4].append((smallest, 1.0, largest, unit * norm(D)))
+            r, T, gain = max(Y.S.shape), float(np.sum(d)), float(s @ d)
+            condition = sign.slope or float(d[0] / d[s > 0][-1])
+            rows[0].append((smallest, norm(found - D) / norm(D), 0.0, unit * condition))
+            along, largest = float(np.real(np.vdot(G, found))), float(np.linalg.norm(found, 2))
+            slack = unit * norm(G) * norm(D) + 200 * r * eps_of(Y) * T  # of values that count as zero
+            rows[1].append((smallest, abs(along / gain - 1), 0.0, slack / gain))
+            rows[2].append((smallest, (1 - sign.delta) * (T - sign.lower * r / 2 * norm(d)), along, slack))
+            rows[3].append((smallest, norm(found) ** 2, 2 * r * (1 + sign.delta) ** 2, unit * norm(D) ** 2))
+            rows[4].append((smallest, largest, UPPER * (1 + sign.delta), unit * norm(D)))
+            rows[5].append((smallest, along / T, largest, unit * norm(D) + slack / T))
         at = "smallest singular value"
         return [
             Series.of("one step", at, rows[0], "||(W - W^) / eta - D|| / ||D||", "0"),
-            Series.of("<G, D> is the nuclear norm", at, rows[1], "| <G, D> / ||P G||_* - 1 |", "0"),
-            Series.of("squared length", at, rows[2], "||D||_F^2", "2 r"),
-            Series.of("longest in the spectral norm", at, rows[3], "||D||_2", "2 / sqrt(3)"),
-            Series.of("shortest in the spectral norm", at, rows[4], "1", "||D||_2"),
+            Series.of("gain of the step", at, rows[1], "| <G, D> / sum s_i d_i - 1 |", "0"),
+            Series.of("gain and nuclear norm", at, rows[2], "(1 - delta) (||P G||_* - l r/2 ||P G||_F)", "<G, D>"),
+            Series.of("squared length", at, rows[3], "||D||_F^2", "2 r (1 + delta)^2"),
+            Series.of("longest in the spectral norm", at, rows[4], "||D||_2", "2 / sqrt(3) (1 + delta)"),
+            Series.of("shortest in the spectral norm", at, rows[5], "<G, D> / ||P G||_*", "||D||_2"),
         ]
 
     def run(self, integrator, problem) -> tuple[list[Series], dict[str, Constant], list[str]]:
         """Descent, rate and truncation along a run from the problem's start."""
-        L, rng = problem.lipschitz, np.random.default_rng(self.seed)
+        L, rng, sign = problem.lipschitz, np.random.default_rng(self.seed), Sign.of(integrator.optimizer, problem.like)
         state = integrator.init(start_of(problem, self.rank, rng, norm=1.0))
         gap = problem.loss(state.Y) - problem.minimum()
         eta = float(self.step_size or math.sqrt(gap / (self.steps * L * state.Y.rank)))
@@ -229,20 +242,23 @@ class SpectralStep(Theorem):
                 before.append(failed(k))
                 notes.append(f"diverged at step {k}")
                 break
-            r, T, M, e = max(Y.S.shape), *(nuclear(tangent_core(X, *bases(Y))[1]) for X in (G, g, g - G))
-            size = norm(W - dense(step.augmented))
-            promised = eta * (M - e) - 0.5 * L * size**2
+            r, T, e = max(Y.S.shape), *(nuclear(tangent_core(X, *bases(Y))[1]) for X in (G, g - G))
+            _, d, s = direction(g, *bases(Y), sign)
+            size, long = norm(W - dense(step.augmented)), eta * (1 + sign.delta)
+            promised = eta * float(s @ d) - long * e - 0.5 * L * size**2
             slack = rounding(Y, norm(W), size) * (norm(G) + L * size) + 100 * eps_of(Y) * abs(f0)
             theta, B = truncated(problem, step, L)
             before.append((k, promised, f0 - problem.loss(step.augmented), slack))
             after.append((k, promised, f0 - problem.loss(step.state.Y) + B * theta, slack))
             least, cut, ranks, noise = min(least, T), cut + B * theta, ranks + r, noise + e
-            right = (gap + cut) / (k * eta) + L * eta * ranks / k + 2 * noise / k
+            q = (1 - sign.delta) * (1 - sign.lower * r / 2)
+            noisy = (q + 1 + sign.delta) * noise / k
+            right = ((gap + cut) / (k * eta) + L * long**2 / eta * ranks / k + noisy) / q
             rate.append((k, least, right, 1000 * eps_of(Y) * right))
             tail = norm(np.linalg.svd(dense(step.augmented), compute_uv=False)[r:])
             smallest = float(np.linalg.svd(W, compute_uv=False)[min(r, *W.shape) - 1])
-            factor = min(1.0, eta / (smallest - eta)) if smallest > eta else 1.0
-            back.append((k, tail, eta * math.sqrt(r) * factor, rounding(Y, norm(W), size)))
+            factor = min(1.0, long / (smallest - long)) if smallest > long else 1.0
+            back.append((k, tail, long * math.sqrt(r) * factor, rounding(Y, norm(W), size)))
             state = step.state
         if stochastic(problem):
             notes.append("along mini-batches: less ||P (g - G)||_* in the descent, and 2 ||P (g - G)||_* in the rate")
@@ -271,14 +287,45 @@ def scale(Y: LowRank) -> float:
     return math.sqrt(sum(Y.shape) / 2)
 
 
-def direction(G, U, V, cut: float = 1e-12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``D = P msign(P G)`` for orthonormal U and V, the singular values d of P G, and what they become in msign(P G).
+def exact(d: np.ndarray, cut: float = 1e-12) -> np.ndarray:
+    """1 for singular values above ``cut`` times the largest, else 0."""
+    return np.where(d > cut * d[0], 1.0, 0.0)
 
-    That is 1, or 0 for values up to ``cut`` times the largest.
-    """
+
+def direction(G, U, V, sign: Callable = exact) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``D = P msign(P G)`` for orthonormal U and V, the singular values d of P G, and s = sign(d) in their place."""
     Uh, C, Vh = tangent_core(G, U, V)
     A, d, BH = np.linalg.svd(C, full_matrices=False)
-    s = np.where(d > cut * d[0], 1.0, 0.0)
+    s = sign(d)
     X = A * s @ BH
     X[U.shape[1] :, V.shape[1] :] = 0.0
     return Uh @ X @ dagger(Vh), d, s
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a method puts in the place of singular values d, and the bounds delta and l of the theorem.
+
+    Parameters
+    ----------
+    delta, lower : float
+        ``|s - 1| <= delta`` from ``lower ||d||_2`` on; 0 for a singular value decomposition.
+    slope : float
+        By how much it multiplies errors; 0 where that depends on d.
+    """
+
+    delta: float = 0.0
+    lower: float = 0.0
+    slope: float = 0.0
+
+    @classmethod
+    def of(cls, optimizer: Spectral, like) -> Sign:
+        """That of the optimiser for arrays like this one."""
+        if optimizer.method == "svd" or (optimizer.method == "auto" and on_host(like)):
+            return cls()
+        polynomials, delta = quintics(SIGN_FROM, SIGN_STEPS)
+        return cls(delta, SIGN_FROM, math.prod(a for a, _, _ in polynomials))
+
+    def __call__(self, d: np.ndarray, cut: float = 1e-12) -> np.ndarray:
+        """S."""
+        return np.diag(smooth_sign(np.diag(d))) if self.lower else exact(d, cut)
