@@ -120,8 +120,8 @@ class SpectralStep(Theorem):
     with ``sum_i s_i d_i`` and with the nuclear norm, D with the bounds of its size. Along a run (by default with the
     eta above): the promised decrease with the measured one, before and after truncation; the running minimum with the
     rate; the distance of W^ from rank r with its bound. On a problem with mini-batches the run is along those. Slack:
-    rounding of the step; for the direction times the condition of C, by which msign multiplies errors (the polynomials:
-    times their slope at 0).
+    rounding of the step; for the direction times the condition of C, by which msign multiplies errors, and for
+    polynomials all of these times their largest slope (5791 of ``smooth_sign``, at x = 1).
 
     Source: derived. The step is that of Riemannion, arXiv:2507.12142.
     """
@@ -209,6 +209,7 @@ class SpectralStep(Theorem):
             r, T, gain = max(Y.S.shape), float(np.sum(d)), float(s @ d)
             condition = sign.slope or float(d[0] / d[s > 0][-1])
             rows[0].append((smallest, norm(found - D) / norm(D), 0.0, unit * condition))
+            unit *= 1 + sign.slope
             along, largest = float(np.real(np.vdot(G, found))), float(np.linalg.norm(found, 2))
             slack = unit * norm(G) * norm(D) + 200 * r * eps_of(Y) * T  # of values that count as zero
             rows[1].append((smallest, abs(along / gain - 1), 0.0, slack / gain))
@@ -246,7 +247,8 @@ class SpectralStep(Theorem):
             _, d, s = direction(g, *bases(Y), sign)
             size, long = norm(W - dense(step.augmented)), eta * (1 + sign.delta)
             promised = eta * float(s @ d) - long * e - 0.5 * L * size**2
-            slack = rounding(Y, norm(W), size) * (norm(G) + L * size) + 100 * eps_of(Y) * abs(f0)
+            unit = rounding(Y, norm(W), size, sign.slope * size)
+            slack = unit * (norm(G) + L * size) + 100 * eps_of(Y) * abs(f0)
             theta, B = truncated(problem, step, L)
             before.append((k, promised, f0 - problem.loss(step.augmented), slack))
             after.append((k, promised, f0 - problem.loss(step.state.Y) + B * theta, slack))
@@ -258,7 +260,7 @@ class SpectralStep(Theorem):
             tail = norm(np.linalg.svd(dense(step.augmented), compute_uv=False)[r:])
             smallest = float(np.linalg.svd(W, compute_uv=False)[min(r, *W.shape) - 1])
             factor = min(1.0, long / (smallest - long)) if smallest > long else 1.0
-            back.append((k, tail, long * math.sqrt(r) * factor, rounding(Y, norm(W), size)))
+            back.append((k, tail, long * math.sqrt(r) * factor, unit))
             state = step.state
         if stochastic(problem):
             notes.append("along mini-batches: less ||P (g - G)||_* in the descent, and 2 ||P (g - G)||_* in the rate")
@@ -311,7 +313,7 @@ class Sign:
     delta, lower : float
         ``|s - 1| <= delta`` from ``lower ||d||_2`` on; 0 for a singular value decomposition.
     slope : float
-        By how much it multiplies errors; 0 where that depends on d.
+        By how much it multiplies errors, the largest derivative; 0 where that depends on d.
     """
 
     delta: float = 0.0
@@ -324,8 +326,15 @@ class Sign:
         if optimizer.method == "svd" or (optimizer.method == "auto" and on_host(like)):
             return cls()
         polynomials, delta = quintics(SIGN_FROM, SIGN_STEPS)
-        return cls(delta, SIGN_FROM, math.prod(a for a, _, _ in polynomials))
+        slopes = []
+        for x in (0.0, 1.0):  # the derivative is largest at the ends
+            slope = 1.0
+            for a, b, c in polynomials:
+                slope *= abs(a + 3 * b * x**2 + 5 * c * x**4)
+                x = a * x + b * x**3 + c * x**5
+            slopes.append(slope)
+        return cls(delta, SIGN_FROM, max(slopes))
 
     def __call__(self, d: np.ndarray, cut: float = 1e-12) -> np.ndarray:
-        """S."""
+        """The values s."""
         return np.diag(smooth_sign(np.diag(d))) if self.lower else exact(d, cut)

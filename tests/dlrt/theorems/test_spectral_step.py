@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dlrt.theorems import HOLDS, NOT_APPLICABLE, SpectralStep, spectral_step
 from dlrt.theorems.measure import msign, norm, nuclear, tangent_core
-from dlrt.theorems.spectral_step import exact
+from dlrt.theorems.spectral_step import Sign, exact
 from integrators import (
     BUG,
     SGD,
@@ -225,6 +225,20 @@ def test_newton_schulz():
         along = np.vdot(C, D)
         assert along == pytest.approx(s @ d, rel=1e-12)
         assert along >= lo * (nuclear(C) - 6 * delta * norm(C)) and norm(D) ** 2 <= 6 * hi**2
+
+
+def test_bounds_of_the_polynomial_sign():
+    """On a grid: close to one from l on, above the line before it, and its slope is largest at an end."""
+    sign = Sign.of(Spectral(method="newton-schulz"), np.zeros(()))
+    x = np.linspace(1e-5, 1.0, 2001)  # the other entry makes the Frobenius norm one
+    s = np.array([sign(np.array([y, np.sqrt(1 - y**2)]))[0] for y in x])
+    assert np.all(s <= (1 + sign.delta) * (1 + 1e-9))
+    assert np.all(s >= (1 - sign.delta) * np.minimum(1, x / sign.lower) * (1 - 1e-9))
+    fine = np.concatenate([np.geomspace(1e-6, 1e-2, 2000), 1 - np.geomspace(1e-9, 1e-3, 2000)])
+    steps = fine * (1 + 1e-7)
+    values, moved = (np.array([sign(np.array([y, np.sqrt(abs(1 - y**2))]))[0] for y in z]) for z in (fine, steps))
+    assert np.max(np.abs(moved - values) / (steps - fine)) <= 1.001 * sign.slope
+    assert Sign.of(Spectral(method="auto"), np.zeros(())) == Sign.of(Spectral(method="svd"), np.zeros(())) == Sign()
 
 
 def test_another_moment():
