@@ -258,10 +258,10 @@ def test_another_moment():
     assert np.vdot(C, msign(-C)) == pytest.approx(nuclear(C) - nuclear(2 * C), rel=1e-12)  # attained
 
 
-def test_rate_is_not_vacuous():
-    """From far away with small steps the bound of the running minimum is within a factor of two."""
-    problem = regression()
-    claim = replace(CLAIM, steps=3, step_size=1e-2)
-    series = {s.name: s for s in claim.check(claim.configured(GeoLoRA()), problem).series}
-    assert max(series["descent before truncation"].ratio) > 0.999
-    assert max(series["back to rank r"].ratio) > 0.2
+def test_bounds_are_not_vacuous():
+    """Descent is attained on the regression loss, the rate within a factor of three, the way back within five."""
+    series = {s.name: s for s in CLAIM.check(CLAIM.configured(GeoLoRA()), regression()).series}
+    ratios = {name: max(x for x in s.ratio if np.isfinite(x)) for name, s in series.items() if not s.equality}
+    assert ratios["descent before truncation"] > 0.999 and ratios["gain and nuclear norm"] > 0.999
+    assert ratios["running minimum"] > 1 / 3 and ratios["back to rank r"] > 0.2
+    assert ratios["longest in the spectral norm"] > 0.9 and ratios["squared length"] > 0.5
