@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .adam import Adam
 from .checks import check_fraction, check_instance, check_positive
 from .linalg import array_namespace, check_finite, columns, dagger, eps, in_double, one_thread
-from .optimizers import Adam, Optimizer
+from .optimizers import Optimizer
 
 __all__ = ["LoRAPlus", "Muon", "polar"]
 

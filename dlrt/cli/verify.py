@@ -84,7 +84,7 @@ def _one(theorem, integrator, problem, size, given) -> list:
 def _all(theorem, integrator, full) -> list:
     """The small cases, or the large sweep, of one or all theorems, predictions and proofs."""
     from ..registry import lookup
-    from ..theorems import THEOREMS, factor_methods, prove, worst_of
+    from ..theorems import THEOREMS, factor_methods, one_frame, prove, worst_of
     from ..theorems import verify as certificates
     from ..theorems.matrix import methods
     from ..theorems.stiffness import ALL_SIGMAS, Stiffness
@@ -95,7 +95,8 @@ def _all(theorem, integrator, full) -> list:
     sigmas = ALL_SIGMAS if full else Stiffness.sigmas
     checks: dict[str, Callable] = {name: lambda m, name=name: certificates(m, [name], full) for name in THEOREMS}
     checks["factor-methods"] = lambda method: [factor_methods(method, sigmas)]
-    checks["symbolic"] = lambda method: [prove()]
+    of_no_method: dict[str, Callable] = {"one-frame": one_frame, "symbolic": prove}
+    checks |= {name: lambda method, claim=claim: [claim()] for name, claim in of_no_method.items()}
     if theorem is not None:
         checks = {theorem: lookup("theorem", theorem, checks)}
     rows, details, saved = [], [], []
@@ -108,7 +109,7 @@ def _all(theorem, integrator, full) -> list:
                     continue
             with errors.status(f"{name}: {type(method).__name__}", spinner="line"):
                 found += [c for c in check(method) if integrator is not None or c.promised]
-            if name == "symbolic":
+            if name in of_no_method:
                 break
         saved += found
         rows.append({"theorem": name, **_measured(worst_of(found))})

@@ -4,8 +4,9 @@ Each theorem is an object with its statement, hypotheses, proof and source in th
 a method ``check(integrator, problem) -> Certificate``: both sides of every inequality, slack for rounding, ratio, the
 constants and where they come from, and a verdict: ``holds``, ``violated`` or ``not applicable``. A violation is a
 failure where theory promises the statement for the method, and a finding where it does not. `verify` checks all of
-them for one method; `factor_methods` compares LoRA and SVD-LoRA with what theory predicts for them, and `prove` proves
-the identities behind the theorems by computer algebra.
+them for one method; `factor_methods` compares LoRA and SVD-LoRA with what theory predicts for them, `one_frame` five
+LoRA optimisers with functions of one tangent vector, and `prove` proves the identities behind the theorems by computer
+algebra.
 
 >>> from integrators import GeoLoRA
 >>> from problems import MatrixRegression, synthetic
@@ -22,9 +23,11 @@ from .decay import Decay
 from .descent import Descent
 from .error_bound import ErrorBound, Scaling
 from .exactness import Exactness
+from .frame import one_frame
 from .predictions import factor_methods
 from .riemannian_step import RiemannianStep
 from .spare import Spare
+from .spectral_step import SpectralStep
 from .stationary import Stationary, resting_point
 from .stiffness import Stiffness, predicted_rate
 from .structure import LinearNetwork, Structure
@@ -35,6 +38,6 @@ from .theorem import Measured, Theorem
 __all__ = [
     "HOLDS", "NOT_APPLICABLE", "THEOREMS", "VIOLATED", "Certificate", "Conservation", "Constant", "Convergence",
     "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured", "Polynomial", "Proof",
-    "RiemannianStep", "Scaling", "Series", "Spare", "Stationary", "Stiffness", "Structure", "Theorem",
-    "factor_methods", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
+    "RiemannianStep", "Scaling", "Series", "Spare", "SpectralStep", "Stationary", "Stiffness", "Structure", "Theorem",
+    "factor_methods", "one_frame", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
 ]  # fmt: skip

@@ -321,7 +321,7 @@ class Certificate:
         label = "rounding" if s.equality else s.right_label
         ax.plot(x, limit, bound, color=colours[bound], ms=5, mfc="none", label=label)
         ax.plot(x, left, measured, color=colours[measured], ms=4, label=s.left_label)
-        scales = s.parameter in ("h", "eps", "lam", "beta") or s.parameter.startswith(("sigma", "smallest"))
+        scales = s.parameter in ("h", "eps", "lam", "beta") or s.parameter.startswith(("sigma", "smallest", "cond"))
         shown = np.concatenate([v[np.isfinite(v)] for v in (left, limit)])
         positive = shown[shown > 0]
         if len(positive) and (scales or positive.max() > 20 * positive.min()) and shown.min() >= 0:

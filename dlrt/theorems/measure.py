@@ -105,6 +105,27 @@ def normal_part(Z: np.ndarray, U: np.ndarray, V: np.ndarray) -> np.ndarray:
     return Z - (Z @ V) @ V.conj().T
 
 
+def msign(X: np.ndarray, cut: float = 1e-12) -> np.ndarray:
+    """``A B^H`` for ``X = A diag(d) B^H`` with the singular values above ``cut`` times the largest; 0 for X = 0."""
+    A, d, BH = np.linalg.svd(X, full_matrices=False)
+    used = d > cut * np.max(d, initial=0.0)
+    return A[:, used] @ BH[used]
+
+
+def nuclear(X: np.ndarray) -> float:
+    """Nuclear norm, the sum of the singular values."""
+    return float(np.sum(np.linalg.svd(X, compute_uv=False)))
+
+
+def tangent_core(Z: np.ndarray, U: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bases that begin with the ranges of U and V, and the core C: ``P Z = U^ C V^^H``, its last block being zero."""
+    (r, s), parts = (U.shape[1], V.shape[1]), ((U, Z @ V), (V, Z.conj().T @ U))
+    Uh, Vh = (np.linalg.qr(np.hstack(pair))[0] for pair in parts)
+    C = Uh.conj().T @ Z @ Vh
+    C[r:, s:] = 0.0
+    return Uh, C, Vh
+
+
 def field_at(problem, t: float, Y: Any) -> np.ndarray:
     """The field as a dense matrix in double precision."""
     return wide(problem.field(t, Y).full())

@@ -311,6 +311,34 @@ def spare_growth() -> Proof:
     return Proof("spare-growth", "s_k = sigma_1 - (1 - lam)^k (sigma_1 - s_0)", zeros)
 
 
+def dropped_block() -> Proof:
+    r"""The last block of msign(C) has no sign against the gradient, which is why a spectral step leaves it out.
+
+    Rank one, ``C = [[a, b], [c, 0]]`` with positive entries, g the normal part of the gradient. The matrix
+    ``X = [[a, b + c], [b + c, -a]] / s`` with ``s^2 = a^2 + (b + c)^2`` is msign(C): it is orthogonal, and
+    ``H = X^T C`` is symmetric, with positive trace and determinant, so that C = X H is the polar decomposition.
+    ``||C||_* = tr H = s``. Without the last entry X gives <G, D> = s for all g; with it <G, X> = s - a g / s, which
+    changes its sign at ``g = s^2 / a``.
+    """
+    a, b, c = sp.symbols("a b c", positive=True)
+    g, s = sp.Symbol("g", real=True), sp.sqrt(a**2 + (b + c) ** 2)
+    C, G = sp.Matrix([[a, b], [c, 0]]), sp.Matrix([[a, b], [c, g]])
+    X = sp.Matrix([[a, b + c], [b + c, -a]]) / s
+    D = sp.Matrix([[X[0, 0], X[0, 1]], [X[1, 0], 0]])
+    H = X.T * C
+    kept = (G.T * X).trace()
+    zeros = (
+        X.T * X - sp.eye(2),
+        H - H.T,
+        H.det() - b * c,
+        H.trace() - s,
+        (G.T * D).trace() - s,
+        kept - (s - a * g / s),
+        kept.subs(g, s**2 / a),
+    )
+    return Proof("dropped-block", "<G, P msign(P G)> = ||P G||_*; <G, msign(P G)> has both signs", zeros, (kept,))
+
+
 PROOFS: tuple[Callable[[], Proof], ...] = (
     projection,
     simultaneous_operator,
@@ -322,6 +350,7 @@ PROOFS: tuple[Callable[[], Proof], ...] = (
     error_recursion,
     local_error_constants,
     spare_growth,
+    dropped_block,
 )
 
 

@@ -16,6 +16,7 @@ from .error_bound import ErrorBound
 from .exactness import Exactness
 from .riemannian_step import RiemannianStep
 from .spare import Spare
+from .spectral_step import SpectralStep
 from .stationary import Stationary
 from .stiffness import Stiffness
 from .structure import Structure
@@ -27,6 +28,7 @@ THEOREMS: dict[str, Theorem] = {
         RiemannianStep(),
         Descent(),
         Convergence(),
+        SpectralStep(),
         ErrorBound(),
         Structure(),
         Stationary(),

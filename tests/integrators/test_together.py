@@ -9,7 +9,9 @@ from integrators import (
     RK4,
     AdaLoRA,
     Adam,
+    AlignedAdam,
     AugmentedBUG,
+    FactoredAdam,
     FixedRank,
     FullRank,
     GeoLoRA,
@@ -18,9 +20,11 @@ from integrators import (
     LoRA,
     LowRank,
     Momentum,
+    Normalised,
     ParallelBUG,
     Projections,
     ProjectorSplitting,
+    Spectral,
     SVDLoRA,
     Tolerance,
 )
@@ -39,7 +43,14 @@ METHODS = [
     ParallelBUG(truncation=FixedRank(4)),
     GeoLoRA(),
     GeoLoRA(optimizer=Adam()),
-    GeoLoRA(truncation=GlobalBudget(9), optimizer=Momentum()),
+    GeoLoRA(truncation=GlobalBudget(columns=9), optimizer=Momentum()),
+    GeoLoRA(truncation=FixedRank(4), optimizer=Spectral()),
+    GeoLoRA(truncation=GlobalBudget(parameters=42 * 9, fisher=0.9), optimizer=Spectral()),
+    GeoLoRA(truncation=FixedRank(3), optimizer=AlignedAdam()),
+    AugmentedBUG(truncation=FixedRank(4), optimizer=FactoredAdam()),
+    ParallelBUG(truncation=FixedRank(4), optimizer=Normalised()),
+    BUG(optimizer=Spectral()),
+    AugmentedBUG(truncation=Tolerance(absolute=1e-8), optimizer=Spectral()),
 ]
 
 

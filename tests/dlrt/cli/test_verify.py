@@ -79,7 +79,9 @@ def test_refusals(arguments, message):
     assert message in " ".join(result.output.split()) + " ".join(getattr(result, "stderr", "").split())
 
 
-@pytest.mark.parametrize(("name", "verdict"), [("factor-methods", "holds"), ("symbolic", "holds")])
+@pytest.mark.parametrize(
+    ("name", "verdict"), [("factor-methods", "holds"), ("one-frame", "holds"), ("symbolic", "holds")]
+)
 def test_predictions_and_proofs_are_run_too(name, verdict):
     result = run(app, ["verify", name])
     assert result.exit_code == 0, result.output

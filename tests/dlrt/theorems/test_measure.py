@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlrt.theorems.measure import attempt, bases, dense, normal_part, run, tangent_part
+from dlrt.theorems.measure import attempt, bases, dense, msign, normal_part, nuclear, run, tangent_core, tangent_part
 from integrators import FixedRank, GeoLoRA, LowRank, Projections
 
 
@@ -33,3 +33,26 @@ def test_tangent_and_normal_part_add_up(orthonormal):
     np.testing.assert_allclose(tangent + normal, Z, atol=1e-14)
     np.testing.assert_allclose(tangent_part(dense(Y), *bases(Y)), dense(Y), atol=1e-14)
     assert abs(np.sum(tangent * normal)) < 1e-13
+
+
+@pytest.mark.parametrize(("m", "n", "r"), [(7, 6, 2), (4, 7, 3), (5, 5, 5)])
+def test_core_of_a_tangent_vector(m, n, r):
+    """In orthonormal bases whose first columns span the ranges of U and V; its last block is zero."""
+    rng = np.random.default_rng(0)
+    Y = LowRank.random((m, n), r, rng)
+    Z = rng.standard_normal((m, n)) + 1j * rng.standard_normal((m, n))
+    Uh, C, Vh = tangent_core(Z, Y.U, Y.V)
+    np.testing.assert_allclose(Uh @ C @ Vh.conj().T, tangent_part(Z, Y.U, Y.V), atol=1e-13)
+    assert C.shape == (min(m, 2 * r), min(n, 2 * r)) and not C[r:, r:].any()
+    for Q, X in ((Uh, Y.U), (Vh, Y.V)):
+        np.testing.assert_allclose(Q.conj().T @ Q, np.eye(Q.shape[1]), atol=1e-13)
+        np.testing.assert_allclose(Q[:, :r] @ (Q[:, :r].conj().T @ X), X, atol=1e-13)
+
+
+def test_matrix_sign_and_nuclear_norm():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((5, 2)) @ rng.standard_normal((2, 4))
+    S = msign(X)
+    np.testing.assert_allclose(np.linalg.svd(S, compute_uv=False), [1, 1, 0, 0], atol=1e-14)
+    assert np.vdot(X, S) == pytest.approx(nuclear(X), rel=1e-14)
+    assert not msign(np.zeros((3, 2))).any()

@@ -21,7 +21,7 @@ def test_a_method_from_outside_is_verified_and_promised_nothing():
     assert not any(c.promised or c.failed for c in found)
     assert verdicts["riemannian-step"] == {HOLDS}  # it is the Riemannian gradient step, though nobody has said so
     assert verdicts["exactness"] == {NOT_APPLICABLE}
-    assert all(c.integrator == "Undeclared()" for c in found)
+    assert all(c.integrator.startswith("Undeclared(") for c in found)
 
 
 @pytest.mark.slow
