@@ -170,7 +170,7 @@ class Tolerance(Truncation):
         return np.maximum(self.min_rank, np.sum(tails > thresholds[:, None], axis=-1)).tolist()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GlobalBudget(Truncation):
     r"""Keep the directions of all matrices together that are worth most, as many as a budget allows.
 
