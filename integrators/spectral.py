@@ -72,17 +72,19 @@ class Spectral(Optimizer):
     to a factor of at most :math:`2 / \sqrt 3` that setting a block of a contraction to zero can bring.
 
     **Invariance.** D depends on N and on the spans of U and V alone. Nothing is divided by S, and S = 0 is a point like
-    any other. Memory: the first moment, (m + n) r + r^2 numbers. Cost O((m + n) r^2), beside the method's own one more
-    orthonormalisation and a singular value decomposition of a 2r x 2r matrix.
+    any other. Memory: the first moment, (m + n) r + r^2 numbers. Cost O((m + n) r^2), with the singular value
+    decomposition of a 2r x 2r matrix; GeoLoRA goes on with these :math:`\tilde U` and :math:`\tilde V`, other methods
+    orthonormalise once more.
 
     **Later stages.** A step on S alone in fixed bases (BUG, augmented BUG) moves along msign(S), which is the steepest
     descent in the spectral norm there, :math:`\langle G, D \rangle = -\|U^H G V\|_*`. Methods that ask for K or L
     alone are refused: in projector splitting the backward step along a sign of S would be as long as those forward,
     however little S there is to take back.
 
-    **Truncation.** All 2r values of a first step from S = 0 are about the same, so that ``Tolerance(relative=tau)``
-    keeps ``2 r (1 - tau^2)`` of them: the rank grows unless tau^2 >= 1/2. Smaller ones without a ``max_rank`` are
-    refused; use GlobalBudget or FixedRank.
+    **Truncation.** The 2r values of a first step from S = 0 are about the same (msign(C) is close to its blocks off the
+    diagonal), and of 2r equal ones ``Tolerance(relative=tau)`` keeps ``2 r (1 - tau^2)``: the rank grows unless
+    tau^2 >= 1/2. Smaller ones without a ``max_rank`` are refused; use GlobalBudget or FixedRank. Which of equal values
+    a fixed rank keeps is for rounding to say.
 
     References
     ----------

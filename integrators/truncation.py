@@ -34,6 +34,8 @@ class Truncation:
 
     spare: int = 0
 
+    remembers: bool = False
+    """Whether :meth:`memory` and :meth:`learn` give anything."""
     stackable: ClassVar[bool] = True
     """Whether a state may be a stack. A class that overrides ``__call__`` says so itself."""
 
@@ -168,7 +170,7 @@ class Tolerance(Truncation):
         return np.maximum(self.min_rank, np.sum(tails > thresholds[:, None], axis=-1)).tolist()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GlobalBudget(Truncation):
     r"""Keep the directions of all matrices together that are worth most, as many as a budget allows.
 
@@ -219,6 +221,11 @@ class GlobalBudget(Truncation):
         check_integer("spare", self.spare, 0)
         if self.fisher is not None:
             object.__setattr__(self, "fisher", check_fraction("fisher", self.fisher))
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        """Whether there is a weight."""
+        return self.fisher is not None
 
     @property
     def budget(self) -> tuple[str, int]:

@@ -177,7 +177,7 @@ def label(integrator: Any) -> str:
 def cuts_values(integrator: Integrator) -> bool:
     """Whether the method has a truncation of singular values (AdaLoRA's budget of triplets is none)."""
     rule = integrator.truncation
-    return isinstance(rule, Truncation) and type(rule).ranks is not Truncation.ranks
+    return isinstance(rule, Truncation) and (type(rule).ranks, type(rule).kept) != (Truncation.ranks, Truncation.kept)
 
 
 def with_truncation(integrator: Integrator, truncation: Truncation) -> Integrator:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from integrators.linalg import (
+    alignment,
     columns,
     complement,
     complements,
@@ -334,3 +335,37 @@ def test_smooth_sign(dtype):
             assert not found[1].any() and np.isnan(found[2]).all()
     with pytest.raises(FloatingPointError, match="the tangent vector has non-finite entries"):
         smooth_sign(stack[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_alignment_solves_the_procrustes_problem(dtype):
+    """No other unitary matrix brings the columns nearer; a stack gives what its matrices give alone."""
+    rng, m, single = np.random.default_rng(0), 9, []
+    like = np.zeros((), float)
+    for r1, r0 in ((3, 3), (4, 2), (2, 4)):
+        U1, U0 = haar(m, r1, rng, dtype), haar(m, r0, rng, dtype)
+        T, E = alignment(U1, U0, like)
+        single.append((U1, U0, T, E))
+        k = min(r1, r0)
+        chosen = np.argmax(E[:, :k], axis=0)
+        assert np.linalg.norm(T.conj().T @ T - np.eye(r1)) <= 1e-14 * 10
+        assert sorted(set(chosen)) == chosen.tolist() and np.all(E[:, k:] == 1 / r0)
+        lengths = np.linalg.norm(U1.conj().T @ U0, axis=0)
+        assert min(lengths[chosen]) >= max([*np.delete(lengths, chosen), 0.0])
+        least = np.linalg.norm(U1 @ T[:, :k] - U0[:, chosen])
+        for _ in range(20):
+            other = haar(r1, k, rng, dtype)
+            assert np.linalg.norm(U1 @ other - U0[:, chosen]) >= least - 1e-14
+        # and it turns with U1, where it is unique
+        Q = haar(r1, r1, rng, dtype)
+        turned = (U1 @ Q) @ alignment(U1 @ Q, U0, like)[0][:, :k]
+        assert np.linalg.norm(turned - U1 @ T[:, :k]) <= 1e-13
+    for library in (np.asarray, torch.asarray):
+        U1, U0 = (
+            library(np.stack([np.pad(one[i], ((0, 0), (0, 4 - one[i].shape[1]))) for one in single])) for i in (0, 1)
+        )
+        T, E = map(np.asarray, alignment(U1, U0, library(like)))
+        for i, (_, _, Ti, Ei) in enumerate(single):
+            for X, Xi in ((T[i], Ti), (E[i], Ei)):
+                np.testing.assert_allclose(X[: Xi.shape[0], : Xi.shape[1]], Xi, atol=1e-13)
+                assert np.sum(np.abs(X)) == pytest.approx(np.sum(np.abs(Xi)))
