@@ -16,6 +16,7 @@ from torch import nn
 
 from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, Tolerance, count_evaluations
 from integrators.checks import check_instance, check_integer, check_number, check_positive
+from integrators.linalg import read
 from integrators.together import Together, finish, separate
 
 from .average import aligned
@@ -37,6 +38,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     ``loss.backward(); optimizer.step()``, any other ``optimizer.step(closure)``, where ``closure()`` clears the
     gradients, computes the loss on the same mini-batch, calls ``backward`` and returns the loss. Truncation sees all
     layers together.
+
+    A layer that nothing moves in a step, having no gradient but zeros, no momentum and no decay, keeps its rank.
 
     All other parameters move once per step, at its end, with the gradient of the first backward pass, so that all
     stages of a step see the same ones.
@@ -433,6 +436,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             truncates = self.truncate_after == 0
             # before it is time: a square S for the layer, and nothing is lost
             concluded = finish(self.integrator.truncation if truncates else EVERYTHING, groups)
+            concluded |= {name: (states[name], 0.0) for name in self._unmoved(groups, states, concluded, options)}
             if self.align:
                 concluded = aligned(concluded, {name: state.Y for name, state in states.items()})
             self._take_over(concluded, due=not truncates)
@@ -446,6 +450,29 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 for p, gradient in zip(others, kept, strict=True):
                     p.grad = gradient
                 self._request_gradients(self.integrator.factors)
+
+    def _unmoved(self, groups: Sequence[Together], states, concluded, options) -> set[str]:
+        """Layers that a tolerance has cut although nothing moved them: without field, first moment and decay.
+
+        One read for all of them, in a step in which a rank has fallen.
+        """
+        rule = self.integrator.truncation
+        if not isinstance(rule, Tolerance):
+            return set()
+        cut = {name for name, state in states.items() if concluded[name][0].Y.rank < state.Y.rank <= rule.limit}
+        touched = [group for group in groups if not cut.isdisjoint(group.names)]
+        sizes = read([_sizes(group) for group in touched])
+        still = {
+            name
+            for group, found in zip(touched, sizes, strict=True)
+            for name, size in zip(group.names, found, strict=True)
+            if name in cut and size == 0 and options[name][1] == 0
+        }
+        return {
+            name
+            for name in still
+            if not any(bool(X.any()) for key, X in states[name].memory.items() if key.startswith("first."))
+        }
 
     def _needs_closure(self) -> ValueError:
         kind = type(self.integrator).__name__
@@ -653,6 +680,12 @@ def _with_momentum(optimizer: Any, cycled: Mapping[str, Any]) -> Any:
     if "betas" in cycled:
         return replace(optimizer, **dict(zip(("beta1", "beta2"), map(float, cycled["betas"]), strict=True)))
     return replace(optimizer, beta=float(cycled["momentum"])) if cycled else optimizer
+
+
+def _sizes(group: Together) -> torch.Tensor:
+    """A number for each matrix that is zero if all its fields are."""
+    parts = [X for field in group.fields for X in (field.K, field.L, field.S) if X is not None]
+    return sum(X.abs().sum((-2, -1)) for X in parts).reshape(-1)
 
 
 def _check_rate(name: str, lr: Any) -> float:

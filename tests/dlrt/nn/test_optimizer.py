@@ -835,6 +835,30 @@ def test_a_group_may_stand_still():
     assert model.second.S.requires_grad and equal(dict(model.second.state_dict()), dict(before))
 
 
+@pytest.mark.parametrize(
+    "method", ["geolora", "geolora published", "geolora adam", "parallel bug", "augmented bug heun"]
+)
+def test_a_gradient_of_zeros_changes_nothing(method):
+    """As of a batch without labels: neither rank nor matrix, also beside a layer that moves in the same stack.
+
+    Weight decay and momentum do move the layer, and then it is truncated.
+    """
+    net, x, y = linear_network(["a", "b", "c"], [(9, 12)] * 3, 6)
+    net["a"].S.data.zero_()  # an adapter at its start
+    net["b"].S.data.copy_(torch.diag(10.0 ** -torch.arange(6)))
+    before = {n: copy.deepcopy(net[n].state_dict()) for n in "ab"}
+    optimizer = LowRankOptimizer(net, METHODS[method], 0.01)
+    for _ in range(2):
+        optimizer.step(
+            closure_for(optimizer, lambda: network_loss({"c": net["c"]}, x, y) + 0 * network_loss(net, x, y))
+        )
+    assert all(equal(dict(net[n].state_dict()), dict(before[n])) for n in "ab")
+    assert optimizer.truncation_errors["b"] == 0 < optimizer.truncation_errors["c"]
+    decaying = LowRankOptimizer(net, METHODS[method], 0.01, weight_decay=0.1)
+    decaying.step(closure_for(decaying, lambda: 0 * network_loss(net, x, y)))
+    assert net["b"].rank < 6
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1])
 def test_a_bad_learning_rate_is_named(bad):
     model = Mixed()
