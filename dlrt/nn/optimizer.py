@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -75,7 +75,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
     align : bool
         Turn new bases so that they are as near as possible to the old ones, wherever the rank has not changed. The
         matrices are the same. Averages of U, S and V over steps are then averages of the matrices, to second order in
-        their distance. One more read on the host, and five products, per layer.
+        their distance. It costs one more read on the host for all layers, and some small products for each.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self,
         model: nn.Module,
         integrator: Integrator,
-        lr: float,
+        lr: float | torch.Tensor,
         *,
         weight_decay: float = 0.0,
         rest: Callable[[list], torch.optim.Optimizer] | None = torch.optim.AdamW,
@@ -405,9 +405,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
             momenta.setdefault(key, {}).update({n: states[n] for n in group["layers"] if n in states})
         found = []
         for key, members in momenta.items():
-            optimizer = _with_momentum(self.integrator.optimizer, dict(key))
-            steered = replace(self.integrator, optimizer=optimizer) if len(key) else self.integrator
-            found += batches(steered, members, options)
+            integrator = self.integrator
+            if dict(key) != _cycled(integrator.optimizer):
+                integrator = replace(integrator, optimizer=_with_momentum(integrator.optimizer, dict(key)))
+            found += batches(integrator, members, options)
         return found
 
     def _basis_step(self, active, options, closure) -> None:
@@ -645,7 +646,7 @@ def _evaluate(closure, autocast):
 
 @contextmanager
 def _without_autocast(kinds: set[str]) -> Iterator[list[tuple[str, torch.dtype]]]:
-    """Full precision; yields what was on. Copies of weights that autocast keeps are out of date afterwards."""
+    """Full precision; yields what was on."""
     on = [
         (kind, torch.get_autocast_dtype(kind))
         for kind in sorted(kinds | {"cpu"})
@@ -655,14 +656,14 @@ def _without_autocast(kinds: set[str]) -> Iterator[list[tuple[str, torch.dtype]]
         for kind, _ in on:
             stack.enter_context(torch.autocast(kind, enabled=False))
         yield on
-    if on:
-        torch.clear_autocast_cache()
+    torch.clear_autocast_cache()  # its copies of weights are out of date
 
 
 def _capped(integrator: Integrator, rank: int, anew: bool = False) -> tuple[Integrator, int | None]:
     """The integrator with a bound of the rank where its tolerance has none, and the bound where there was none."""
     rule = integrator.truncation
-    if not isinstance(rule, Tolerance) or (rule.max_rank is not None and not anew):
+    chosen = any(field.name == "truncation" for field in fields(integrator))  # and not fixed by the class
+    if not (chosen and isinstance(rule, Tolerance) and (anew or rule.max_rank is None)):
         return integrator, None
     rank = max(rank, rule.min_rank)
     return replace(integrator, truncation=replace(rule, max_rank=rank)), rank  # type: ignore[call-arg]
@@ -679,7 +680,7 @@ def _with_momentum(optimizer: Any, cycled: Mapping[str, Any]) -> Any:
     """The optimiser with that momentum."""
     if "betas" in cycled:
         return replace(optimizer, **dict(zip(("beta1", "beta2"), map(float, cycled["betas"]), strict=True)))
-    return replace(optimizer, beta=float(cycled["momentum"])) if cycled else optimizer
+    return replace(optimizer, beta=float(cycled["momentum"]))
 
 
 def _sizes(group: Together) -> torch.Tensor:

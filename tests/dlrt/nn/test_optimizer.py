@@ -5,6 +5,7 @@ import functools
 import io
 import pickle
 import warnings
+from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import numpy as np
@@ -1104,30 +1105,26 @@ def test_a_state_from_within_wrappers():
 
 @pytest.mark.parametrize("method", ["geolora adam", "augmented bug heun", "coefficient steps", "lora"])
 def test_a_step_under_autocast_is_the_step_outside(method):
-    """Bit for bit; a closure is evaluated under it, in all stages."""
+    """Bit for bit, also where autocast keeps copies of weights; a closure is evaluated under it, in all stages."""
     integrator, options = SETTINGS[method]
     weights, dtypes = [], []
     for inside in (False, True):
         model = Mixed()
         optimizer = LowRankOptimizer(model, integrator, 0.02, **options)
-        for k in range(3):
+
+        def closure(k, optimizer=optimizer, model=model, inside=inside):
             index, target = data(k)
+            optimizer.zero_grad()
+            with nullcontext() if inside else torch.autocast("cpu", torch.bfloat16):
+                output = model(index)
+            dtypes.append(output.dtype)
+            loss = nn.functional.cross_entropy(output.float(), target)
+            loss.backward()
+            return loss
 
-            def closure(index=index, target=target, optimizer=optimizer, model=model):
-                optimizer.zero_grad()
-                with (
-                    torch.autocast("cpu", torch.bfloat16)
-                    if not torch.is_autocast_enabled("cpu")
-                    else torch.enable_grad()
-                ):
-                    output = model(index)
-                dtypes.append(output.dtype)
-                loss = nn.functional.cross_entropy(output.float(), target)
-                loss.backward()
-                return loss
-
-            with torch.autocast("cpu", torch.bfloat16, enabled=inside):
-                optimizer.step(closure)
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            for k in range(4):
+                optimizer.step(functools.partial(closure, k))
                 assert torch.is_autocast_enabled("cpu") == inside
         weights.append(model.state_dict())
     assert set(dtypes) == {torch.bfloat16}
@@ -1206,6 +1203,26 @@ def test_ranks_stay_below_twice_the_largest_at_the_start():
         other = LowRankOptimizer(net, GeoLoRA(truncation=rule), 0.1)
         other.load_state_dict(optimizer.state_dict())
         assert other.integrator.truncation == optimizer.integrator.truncation
+
+
+class Fixed(Integrator):
+    """A method whose class fixes the truncation."""
+
+    truncation = Tolerance(absolute=0.0)
+    rank_adaptive = True
+
+    def stages(self, t, state, h):
+        """GeoLoRA's."""
+        return GeoLoRA.stages(self, t, state, h)
+
+
+def test_a_truncation_that_is_no_option_stays():
+    net, x, y = linear_network(["a"], [(12, 14)], 2)
+    optimizer = LowRankOptimizer(net, Fixed(), 0.1)
+    assert optimizer.integrator.truncation is Fixed.truncation
+    for _ in range(2):
+        optimizer.step(closure_for(optimizer, lambda: network_loss(net, x, y)))
+    assert net["a"].rank > 4
 
 
 class TwoStages(Integrator):
