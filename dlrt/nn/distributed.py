@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .factors import Factor
-from .layers import FACTORS
 from .model import low_rank_layers
 
 __all__ = ["distributed", "prepare_distributed"]
@@ -84,14 +83,14 @@ def prepare_distributed(model: nn.Module, process_group: Any = None) -> None:
     layers = low_rank_layers(model)
     if not layers:
         raise ValueError("model has no low-rank layer: torch's DistributedDataParallel is enough")
-    ignored = []
     for name, layer in layers.items():
-        for factor, parameter in zip(FACTORS, layer.factors, strict=True):
+        for parameter in layer.factors:
             if parameter.is_averaged:
                 raise RuntimeError(f"distributed was called twice with the layer {name}")
             parameter.is_averaged = True
-            ignored += [f"{name}.{factor}"] if name else [factor, f".{factor}"]  # torch writes the latter in one place
             parameter.register_post_accumulate_grad_hook(_averaging(process_group))
+    factors = [name for name, p in model.named_parameters() if isinstance(p, Factor)]
+    ignored = [*factors, *(f".{name}" for name in factors if "." not in name)]  # torch looks for the latter at the root
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     for tensor in [*model.parameters(), *model.buffers()]:
         dist.broadcast(tensor.detach(), 0, group=process_group)

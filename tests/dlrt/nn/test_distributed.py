@@ -127,6 +127,8 @@ def test_errors(tmp_path):
     try:
         with pytest.raises(ValueError, match="no low-rank layer"):
             distributed(nn.Linear(2, 2))
+        layer = LowRankLinear(4, 3, rank=2)  # a model that is a low-rank layer: its bias alone is left to the wrapper
+        assert distributed(layer)._build_params_for_reducer()[0] == [layer.bias]
         model = network(0, True)
         distributed(model)
         with pytest.raises(RuntimeError, match="twice with the layer 0"):
