@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import swa_utils
 
-from integrators import LowRank, State, Tolerance, combine, conclude
+from integrators import LowRank, State, Tolerance, combine, conclude, stack, unstack
 from integrators.checks import check_integer, check_not_negative
 from integrators.fields import PARTS
 from integrators.linalg import host_svds, read, rotate, write
 
-from .factors import Factor
+from .factors import Factor, assign
+from .layers import LowRankLayer
 from .model import low_rank_layers
 
 __all__ = ["AveragedModel", "aligned"]
@@ -47,12 +50,14 @@ class AveragedModel(swa_utils.AveragedModel):
     ------
     ValueError
         The function is no weighted mean; from ``update_parameters``: the model has other low-rank layers.
+    FloatingPointError
+        From ``update_parameters``: a matrix is not finite. The average is as it was.
 
     Notes
     -----
-    Cost O((m + n) r^2) per layer and update, and one read on the host for all layers. With
-    ``LowRankOptimizer(align=True)`` torch's own class, and other averages of parameters, are right as long as the ranks
-    stay the same.
+    Cost O((m + n) r^2) per layer and update; layers of equal shapes and ranks share a stack, and all of one rank a read
+    on the host. With ``LowRankOptimizer(align=True)`` torch's own class, and other averages of parameters, are right as
+    long as the ranks stay the same.
     """
 
     def __init__(
@@ -77,15 +82,28 @@ class AveragedModel(swa_utils.AveragedModel):
         if [layer.shape for layer in mine.values()] != [layer.shape for layer in new.values()]:
             raise ValueError(f"the low-rank layers of model are {', '.join(new)}, expected {', '.join(mine)}")
         w = self._weight()
-        sums: dict[int, list] = {}  # by the largest rank that may stay
+        stacks: dict[
+            Any, list[tuple[LowRankLayer, LowRank]]
+        ] = {}  # layers that share a stack, by what they have in common
         for average, layer in zip(mine.values(), new.values(), strict=True):
             Y = LowRank(*(X.to(average.S.device) for X in layer.Y))
-            total = combine([(w, Y)] if w == 1 else [(1 - w, average.Y), (w, Y)])
-            sums.setdefault(self.max_rank or 2 * layer.rank, []).append((average, State(total)))
-        for max_rank, pairs in sums.items():
+            stacks.setdefault((Y.shape, Y.rank, average.rank, Y.dtype, Y.S.device), []).append((average, Y))
+        sums: dict[int, list] = {}  # by the largest rank that may stay
+        for key, pairs in stacks.items():
+            new_one = stack([State(Y) for _, Y in pairs]).Y
+            old_one = stack([State(average.Y) for average, _ in pairs]).Y
+            total = combine([(w, new_one)] if w == 1 else [(1 - w, old_one), (w, new_one)])
+            sums.setdefault(self.max_rank or 2 * key[1], []).append((pairs, State(total)))
+        found = []
+        for max_rank, parts in sums.items():
             rule = Tolerance(relative=self.tolerance * w, max_rank=max_rank)
-            for (average, _), (state, _) in zip(pairs, conclude(rule, [s for _, s in pairs]), strict=True):
-                average.Y = state.Y
+            concluded = conclude(rule, [state for _, state in parts])
+            found += [(pairs, *one) for (pairs, _), one in zip(parts, concluded, strict=True)]
+        if not all(np.isfinite(errors).all() for _, _, errors in found):
+            raise FloatingPointError("a matrix of model is not finite; the average has not been changed")
+        for pairs, state, _ in found:
+            factors = [p for average, _ in pairs for p in average.factors]
+            assign(factors, [X for one in unstack(state, [State(Y) for _, Y in pairs]) for X in one.Y])
         self._update_others(model, w)
         self.n_averaged += 1
 

@@ -164,6 +164,19 @@ def test_errors():
         average.update_parameters(nn.Sequential(LowRankLinear(3, 4, rank=1)))
 
 
+def test_a_matrix_that_is_not_finite_changes_nothing():
+    for bad in ("0", "3", "5"):
+        model = network()
+        average = AveragedModel(model)
+        average.update_parameters(model)
+        before = copy.deepcopy(average.state_dict())
+        model[0].bias.data.add_(1.0)
+        low_rank_layers(model)[bad].S.data[0, 0] = float("nan")
+        with pytest.raises(FloatingPointError, match="not finite; the average has not been changed"):
+            average.update_parameters(model)
+        assert all(torch.equal(X, before[n]) for n, X in average.state_dict().items())
+
+
 def test_aligned_is_the_nearest_of_all_bases():
     """Procrustes: no other orthogonal turn is nearer; other ranks are left as they are, tangent vectors turn along."""
     torch.manual_seed(0)
