@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,9 +48,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
     ----------
     model : Module
     integrator : integrators.Integrator
-        A ``Tolerance`` without a ``max_rank`` gets twice the largest rank of the layers when the optimiser is made, as
-        in the code of GeoLoRA's authors; ``Tolerance(relative=0.1, spare=1, max_rank=...)`` sets another. Any other
-        truncation is used as it is.
+        At the end of a step a ``Tolerance`` without a ``max_rank`` keeps at most twice the largest rank that the layers
+        have when the optimiser is made, as in the code of GeoLoRA's authors; ``Tolerance(..., max_rank=...)`` sets
+        another bound. Any other truncation is used as it is.
     lr : float or tensor
         Step size of the low-rank layers. Layers whose ``lr`` is 0 are left out of a step, as those without gradients:
         matrix, rank and memory stay.
@@ -86,6 +86,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     rest : torch.optim.Optimizer or None
     layers : dict of str to LowRankLayer
         All of the model. One that is frozen (``requires_grad_(False)``) is left as it is until it is not.
+    truncation : integrators.Truncation or None
+        That of the integrator with the bound of the rank.
     truncation_errors : dict of str to float
         What truncation cut off from each layer in the last step (Frobenius norm).
 
@@ -167,7 +169,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
         trained = {name: layer for name, layer in self.layers.items() if _is_trained(layer)}
         if not trained:
             raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
-        self.integrator, max_rank = _capped(integrator, 2 * max(layer.rank for layer in trained.values()))
+        self.integrator, self.truncation, max_rank = integrator, integrator.truncation, None
+        if isinstance(self.truncation, Tolerance) and self.truncation.max_rank is None:
+            max_rank = max(2 * max(layer.rank for layer in trained.values()), self.truncation.min_rank)
+            self.truncation = replace(self.truncation, max_rank=max_rank)
         self.coefficient_steps, self.truncate_after = coefficient_steps, truncate_after
         self.coefficients = Coefficients(optimizer=Adam() if coefficient_optimizer is None else coefficient_optimizer)
         others = [p for p in model.parameters() if p.requires_grad and not isinstance(p, Factor)]
@@ -436,7 +441,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                     group.answer(gradients(group, self.layers))
             truncates = self.truncate_after == 0
             # before it is time: a square S for the layer, and nothing is lost
-            concluded = finish(self.integrator.truncation if truncates else EVERYTHING, groups)
+            concluded = finish(self.truncation if truncates else EVERYTHING, groups)
             concluded |= {name: (states[name], 0.0) for name in self._unmoved(groups, states, concluded, options)}
             if self.align:
                 concluded = aligned(concluded, {name: state.Y for name, state in states.items()})
@@ -457,7 +462,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
         One read for all of them, in a step in which a rank has fallen.
         """
-        rule = self.integrator.truncation
+        rule = self.truncation
         if not isinstance(rule, Tolerance):
             return set()
         cut = {name for name, state in states.items() if concluded[name][0].Y.rank < state.Y.rank <= rule.limit}
@@ -514,7 +519,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             for name, state in due.items():
                 S = moved.pop(name).Y.S if name in moved else state.Y.S
                 ends[name] = State(replace(state.Y, S=S), state.memory, origin=state.Y)
-            self._take_over(truncated(self.integrator.truncation, ends))
+            self._take_over(truncated(self.truncation, ends))
         assign([self.layers[name].S for name in moved], [state.Y.S for state in moved.values()])
         for name, state in moved.items():
             self.truncation_errors[name] = 0.0
@@ -590,7 +595,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             kept = {"params", "layers"} | ({"max_rank"} if None in (group["max_rank"], saved["max_rank"]) else set())
             group.update({k: _own(v) for k, v in saved.items() if k not in kept})
         if (max_rank := self._own_groups[0]["max_rank"]) is not None:
-            self.integrator = _capped(self.integrator, max_rank, anew=True)[0]
+            self.truncation = replace(self.truncation, max_rank=max_rank)
         self.state = defaultdict(dict)
         for name, entry in found.items():
             key = self._key(name)
@@ -657,16 +662,6 @@ def _without_autocast(kinds: set[str]) -> Iterator[list[tuple[str, torch.dtype]]
             stack.enter_context(torch.autocast(kind, enabled=False))
         yield on
     torch.clear_autocast_cache()  # its copies of weights are out of date
-
-
-def _capped(integrator: Integrator, rank: int, anew: bool = False) -> tuple[Integrator, int | None]:
-    """The integrator with a bound of the rank where its tolerance has none, and the bound where there was none."""
-    rule = integrator.truncation
-    chosen = any(field.name == "truncation" for field in fields(integrator))  # and not fixed by the class
-    if not (chosen and isinstance(rule, Tolerance) and (anew or rule.max_rank is None)):
-        return integrator, None
-    rank = max(rank, rule.min_rank)
-    return replace(integrator, truncation=replace(rule, max_rank=rank)), rank  # type: ignore[call-arg]
 
 
 def _cycled(optimizer: Optimizer) -> dict[str, Any]:

@@ -1202,27 +1202,21 @@ def test_ranks_stay_below_twice_the_largest_at_the_start():
         assert max(ranks(net).values()) == largest
         other = LowRankOptimizer(net, GeoLoRA(truncation=rule), 0.1)
         other.load_state_dict(optimizer.state_dict())
-        assert other.integrator.truncation == optimizer.integrator.truncation
+        assert other.truncation == optimizer.truncation
 
 
-class Fixed(Integrator):
-    """A method whose class fixes the truncation."""
-
-    truncation = Tolerance(absolute=0.0)
-    rank_adaptive = True
-
-    def stages(self, t, state, h):
-        """GeoLoRA's."""
-        return GeoLoRA.stages(self, t, state, h)
-
-
-def test_a_truncation_that_is_no_option_stays():
+def test_the_bound_of_ranks_does_not_end_rejection():
+    """It is for the end of a step: a method that would grow further within one still checks whether it must."""
     net, x, y = linear_network(["a"], [(12, 14)], 2)
-    optimizer = LowRankOptimizer(net, Fixed(), 0.1)
-    assert optimizer.integrator.truncation is Fixed.truncation
-    for _ in range(2):
-        optimizer.step(closure_for(optimizer, lambda: network_loss(net, x, y)))
-    assert net["a"].rank > 4
+    optimizer = LowRankOptimizer(net, ParallelBUG(truncation=Tolerance(relative=1e-3), rejection=1e-3), 0.1)
+    calls = []
+
+    def closure():
+        calls.append(None)
+        return closure_for(optimizer, lambda: network_loss(net, x, y))()
+
+    optimizer.step(closure)
+    assert len(calls) > 2 and net["a"].rank == 4
 
 
 class TwoStages(Integrator):
