@@ -94,6 +94,7 @@ def from_identity(model: torch.nn.Module) -> None:
 
 
 WITH_ADAM = {name: replace(integrator, optimizer=Adam()) for name, integrator in INTEGRATORS.items()}
+UNBOUNDED = 2**31  # ranks that follow from tau alone, whatever the start, which is what some figures compare
 METHODS = {
     "full": Method("full fine-tuning"),
     "probe": Method("linear probe"),
@@ -111,7 +112,11 @@ METHODS = {
         lambda p: ImportanceBudget(p.layers * p.start, p.total, p.steps, *p.ramp()),
         lambda p: p.start,
     ),
-    "geolora": Method("GeoLoRA, local tolerance", WITH_ADAM["geolora"], lambda p: Tolerance(relative=p.tau, spare=1)),
+    "geolora": Method(
+        "GeoLoRA, local tolerance",
+        WITH_ADAM["geolora"],
+        lambda p: Tolerance(relative=p.tau, spare=1, max_rank=UNBOUNDED),
+    ),
     "geolora-budget": Method(
         "GeoLoRA, global budget",
         WITH_ADAM["geolora"],

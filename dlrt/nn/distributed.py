@@ -8,26 +8,23 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .layers import FACTORS
+from .factors import Factor
 from .model import low_rank_layers
 
-__all__ = ["distributed"]
+__all__ = ["distributed", "prepare_distributed"]
 
 
 def distributed(model: nn.Module, **options: Any) -> nn.Module:
     """A model with low-rank layers for training by several processes, each on its part of the batch.
 
-    The first process sends its model to all others; then ``DistributedDataParallel`` looks after all other parameters
-    and leaves the factors alone, since it cannot follow a change of rank. A hook averages each K-, L- and S-gradient
-    over the processes as soon as a backward pass has accumulated it, hence before clipping and unscaling. Averages are
-    equal bit for bit on all processes, so all take the same step, and ranks stay equal.
+    It is :func:`prepare_distributed`, and ``DistributedDataParallel`` for all other parameters.
 
     Parameters
     ----------
     model : Module
         Call this before making the optimiser, once.
     options
-        Of ``torch.nn.parallel.DistributedDataParallel``; ``process_group`` is used for the hooks too.
+        Of ``torch.nn.parallel.DistributedDataParallel``; ``process_group`` is used for the factors too.
 
     Returns
     -------
@@ -45,25 +42,58 @@ def distributed(model: nn.Module, **options: Any) -> nn.Module:
     -----
     All processes must use the same layers in each step, in the same order.
     """
+    prepare_distributed(model, options.get("process_group"))
+    others = any(p.requires_grad and not isinstance(p, Factor) for p in model.parameters())
+    return DistributedDataParallel(model, **options) if others else model
+
+
+def prepare_distributed(model: nn.Module, process_group: Any = None) -> None:
+    """Make a model with low-rank layers ready for several processes, whoever wraps it later.
+
+    The first process sends its model to all others. A hook averages each K-, L- and S-gradient over the processes as
+    soon as a backward pass has accumulated it, hence before clipping and unscaling. Averages are equal bit for bit on
+    all processes, so all take the same step, and ranks stay equal. ``DistributedDataParallel(model)``, also that of
+    ``accelerate`` or of a Trainer, then leaves the factors alone, since it cannot follow a change of rank.
+
+    Parameters
+    ----------
+    model : Module
+        The one that will be wrapped. Call this before that and before making the optimiser, once.
+    process_group : ProcessGroup, optional
+        All processes by default. Models that are to be trained apart take a group of one process each.
+
+    Raises
+    ------
+    RuntimeError
+        There is no process group, or the model has been given before.
+    ValueError
+        The model has no low-rank layer.
+
+    Notes
+    -----
+    A model all of whose trained parameters are factors needs no wrapper, and ``DistributedDataParallel`` refuses it.
+    For FSDP say that the factors are no part of it:
+    ``fully_shard(model, ignored_params={p for p in model.parameters() if isinstance(p, Factor)})``.
+
+    Gradients are averaged after each backward pass; accumulating within ``no_sync()`` saves no communication for the
+    factors, and changes nothing.
+    """
     if not dist.is_initialized():
         raise RuntimeError("distributed needs a process group: call torch.distributed.init_process_group first")
     layers = low_rank_layers(model)
     if not layers:
         raise ValueError("model has no low-rank layer: torch's DistributedDataParallel is enough")
-    group = options.get("process_group")
-    ignored = []
     for name, layer in layers.items():
-        for factor, parameter in zip(FACTORS, layer.factors, strict=True):
+        for parameter in layer.factors:
             if parameter.is_averaged:
                 raise RuntimeError(f"distributed was called twice with the layer {name}")
             parameter.is_averaged = True
-            ignored.append(f"{name}.{factor}" if name else factor)
-            parameter.register_post_accumulate_grad_hook(_averaging(group))
+            parameter.register_post_accumulate_grad_hook(_averaging(process_group))
+    factors = [name for name, p in model.named_parameters() if isinstance(p, Factor)]
+    ignored = [*factors, *(f".{name}" for name in factors if "." not in name)]  # torch looks for the latter at the root
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     for tensor in [*model.parameters(), *model.buffers()]:
-        dist.broadcast(tensor.detach(), 0, group=group)
-    others = any(p.requires_grad for name, p in model.named_parameters() if name not in ignored)
-    return DistributedDataParallel(model, **options) if others else model
+        dist.broadcast(tensor.detach(), 0, group=process_group)
 
 
 def _averaging(group):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, count_evaluations
+from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, Tolerance, count_evaluations
 from integrators.checks import check_instance, check_integer, check_number, check_positive
+from integrators.linalg import read
 from integrators.together import Together, finish, separate
 
+from .average import aligned
 from .factors import Factor, assign
 from .layers import FACTORS, LowRankLayer
 from .lockstep import Coefficients, batches, gradients, place, request_gradients, truncated
@@ -32,6 +39,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     gradients, computes the loss on the same mini-batch, calls ``backward`` and returns the loss. Truncation sees all
     layers together.
 
+    A layer that nothing moves in a step, having no gradient but zeros, no momentum and no decay, keeps its rank.
+
     All other parameters move once per step, at its end, with the gradient of the first backward pass, so that all
     stages of a step see the same ones.
 
@@ -39,9 +48,12 @@ class LowRankOptimizer(torch.optim.Optimizer):
     ----------
     model : Module
     integrator : integrators.Integrator
-        Its truncation is used as it is. (``GeoLoRA()`` has one spare direction.)
-    lr : float
-        Step size of the low-rank layers.
+        At the end of a step a ``Tolerance`` without a ``max_rank`` keeps at most twice the largest rank that the layers
+        have when the optimiser is made, as in the code of GeoLoRA's authors; ``Tolerance(..., max_rank=...)`` sets
+        another bound. Any other truncation is used as it is.
+    lr : float or tensor
+        Step size of the low-rank layers. Layers whose ``lr`` is 0 are left out of a step, as those without gradients:
+        matrix, rank and memory stay.
     weight_decay : float
         ``W <- (1 - lr weight_decay) W`` in each step, beside the gradient; the orthonormal factors stay as they are.
     rest : callable, optional
@@ -60,27 +72,54 @@ class LowRankOptimizer(torch.optim.Optimizer):
         What coefficient steps do with the S-gradient, elementwise, from no memory after each change of the bases.
     coefficient_lr : float, optional
         Their learning rate before any schedule; ``lr`` by default. It follows the schedule of ``lr``.
+    align : bool
+        Turn new bases so that they are as near as possible to the old ones, wherever the rank has not changed. The
+        matrices are the same. Averages of U, S and V over steps are then averages of the matrices, to second order in
+        their distance. It costs one more read on the host for all layers, and some small products for each.
 
     Attributes
     ----------
     param_groups : list of dict
-        Those of the low-rank layers, then those of ``rest``, the same dict objects: schedulers act on both.
+        Those of the low-rank layers, then those of ``rest``, the same dict objects.
+    state : dict of Parameter to dict
+        The memory of a low-rank layer is that of its S, or of its U where the method does not move S.
     rest : torch.optim.Optimizer or None
     layers : dict of str to LowRankLayer
+        All of the model. One that is frozen (``requires_grad_(False)``) is left as it is until it is not.
+    truncation : integrators.Truncation or None
+        That of the integrator with the bound of the rank.
     truncation_errors : dict of str to float
         What truncation cut off from each layer in the last step (Frobenius norm).
 
     Raises
     ------
     TypeError, ValueError
-        Bad arguments; no trainable low-rank layer; ``step`` without a closure although the method needs more fields.
+        Bad arguments; no trainable low-rank layer; a learning rate that is not finite; ``step`` without a closure
+        although the method needs more fields, or with one that adds to gradients that were there before.
+    RuntimeError
+        From ``step``: there are several processes and nobody averages the gradients of the factors
+        (:func:`dlrt.nn.prepare_distributed`).
     FloatingPointError
         From ``step``: a gradient or a matrix is not finite. The message names the layers; nothing has been changed.
 
     Notes
     -----
-    ``state_dict`` holds the memory of the integrator by layer name, tensors and numbers only. Together with that of the
-    model (at any rank) it resumes bit for bit.
+    **Schedulers** of torch act on all groups; ``max_lr=[0.5, 1e-3]``, or a list of functions, has an entry for each. A
+    scheduler of ``optimizer.rest`` acts on the rest alone; with ``rest=None`` and an optimiser of its own the rest is
+    on its own altogether. ``OneCycleLR`` and ``CyclicLR`` cycle the momentum too, where the integrator has one
+    (``Adam()`` beside a ``rest`` with ``betas``, ``Momentum()`` beside one with ``momentum``); otherwise torch asks for
+    ``cycle_momentum=False``.
+
+    **Saving.** ``state_dict`` has torch's layout, with tensors, numbers and names only. Together with that of the
+    model (at any rank) it resumes bit for bit; the state of another method or schedule is refused. Copies and pickles
+    of ``(model, optimizer)`` go on as well. ``torch.distributed.checkpoint`` gets and sets it; what its ``load`` fills
+    in place must have the saved ranks, its ``format_utils.dcp_to_torch_save`` makes an ordinary file of any.
+
+    **Averages** of U, S and V (``torch.optim.swa_utils.AveragedModel``, the EMA of Lightning or diffusers) mean
+    nothing, since the bases turn from step to step: use :class:`dlrt.nn.AveragedModel`, which averages matrices, or
+    ``align`` where ranks do not change.
+
+    **A step under autocast** is done in full precision; its closure is evaluated under autocast.
 
     Clipping by norm scales all three gradients of a layer alike, as it should; the norm that
     ``clip_grad_norm_`` sees is ``||P(W) G||^2 + 2 ||S-gradient||^2`` for a layer. Clipping by value would break their
@@ -95,7 +134,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self,
         model: nn.Module,
         integrator: Integrator,
-        lr: float,
+        lr: float | torch.Tensor,
         *,
         weight_decay: float = 0.0,
         rest: Callable[[list], torch.optim.Optimizer] | None = torch.optim.AdamW,
@@ -104,6 +143,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         truncate_after: int = 0,
         coefficient_optimizer: Optimizer | None = None,
         coefficient_lr: float | None = None,
+        align: bool = False,
     ):
         check_instance("model", model, nn.Module)
         check_instance("integrator", integrator, Integrator, "GeoLoRA()")
@@ -120,37 +160,63 @@ class LowRankOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"coefficient_steps needs a method with orthonormal bases, {type(integrator).__name__} has none"
             )
-        self.integrator = integrator
+        if align and not integrator.manifold:
+            raise ValueError(f"align needs a method with orthonormal bases, {type(integrator).__name__} has none")
+        if align and truncate_after:
+            raise ValueError(f"align needs a truncation at once, got truncate_after={truncate_after}")
+        self.align = align
+        self.layers = {_plain(name): layer for name, layer in low_rank_layers(model).items()}
+        trained = {name: layer for name, layer in self.layers.items() if _is_trained(layer)}
+        if not trained:
+            raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
+        self.integrator, self.truncation, max_rank = integrator, integrator.truncation, None
+        if isinstance(self.truncation, Tolerance) and self.truncation.max_rank is None:
+            max_rank = max(2 * max(layer.rank for layer in trained.values()), self.truncation.min_rank)
+            self.truncation = replace(self.truncation, max_rank=max_rank)
         self.coefficient_steps, self.truncate_after = coefficient_steps, truncate_after
         self.coefficients = Coefficients(optimizer=Adam() if coefficient_optimizer is None else coefficient_optimizer)
-        self.layers = {name: layer for name, layer in low_rank_layers(model).items() if _is_trained(layer)}
-        if not self.layers:
-            raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
         others = [p for p in model.parameters() if p.requires_grad and not isinstance(p, Factor)]
 
-        check_positive("lr", lr)
+        rate = _check_rate("lr", lr)
         defaults = {"lr": lr, "weight_decay": weight_decay, "coefficient_ratio": 1.0}
         if coefficient_lr is not None:
             check_positive("coefficient_lr", coefficient_lr)
-            defaults["coefficient_ratio"] = coefficient_lr / lr
-        super().__init__(self._grouped(groups or {}, defaults), defaults)
+            if rate == 0:
+                raise ValueError("coefficient_lr must follow an lr other than 0")
+            defaults["coefficient_ratio"] = coefficient_lr / rate
+        own = self._grouped(groups or {}, defaults)
+        cycled = _cycled(integrator.optimizer)
+        for group in own:
+            group |= {**cycled, "method": self._method(), "max_rank": max_rank, "position": 0}
+        self.truncation_errors: dict[str, float] = {}
+        self._first_memory: dict[torch.Tensor, dict[str, Any]] = {}
+        super().__init__(own, defaults)
         self._own_groups = self.param_groups
         self.rest = rest(others) if rest is not None and others else None
         if self.rest is not None and not isinstance(self.rest, torch.optim.Optimizer):
             raise TypeError(f"rest must make an optimiser, such as torch.optim.AdamW, got one that made {self.rest!r}")
-        self._share_groups()
+        self._share()
+        for name, value in cycled.items():
+            if all(name in group for group in self.param_groups):
+                self.defaults[name] = value  # where torch's schedulers look for it
 
-        self.truncation_errors: dict[str, float] = {}
-        self._memory: dict[str, Mapping[str, Any]] = {}
-        self._coefficient_memory: dict[str, Mapping[str, Any]] = {}
-        self._ranks: dict[str, int] = {}
-        self._position = 0  # in the cycle of one step of the integrator and the coefficient steps
-        for name, layer in self.layers.items():
-            self._set(name, integrator.init(layer.Y))
-        self._tapes = count_evaluations(integrator, next(iter(self.layers.values())).Y.S)
+        for name in trained:
+            self._enter(name)
+        self._first_memory, self.state = dict(self.state), defaultdict(dict)  # as in torch: none before the first step
+        self._tapes = count_evaluations(integrator, next(iter(trained.values())).Y.S)
         if coefficient_steps:
-            self.coefficients.memory(next(iter(self.layers.values())).Y)  # raises where it takes no S alone
+            self.coefficients.memory(next(iter(trained.values())).Y)  # raises where it takes no S alone
         self._request_gradients(integrator.factors)
+
+    def _method(self) -> str:
+        """What a saved state must agree with."""
+        name, optimizer = (type(x).__name__ for x in (self.integrator, self.integrator.optimizer))
+        if not self.coefficient_steps:
+            return f"{name} with {optimizer}"
+        return (
+            f"{name} with {optimizer}, {self.coefficient_steps} coefficient steps with "
+            f"{type(self.coefficients.optimizer).__name__}, truncation after {self.truncate_after}"
+        )
 
     def _grouped(self, groups, defaults) -> list[dict]:
         """Parameter groups with the names of their layers; those that fit no pattern come first."""
@@ -167,16 +233,19 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for chosen in options:
             if unknown := set(chosen) - set(defaults):
                 raise ValueError(f"groups: options are lr and weight_decay, got {', '.join(sorted(unknown))}")
-            check_positive("lr", chosen["lr"])
+            _check_rate("lr", chosen["lr"])
             check_number("weight_decay", chosen["weight_decay"], 0.0)
         return [
-            {**chosen, "layers": found, "params": [getattr(self.layers[n], f) for n in found for f in FACTORS]}
+            {**chosen, "lr": _own(chosen["lr"]), "layers": found, "params": self._factors(found)}
             for chosen, found in zip(options, names, strict=True)
             if found
         ]
 
-    def _share_groups(self):
-        self.param_groups = [*self._own_groups, *(self.rest.param_groups if self.rest is not None else [])]
+    def _share(self):
+        """Show groups and memory of the rest beside the own ones."""
+        if self.rest is not None:
+            self.param_groups = [*self._own_groups, *self.rest.param_groups]
+            self.state.update(self.rest.state)
 
     def add_param_group(self, param_group):
         """Refused after construction."""
@@ -184,13 +253,52 @@ class LowRankOptimizer(torch.optim.Optimizer):
             raise RuntimeError("LowRankOptimizer takes no further groups: give groups and rest when it is made")
         super().add_param_group(param_group)
 
-    def _set(self, name: str, state: State) -> None:
+    @property
+    def _position(self) -> int:
+        """In the cycle of one step of the integrator and the coefficient steps."""
+        return self._own_groups[0]["position"]
+
+    @_position.setter
+    def _position(self, position: int) -> None:
+        for group in self._own_groups:
+            group["position"] = position
+
+    def _enter(self, name: str) -> None:
+        """Bring a layer into the form of the method, with new memory."""
+        state = self.integrator.init(self.layers[name].Y)
         self.layers[name].Y = state.Y
-        self._memory[name], self._ranks[name] = state.memory, state.Y.rank
+        self._remember(name, state)
+
+    def _remember(self, name: str, state: State, due: bool = False) -> None:
+        """Keep the memory of a layer; ``due`` says that coefficient steps come before its truncation."""
+        entry = {"rank": state.Y.rank, "memory": state.memory, "coefficients": {}, "due": due}
+        self.state[self._key(name)] = entry
+
+    def _key(self, name: str) -> Factor:
+        """The factor to which the memory of a layer belongs, for torch: one that the method moves."""
+        factors = self.integrator.factors
+        return getattr(self.layers[name], "S" if "S" in factors else factors[0])
 
     def _request_gradients(self, factors: Sequence[str]) -> None:
         for layer in self.layers.values():
-            request_gradients(layer, factors)
+            if _is_trained(layer):  # the user has not frozen it
+                request_gradients(layer, factors)
+
+    def _follow(self) -> None:
+        """Keep hold of the factors where moving the model has made new parameters, and show the first memory."""
+        self.state.update(self._first_memory)
+        self._first_memory = {}
+        for group in self._own_groups:
+            old, new = group["params"], self._factors(group["layers"])
+            if any(p is not q for p, q in zip(old, new, strict=True)):
+                self.state.update({q: self.state.pop(p) for p, q in zip(old, new, strict=True) if p in self.state})
+                group["params"] = new
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch."""
+        if self.state:
+            self._follow()
+        super().zero_grad(set_to_none)
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -198,7 +306,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None):  # type: ignore[override]
         """One step of all layers, and of the other parameters.
 
-        Layers without any gradient are left out, as in torch.
+        Layers without any gradient are left out, as in torch, and so are those whose learning rate is 0.
 
         Parameters
         ----------
@@ -209,52 +317,117 @@ class LowRankOptimizer(torch.optim.Optimizer):
         -------
         The loss of the first backward pass; None without a closure.
         """
-        if self._position == 0 and closure is None and self._tapes > 1:
+        with _without_autocast({layer.S.device.type for layer in self.layers.values()}) as outside:
+            return self._step(None if closure is None else partial(_evaluate, closure, outside))
+
+    def _step(self, closure):
+        self._follow()
+        options = self._options()
+        moving = [name for name, layer in self.layers.items() if options[name][0] > 0 and _is_trained(layer)]
+        self._check_averaged(moving)
+        if moving and self._position == 0 and closure is None and self._tapes > 1:
             raise self._needs_closure()
-        loss = None if closure is None else _evaluate(closure)
-        active = [name for name, layer in self.layers.items() if _has_gradient(layer)]
+        loss = None if closure is None else self._first(closure)
+        active = [name for name in moving if _has_gradient(self.layers[name])]
+        if self._position:  # a layer that was free for the first time meanwhile waits for the method's step
+            active = [name for name in active if self._key(name) in self.state]
         if active:
             try:
                 if self._position == 0:
-                    self._basis_step(active, closure)
+                    self._basis_step(active, options, closure)
                 else:
-                    self._coefficient_step(active)
+                    self._coefficient_step(active, options)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}; no parameter has been changed") from error
         if self.rest is not None:
             self.rest.step()
+            self._share()
         if active and self.coefficient_steps:
             self._position = (self._position + 1) % (self.coefficient_steps + 1)
             self._request_gradients(("S",) if self._position else self.integrator.factors)
         return loss
 
-    def _options(self, ratio: bool = False) -> dict[str, tuple[float, float]]:
+    def _options(self) -> dict[str, tuple[float, float]]:
         """Step size and decay ``lr weight_decay`` of each layer."""
         found: dict[str, tuple[float, float]] = {}
-        for group in self._own_groups:
-            lr, factor = float(group["lr"]), group["coefficient_ratio"] if ratio else 1.0
-            found |= dict.fromkeys(group["layers"], (lr * factor, lr * float(group["weight_decay"])))
+        for i, group in enumerate(self._own_groups):
+            lr = float(group["lr"])
+            if not (math.isfinite(lr) and lr >= 0):
+                raise ValueError(f"lr of parameter group {i} must be finite and >= 0, got {lr}")
+            found |= dict.fromkeys(group["layers"], (lr, lr * float(group["weight_decay"])))
         return found
+
+    def _check_averaged(self, names) -> None:
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        for name in names:
+            if not all(p.is_averaged for p in self.layers[name].factors):
+                raise RuntimeError(
+                    f"there are {dist.get_world_size()} processes, and nobody averages the gradients of the factors of "
+                    f"{name}: call dlrt.nn.prepare_distributed(model) before the model is wrapped and before the "
+                    "optimiser is made"
+                )
+
+    def _first(self, closure):
+        """The loss of a first backward pass; a method that needs more of them must have all of the batch in each."""
+        factors = self._factors(self.layers) if self._tapes > 1 and self._position == 0 else []
+        found: list[bool] = []  # at the first gradient that arrives: whether one was there already
+
+        def look(p, _):
+            if not found:
+                found.append(p.grad is not None and bool(p.grad.any()))
+
+        handles = [p.register_hook(partial(look, p)) for p in factors if p.grad is not None and p.requires_grad]
+        try:
+            loss = closure()
+        finally:
+            for handle in handles:
+                handle.remove()
+        if any(found):
+            raise ValueError(
+                f"the closure added to gradients that were there: {type(self.integrator).__name__} needs {self._tapes} "
+                "backward passes per step, each over the whole batch, so the closure must clear the gradients first "
+                "and go through all parts of an accumulated batch itself"
+            )
+        return loss
 
     def _state(self, name: str) -> State:
         """The matrix of a layer, and its memory, which has followed it to another device or dtype."""
-        Y, memory = self.layers[name].Y, self._memory[name]
-        if any(isinstance(X, torch.Tensor) and (X.dtype, X.device) != (Y.S.dtype, Y.S.device) for X in memory.values()):
-            memory = {k: X.to(Y.S) if isinstance(X, torch.Tensor) else X for k, X in memory.items()}
-        return State(Y, memory)
+        layer = self.layers[name]
+        if self._key(name) not in self.state:
+            self._enter(name)
+        entry = self.state[self._key(name)]
+        if entry["memory"] and entry["rank"] != layer.rank:
+            raise RuntimeError(
+                f"layer {name} has rank {layer.rank}, but its memory belongs to rank {entry['rank']}: "
+                "load the state of the optimiser that belongs to the model, or make a new optimiser"
+            )
+        return State(layer.Y, _like(entry["memory"], layer.S))
 
-    def _basis_step(self, active, closure) -> None:
+    def _batches(self, states: Mapping[str, State], options) -> list[Together]:
+        """The layers in stacks; the momentum of a parameter group may have been scheduled."""
+        momenta: dict[tuple, dict[str, State]] = {}
+        for group in self._own_groups:
+            key = tuple((name, group[name]) for name in _cycled(self.integrator.optimizer))
+            momenta.setdefault(key, {}).update({n: states[n] for n in group["layers"] if n in states})
+        found = []
+        for key, members in momenta.items():
+            integrator = self.integrator
+            if dict(key) != _cycled(integrator.optimizer):
+                integrator = replace(integrator, optimizer=_with_momentum(integrator.optimizer, dict(key)))
+            found += batches(integrator, members, options)
+        return found
+
+    def _basis_step(self, active, options, closure) -> None:
         """Run the generators of all layers side by side, one backward pass for each round of requests."""
+        for name in active:
+            for factor in self.integrator.factors:
+                if not getattr(self.layers[name], factor).requires_grad:
+                    raise ValueError(f"{factor} of layer {name} requires no gradient: freeze all three factors or none")
         states = {name: self._state(name) for name in active}
-        for name, state in states.items():
-            if state.memory and self._ranks[name] != state.Y.rank:
-                raise RuntimeError(
-                    f"layer {name} has rank {state.Y.rank}, but its memory belongs to rank {self._ranks[name]}: "
-                    "load the state of the optimiser that belongs to the model, or make a new optimiser"
-                )
         others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
         kept: list | None = None
-        groups = batches(self.integrator, states, self._options())
+        groups = self._batches(states, options)
         try:
             while pending := [group for group in groups if group.request is not None]:
                 if pending[0].fields:
@@ -270,7 +443,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
                     group.answer(gradients(group, self.layers))
             truncates = self.truncate_after == 0
             # before it is time: a square S for the layer, and nothing is lost
-            self._take_over(finish(self.integrator.truncation if truncates else EVERYTHING, groups))
+            concluded = finish(self.truncation if truncates else EVERYTHING, groups)
+            concluded |= {name: (states[name], 0.0) for name in self._unmoved(groups, states, concluded, options)}
+            if self.align:
+                concluded = aligned(concluded, {name: state.Y for name, state in states.items()})
+            self._take_over(concluded, due=not truncates)
         except BaseException:
             if kept is not None:
                 for name, state in states.items():
@@ -281,6 +458,29 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 for p, gradient in zip(others, kept, strict=True):
                     p.grad = gradient
                 self._request_gradients(self.integrator.factors)
+
+    def _unmoved(self, groups: Sequence[Together], states, concluded, options) -> set[str]:
+        """Layers that a tolerance has cut although nothing moved them: without field, first moment and decay.
+
+        One read for all of them, in a step in which a rank has fallen.
+        """
+        rule = self.truncation
+        if not isinstance(rule, Tolerance):
+            return set()
+        cut = {name for name, state in states.items() if concluded[name][0].Y.rank < state.Y.rank <= rule.limit}
+        touched = [group for group in groups if not cut.isdisjoint(group.names)]
+        sizes = read([_sizes(group) for group in touched])
+        still = {
+            name
+            for group, found in zip(touched, sizes, strict=True)
+            for name, size in zip(group.names, found, strict=True)
+            if name in cut and size == 0 and options[name][1] == 0
+        }
+        return {
+            name
+            for name in still
+            if not any(bool(X.any()) for key, X in states[name].memory.items() if key.startswith("first."))
+        }
 
     def _needs_closure(self) -> ValueError:
         kind = type(self.integrator).__name__
@@ -299,33 +499,39 @@ class LowRankOptimizer(torch.optim.Optimizer):
         place(pending, self.layers)
         for p in parameters:
             p.grad = None
-        _evaluate(closure)
+        closure()
 
-    def _coefficient_step(self, active) -> None:
+    def _coefficient_step(self, active, options) -> None:
         """A step of each S in fixed bases."""
+        ratio = {name: group["coefficient_ratio"] for group in self._own_groups for name in group["layers"]}
+        options = {name: (lr * ratio[name], decay) for name, (lr, decay) in options.items()}
         states = {}
         for name in active:
             U, S, V = self.layers[name].Y
             Y = LowRank(U[:0], S, V[:0])  # the bases stay where they are
-            memory = self._coefficient_memory.get(name) or self.coefficients.memory(Y)
-            states[name] = State(Y, memory)
-        groups = batches(self.coefficients, states, self._options(ratio=True))
+            entry = self.state[self._key(name)]
+            states[name] = State(Y, _like(entry["coefficients"], S) or self.coefficients.memory(Y))
+        groups = batches(self.coefficients, states, options)
         for group in groups:
             group.answer(gradients(group, self.layers))
         moved = {name: state for name, (state, _) in finish(None, groups).items()}
         if self._position == self.truncate_after:
-            old = {name: self.layers[name].Y for name in active}
-            moved = {
-                name: State(replace(Y, S=moved[name].Y.S), self._memory[name], origin=Y) for name, Y in old.items()
-            }
-            self._take_over(truncated(self.integrator.truncation, moved))
-            return
+            due = {name: self._state(name) for name, entry in self._entries().items() if entry["due"]}
+            ends = {}
+            for name, state in due.items():
+                S = moved.pop(name).Y.S if name in moved else state.Y.S
+                ends[name] = State(replace(state.Y, S=S), state.memory, origin=state.Y)
+            self._take_over(truncated(self.truncation, ends))
         assign([self.layers[name].S for name in moved], [state.Y.S for state in moved.values()])
         for name, state in moved.items():
             self.truncation_errors[name] = 0.0
-            self._coefficient_memory[name] = state.memory
+            self.state[self._key(name)]["coefficients"] = state.memory
 
-    def _take_over(self, concluded: Mapping[str, tuple[State, float]]) -> None:
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        """The memory of the layers that have one."""
+        return {name: self.state[key] for name in self.layers if (key := self._key(name)) in self.state}
+
+    def _take_over(self, concluded: Mapping[str, tuple[State, float]], due: bool = False) -> None:
         """Write new matrices into their layers; steps on S start anew in the new bases."""
         layers = [self.layers[name] for name in concluded]
         assign(
@@ -333,66 +539,166 @@ class LowRankOptimizer(torch.optim.Optimizer):
             [X for state, _ in concluded.values() for X in state.Y],
         )
         for name, (state, cut) in concluded.items():
-            self._memory[name], self._ranks[name] = state.memory, state.Y.rank
+            self._remember(name, state, due)
             self.truncation_errors[name] = cut
-        self._coefficient_memory = {}
 
-    # -- saving ----------------------------------------------------------------------------------------------------
+    # -- copying and saving ----------------------------------------------------------------------------------------
+
+    def __getstate__(self):
+        """All but hooks, and what schedulers put around ``step``, as in torch."""
+        return {k: v for k, v in vars(self).items() if k != "step" and not k.startswith("_optimizer_")}
 
     def state_dict(self):
-        """Everything that is needed to go on: tensors, numbers and names, a copy."""
-        return {
-            "state": {
-                name: {
-                    "rank": self._ranks[name],
-                    "memory": _cloned(self._memory[name]),
-                    "coefficients": _cloned(self._coefficient_memory.get(name, {})),
-                }
-                for name in self.layers
-            },
-            "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self._own_groups],
-            "position": self._position,
-            "rest": None if self.rest is None else self.rest.state_dict(),
-        }
+        """Everything that is needed to go on, in torch's layout: tensors, numbers and names."""
+        for prepare in self._optimizer_state_dict_pre_hooks.values():
+            prepare(self)
+        self._follow()
+        number = {p: i for i, p in enumerate(p for group in self._own_groups for p in group["params"])}
+        state: dict[Any, Any] = {i: {"rank": min(p.shape)} for p, i in number.items()}
+        state |= {number[self._key(name)]: _cloned(entry) for name, entry in self._entries().items()}
+        groups = [{**group, "params": [number[p] for p in group["params"]]} for group in self._own_groups]
+        if self.rest is not None:
+            rest, first = self.rest.state_dict(), len(number)
+            for group in rest["param_groups"]:
+                groups.append({**group, "params": [first + i for i in group["params"]]})
+                state |= {
+                    first + i: {"empty": True} for i in group["params"]
+                }  # checkpoints lose what is without entries
+            state |= {first + key if isinstance(key, int) else key: entry for key, entry in rest["state"].items()}
+        found: dict[str, Any] = {"state": state, "param_groups": groups}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            found = hook(self, found) or found
+        return found
 
     def load_state_dict(self, state_dict) -> None:
         """Take over a saved state; the model's own must be loaded too.
 
-        Raises ValueError if it belongs to other layers, groups or another kind of method.
+        Raises ValueError if it belongs to other layers, groups, another method or schedule; nothing is changed then.
         """
-        if list(state_dict["state"]) != list(self.layers):
-            raise ValueError(
-                f"the state belongs to the layers {', '.join(state_dict['state'])}, expected {', '.join(self.layers)}"
-            )
-        if len(state_dict["param_groups"]) != len(self._own_groups):
-            raise ValueError(
-                f"the state has {len(state_dict['param_groups'])} parameter groups, expected {len(self._own_groups)}"
-            )
-        if (state_dict["rest"] is None) != (self.rest is None):
-            raise ValueError("only one of the state and this optimiser has an optimiser for the rest")
-        for name, saved in state_dict["state"].items():
-            if saved["memory"].keys() != self._memory[name].keys():
-                raise ValueError(
-                    f"the state of layer {name} holds {sorted(saved['memory'])}, "
-                    f"{self.integrator!r} expects {sorted(self._memory[name])}"
-                )
-        for group, saved in zip(self._own_groups, state_dict["param_groups"], strict=True):
-            group.update(saved)
-        for name, saved in state_dict["state"].items():
-            device = self.layers[name].S.device
-            self._ranks[name] = saved["rank"]
-            self._memory[name] = _cloned(saved["memory"], device)
-            self._coefficient_memory[name] = _cloned(saved["coefficients"], device)
-        self._position = state_dict["position"]
+        self._follow()
+        state_dict = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = hook(self, state_dict) or state_dict
+        own = [group for group in state_dict["param_groups"] if "layers" in group]
+        others = [group for group in state_dict["param_groups"] if "layers" not in group]
+        found = self._checked(own, others, state_dict["state"])
         if self.rest is not None:
-            self.rest.load_state_dict(state_dict["rest"])
-        self._share_groups()
+            keys = [key for group in others for key in group["params"]]
+            number = {key: i for i, key in enumerate(keys)}
+            taken = {key for group in own for key in group["params"]}
+            entries = {k: v for k, v in state_dict["state"].items() if k not in taken and v and "empty" not in v}
+            self.rest.load_state_dict(
+                {
+                    "state": {number.get(k, k): v for k, v in entries.items()},
+                    "param_groups": [{**group, "params": [number[k] for k in group["params"]]} for group in others],
+                }
+            )
+        for group, saved in zip(self._own_groups, own, strict=True):
+            kept = {"params", "layers"} | ({"max_rank"} if None in (group["max_rank"], saved["max_rank"]) else set())
+            group.update({k: _own(v) for k, v in saved.items() if k not in kept})
+        if (max_rank := self._own_groups[0]["max_rank"]) is not None:
+            self.truncation = replace(self.truncation, max_rank=max_rank)
+        self.state = defaultdict(dict)
+        for name, entry in found.items():
+            key = self._key(name)
+            self.state[key] = {k: _cloned(v, key.device) if isinstance(v, Mapping) else v for k, v in entry.items()}
+        self._share()
         self._request_gradients(("S",) if self._position else self.integrator.factors)
+        for conclude in self._optimizer_load_state_dict_post_hooks.values():
+            conclude(self)
+
+    def _checked(self, own, others, state) -> dict[str, dict[str, Any]]:
+        """The saved memory of each layer that had one; ValueError where it does not fit."""
+        counts, expected = (len(own), len(others)), (len(self._own_groups), len(self.param_groups))
+        if counts != (expected[0], expected[1] - expected[0]):
+            raise ValueError(
+                f"the state has {counts[0]} parameter groups of low-rank layers and {counts[1]} of other parameters, "
+                f"expected {expected[0]} and {expected[1] - expected[0]}"
+            )
+        found = {}
+        for group, saved in zip(self._own_groups, own, strict=True):
+            names = [_plain(name) for name in saved["layers"]]
+            if names != group["layers"]:
+                raise ValueError(
+                    f"the state belongs to the layers {', '.join(names)}, expected {', '.join(group['layers'])}"
+                )
+            if saved["method"] != group["method"]:
+                raise ValueError(
+                    f"the state belongs to {saved['method']}, this optimiser is {group['method']}: "
+                    "to go on in another way from the same weights load the model alone"
+                )
+            number = dict(zip(self._factors(names), saved["params"], strict=True))
+            for name in names:
+                entry = {"memory": {}, "coefficients": {}, **state.get(number[self._key(name)], {})}
+                if "due" not in entry:  # a layer that has never been free
+                    continue
+                found[name] = {k: _flat(v) if isinstance(v, Mapping) else v for k, v in entry.items()}
+                mine = self.state.get(self._key(name))
+                if mine and found[name]["memory"].keys() != mine["memory"].keys():
+                    raise ValueError(
+                        f"the state of layer {name} holds {sorted(found[name]['memory'])}, "
+                        f"{self.integrator!r} expects {sorted(mine['memory'])}"
+                    )
+        return found
 
 
-def _evaluate(closure):
-    with torch.enable_grad():
+def _evaluate(closure, autocast):
+    """The closure with gradients, under the autocast that was on outside of the step."""
+    with ExitStack() as stack:
+        for kind, dtype in autocast:
+            stack.enter_context(torch.autocast(kind, dtype))
+        stack.enter_context(torch.enable_grad())
         return closure()
+
+
+@contextmanager
+def _without_autocast(kinds: set[str]) -> Iterator[list[tuple[str, torch.dtype]]]:
+    """Full precision; yields what was on."""
+    on = [
+        (kind, torch.get_autocast_dtype(kind))
+        for kind in sorted(kinds | {"cpu"})
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    ]
+    with ExitStack() as stack:
+        for kind, _ in on:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield on
+    torch.clear_autocast_cache()  # its copies of weights are out of date
+
+
+def _cycled(optimizer: Optimizer) -> dict[str, Any]:
+    """The momentum of the optimiser by the names under which torch's schedulers change it."""
+    if hasattr(optimizer, "beta1") and hasattr(optimizer, "beta2"):
+        return {"betas": (optimizer.beta1, optimizer.beta2)}
+    return {"momentum": optimizer.beta} if hasattr(optimizer, "beta") else {}
+
+
+def _with_momentum(optimizer: Any, cycled: Mapping[str, Any]) -> Any:
+    """The optimiser with that momentum."""
+    if "betas" in cycled:
+        return replace(optimizer, **dict(zip(("beta1", "beta2"), map(float, cycled["betas"]), strict=True)))
+    return replace(optimizer, beta=float(cycled["momentum"]))
+
+
+def _sizes(group: Together) -> torch.Tensor:
+    """A number for each matrix that is zero if all its fields are."""
+    parts = [X for field in group.fields for X in (field.K, field.L, field.S) if X is not None]
+    return sum(X.abs().sum((-2, -1)) for X in parts).reshape(-1)
+
+
+def _check_rate(name: str, lr: Any) -> float:
+    """A learning rate, a number or a tensor of one, as a float."""
+    return check_number(name, lr.item() if isinstance(lr, torch.Tensor) and lr.numel() == 1 else lr, 0.0)
+
+
+def _own(value: Any) -> Any:
+    """Tensors copied: a scheduler fills the learning rate of each group."""
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _plain(name: str) -> str:
+    """The name of a layer without those of wrappers around it."""
+    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
 
 
 def _is_trained(layer: LowRankLayer) -> bool:
@@ -403,5 +709,25 @@ def _has_gradient(layer: LowRankLayer) -> bool:
     return any(getattr(layer, factor).grad is not None for factor in FACTORS)
 
 
+def _like(memory: Mapping[str, Any], S: torch.Tensor) -> Mapping[str, Any]:
+    """The memory on the device and in the dtype of S."""
+    if any(isinstance(X, torch.Tensor) and (X.dtype, X.device) != (S.dtype, S.device) for X in memory.values()):
+        return {k: X.to(S.device, S.dtype) if isinstance(X, torch.Tensor) else X for k, X in memory.items()}
+    return memory
+
+
 def _cloned(memory: Mapping[str, Any], device=None) -> dict:
-    return {k: X.to(device or X.device, copy=True) if isinstance(X, torch.Tensor) else X for k, X in memory.items()}
+    def cloned(X):
+        if isinstance(X, Mapping):
+            return _cloned(X, device)
+        return X.to(device or X.device, copy=True) if isinstance(X, torch.Tensor) else X
+
+    return {k: cloned(X) for k, X in memory.items()}
+
+
+def _flat(memory: Mapping[str, Any]) -> dict:
+    """Names like ``first.K`` again, which torch.distributed.checkpoint may have split at the dot."""
+    found: dict[str, Any] = {}
+    for name, X in memory.items():
+        found |= {f"{name}.{k}": v for k, v in _flat(X).items()} if isinstance(X, Mapping) else {name: X}
+    return found

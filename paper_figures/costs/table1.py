@@ -164,11 +164,8 @@ class Trainee:
 
     def held(self) -> list[torch.Tensor]:
         """What stays from step to step: parameters and the optimiser's memory."""
-        memory = torch.utils._pytree.tree_leaves(self.optimizer.state_dict())
-        inner = getattr(self.optimizer, "_memory", {})
-        tensors = [*self.layer.parameters(), *(memory if not inner else [])]
-        tensors += [X for each in inner.values() for X in each.values()]
-        return [X for X in tensors if isinstance(X, torch.Tensor)]
+        memory = torch.utils._pytree.tree_leaves([dict(entry) for entry in self.optimizer.state.values()])
+        return [X for X in [*self.layer.parameters(), *memory] if isinstance(X, torch.Tensor)]
 
     def gradients(self) -> list[torch.Tensor]:
         """Those of the last backward pass."""

@@ -1,14 +1,26 @@
 """Two processes with half of the batch each take the steps of one with the whole batch."""
 
 import functools
+import time
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
-from dlrt.nn import LinearAdapter, LowRankLinear, LowRankOptimizer, distributed, ranks
+from dlrt.nn import (
+    Factor,
+    LinearAdapter,
+    LowRankLinear,
+    LowRankOptimizer,
+    distributed,
+    prepare_distributed,
+    ranks,
+)
 from integrators import AugmentedBUG, GeoLoRA, Momentum, Tolerance
 
 TAU = Tolerance(relative=0.02, spare=1)
@@ -32,7 +44,7 @@ def batch(k, part=slice(None)):
     return torch.randn(16, 10, generator=g, dtype=torch.float64)[part], torch.randint(0, 4, (16,), generator=g)[part]
 
 
-def train(model, case, part=slice(None)):
+def train(model, case, part=slice(None), clip=0.5):
     """Losses of the whole batch, ranks, and the maximal norm that clipping saw."""
     optimizer = LowRankOptimizer(model, CASES[case](), 0.2, rest=functools.partial(torch.optim.SGD, lr=0.2))
     losses, seen = [], []
@@ -44,7 +56,8 @@ def train(model, case, part=slice(None)):
             loss = nn.functional.cross_entropy(model(x), y)
             (loss / 2).backward()
             nn.functional.cross_entropy(model(x), y).div(2).backward()  # gradient accumulation
-            seen.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.5)))
+            if clip is not None:
+                seen.append(float(nn.utils.clip_grad_norm_(model.parameters(), clip)))
             return loss.detach()
 
         loss = optimizer.step(closure)
@@ -55,27 +68,53 @@ def train(model, case, part=slice(None)):
     return losses, list(ranks(model).values()), seen
 
 
-def process(index, folder, case, head):
+def with_ddp(model):
+    """Prepared, and wrapped by somebody else."""
+    prepare_distributed(model)
+    return DistributedDataParallel(model)
+
+
+def with_fsdp(model):
+    """Prepared, and all but the factors sharded."""
+    prepare_distributed(model)
+    return fully_shard(model, ignored_params={p for p in model.parameters() if isinstance(p, Factor)})
+
+
+def process(index, folder, case, head, wrap):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=2)
-    model = distributed(network(index, head))  # the second process starts elsewhere
-    result = train(model, case, slice(8 * index, 8 * index + 8))
-    state = {name.removeprefix("module."): X for name, X in model.state_dict().items()}
+    model = wrap(network(index, head))  # the second process starts elsewhere
+    result = train(model, case, slice(8 * index, 8 * index + 8), clip=None if wrap is with_fsdp else 0.5)
+    state = {
+        name.removeprefix("module."): X.full_tensor() if isinstance(X, DTensor) else X
+        for name, X in model.state_dict().items()
+    }
     torch.save((result, state), f"{folder}/{index}.pt")
+    # torch ends gloo's threads while it holds the GIL, for which a thread that lets go of the last tensors may wait
+    time.sleep(0.5)
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("case", "head"), [("geolora", True), ("augmented bug", True), ("geolora", False)])
-def test_two_processes_are_one(case, head, tmp_path):
+@pytest.mark.parametrize(
+    ("case", "head", "wrap"),
+    [
+        ("geolora", True, distributed),
+        ("augmented bug", True, distributed),
+        ("geolora", False, distributed),
+        ("geolora", True, with_ddp),
+        ("augmented bug", True, with_fsdp),
+    ],
+)
+def test_two_processes_are_one(case, head, wrap, tmp_path):
     """Losses, norms and ranks as with one process; the factors equal bit for bit on both."""
-    mp.spawn(process, (str(tmp_path), case, head), nprocs=2)
+    mp.spawn(process, (str(tmp_path), case, head, wrap), nprocs=2)
     (first, state), (second, other) = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
     assert first == second
     for name in state:
         if name.rpartition(".")[2] in "USV" or head:
             assert torch.equal(state[name], other[name]), name
     model = network(0, head)
-    losses, expected_ranks, seen = train(model, case)
+    losses, expected_ranks, seen = train(model, case, clip=None if wrap is with_fsdp else 0.5)
     assert first[1] == expected_ranks and expected_ranks != [2, 2] + [2] * (not head)
     torch.testing.assert_close(torch.tensor(first[0]), torch.tensor(losses), rtol=1e-10, atol=0)
     torch.testing.assert_close(torch.tensor(first[2]), torch.tensor(seen), rtol=1e-10, atol=0)
@@ -88,6 +127,8 @@ def test_errors(tmp_path):
     try:
         with pytest.raises(ValueError, match="no low-rank layer"):
             distributed(nn.Linear(2, 2))
+        layer = LowRankLinear(4, 3, rank=2)  # a model that is a low-rank layer: its bias alone is left to the wrapper
+        assert distributed(layer)._build_params_for_reducer()[0] == [layer.bias]
         model = network(0, True)
         distributed(model)
         with pytest.raises(RuntimeError, match="twice with the layer 0"):

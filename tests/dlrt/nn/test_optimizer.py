@@ -3,12 +3,20 @@
 import copy
 import functools
 import io
-from dataclasses import fields
+import pickle
+import warnings
+from contextlib import nullcontext
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.optim import lr_scheduler, swa_utils
 
 from dlrt.nn import (
     Factor,
@@ -39,6 +47,7 @@ from integrators import (
     GlobalBudget,
     Heun,
     ImportanceBudget,
+    Integrator,
     LoRA,
     LowRank,
     Momentum,
@@ -302,20 +311,6 @@ def test_schedulers_act_on_all_groups():
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert optimizer.param_groups[-1] is optimizer.rest.param_groups[0]
     assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.125, 0.25]
-
-
-def test_zero_learning_rate_moves_nothing():
-    for integrator in METHODS.values():
-        net, x, y = linear_network(["a", "b"], [(6, 9), (6, 9)], 4)
-        before = {n: net[n].weight for n in net}
-        optimizer = LowRankOptimizer(net, integrator, lr=0.1)
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.0)
-        optimizer.step(closure_for(optimizer, functools.partial(network_loss, net, x, y)))
-        if not integrator.rank_adaptive:
-            for n in net:
-                torch.testing.assert_close(net[n].weight, before[n])
-        for n in net:
-            assert net[n].weight.isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["geolora", "lora", "full rank", "bug", "svd-lora"])
@@ -588,7 +583,7 @@ def test_ordinary_optimisers_refuse_the_factors(make):
             TypeError,
             "optimizer must be an integrators.Optimizer",
         ),
-        (lambda m: LowRankOptimizer(m, GeoLoRA(), -1.0), ValueError, "lr must be positive and finite, got -1.0"),
+        (lambda m: LowRankOptimizer(m, GeoLoRA(), -1.0), ValueError, "lr must be finite and >= 0, got -1.0"),
         (lambda m: LowRankOptimizer(nn.Linear(3, 3), GeoLoRA(), 0.1), ValueError, "no trained low-rank layer"),
         (
             lambda m: LowRankOptimizer(m, GeoLoRA(), 0.1, weight_decay=-1),
@@ -619,8 +614,14 @@ def test_a_rank_changed_behind_its_back():
 def test_state_of_another_method_is_refused():
     model = Mixed()
     state = LowRankOptimizer(model, GeoLoRA(optimizer=Adam()), 0.1).state_dict()
-    with pytest.raises(ValueError, match="the state of layer table holds"):
+    with pytest.raises(ValueError, match="belongs to GeoLoRA with Adam, this optimiser is GeoLoRA with SGD"):
         LowRankOptimizer(Mixed(), GeoLoRA(), 0.1).load_state_dict(state)
+    with pytest.raises(ValueError, match="belongs to GeoLoRA with Adam, this optimiser is AugmentedBUG with Adam"):
+        LowRankOptimizer(Mixed(), AugmentedBUG(optimizer=Adam()), 0.1).load_state_dict(state)
+    with pytest.raises(ValueError, match="the state of layer table holds"):
+        LowRankOptimizer(Mixed(), GeoLoRA(optimizer=Adam(beta1=0.0)), 0.1).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"has 1 parameter groups of low-rank layers and 1 of other.*expected 1 and 0"):
+        LowRankOptimizer(Mixed(), GeoLoRA(optimizer=Adam()), 0.1, rest=None).load_state_dict(state)
     with pytest.raises(ValueError, match="belongs to the layers"):
         LowRankOptimizer(nn.Sequential(Mixed()), GeoLoRA(), 0.1).load_state_dict(state)
 
@@ -630,7 +631,7 @@ def test_adapted_model_and_frozen_layers():
     adapt(model, ["0", "2"], rank=2, trainable="3")
     model[2].requires_grad_(False)
     optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1)
-    assert list(optimizer.layers) == ["0"]
+    assert list(optimizer.layers) == ["0", "2"]
     assert [p.shape for p in optimizer.rest.param_groups[0]["params"]] == [(3, 4), (3,)]
 
 
@@ -776,8 +777,8 @@ def test_memory_follows_its_parameter():
         train(model, optimizer, 0, 2)
         model.double()
         train(model, optimizer, 2, 4)
-        for memory in optimizer._memory.values():
-            assert {X.dtype for X in memory.values() if isinstance(X, torch.Tensor)} == {torch.float64}
+        for entry in optimizer.state.values():
+            assert {X.dtype for X in entry["memory"].values() if isinstance(X, torch.Tensor)} == {torch.float64}
 
 
 def test_learning_rates_may_be_tensors():
@@ -824,3 +825,560 @@ def test_a_method_whose_stages_have_no_direction_is_refused_when_the_optimizer_i
     net, _, _ = linear_network(["a"], [(12, 10)], 4)
     with pytest.raises(ValueError, match="Spectral has no direction of L at a later stage"):
         LowRankOptimizer(net, ProjectorSplitting(optimizer=Spectral()), 0.1)
+
+
+# -- what torch.optim promises -----------------------------------------------------------------------------------------
+
+
+def contents(model, optimizer):
+    """All numbers of a model and of its optimiser, hyper-parameters and the memory of the rest apart."""
+    factors = sum(len(group["params"]) for group in optimizer.param_groups if "layers" in group)
+    memory = [entry for i, entry in optimizer.state_dict()["state"].items() if i < factors]
+    return copy.deepcopy((list(model.state_dict().values()), memory))
+
+
+def equal(a, b):
+    """Whether nested lists and mappings hold the same numbers, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    return len(a) == len(b) and all(map(equal, a, b)) if isinstance(a, (list, tuple)) else a == b
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_learning_rate_of_zero_changes_nothing(setting):
+    """Neither matrices nor ranks nor memory, whatever the method; the step needs no closure then."""
+    integrator, options = SETTINGS[setting]
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, integrator, 0.1, **options)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = contents(model, optimizer)
+    train(model, optimizer, 0, 2)
+    index, target = data(0)
+    nn.functional.cross_entropy(model(index), target).backward()
+    optimizer.step()
+    assert equal(contents(model, optimizer), before)
+
+
+def test_a_warm_up_from_zero_is_the_run_without_the_first_step():
+    """The case of a start rank thrown away in a first step of length zero."""
+    runs = []
+    for rates in ([0.0, 0.05, 0.1], [0.05, 0.1]):
+        torch.manual_seed(0)
+        model = nn.Sequential(LinearAdapter(nn.Linear(16, 32), rank=4))
+        x, y = torch.randn(64, 16), torch.randn(64, 32)
+        optimizer = LowRankOptimizer(model, GeoLoRA(optimizer=Adam()), lr=1.0)
+        scheduler = lr_scheduler.LambdaLR(optimizer, lambda k, rates=rates: rates[min(k, len(rates) - 1)])
+        for _ in rates:
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+            scheduler.step()
+            runs.append(ranks(model)["0"])
+        runs.append(contents(model, optimizer))
+    assert runs[0] == 4 and equal(runs[1:4], runs[4:])
+
+
+def test_a_group_may_stand_still():
+    """Its layers keep their factors and their memory while others move, and are truncated if that was still due."""
+    model = Mixed()
+    options = {"coefficient_steps": 3, "truncate_after": 2, "groups": {"second": {"lr": 0.1}}}
+    method = GeoLoRA(truncation=Tolerance(relative=0.3), optimizer=Momentum(0.5))
+    optimizer = LowRankOptimizer(model, method, 0.1, **options)
+    train(model, optimizer, 0, 1)
+    augmented = ranks(model)
+    optimizer.param_groups[1]["lr"] = 0.0
+    S = model.second.S.detach().clone()
+    train(model, optimizer, 1, 2)
+    assert torch.equal(model.second.S, S)
+    train(model, optimizer, 2, 3)
+    assert all(ranks(model)[n] < augmented[n] for n in ("second", "third"))
+    before = copy.deepcopy(model.second.state_dict())
+    train(model, optimizer, 3, 8)
+    assert model.second.S.requires_grad and equal(dict(model.second.state_dict()), dict(before))
+
+
+@pytest.mark.parametrize(
+    "method", ["geolora", "geolora published", "geolora adam", "parallel bug", "augmented bug heun"]
+)
+def test_a_gradient_of_zeros_changes_nothing(method):
+    """As of a batch without labels: neither rank nor matrix, also beside a layer that moves in the same stack.
+
+    Weight decay and momentum do move the layer, and then it is truncated.
+    """
+    net, x, y = linear_network(["a", "b", "c"], [(9, 12)] * 3, 6)
+    net["a"].S.data.zero_()  # an adapter at its start
+    net["b"].S.data.copy_(torch.diag(10.0 ** -torch.arange(6)))
+    before = {n: copy.deepcopy(net[n].state_dict()) for n in "ab"}
+    optimizer = LowRankOptimizer(net, METHODS[method], 0.01)
+    for _ in range(2):
+        optimizer.step(
+            closure_for(optimizer, lambda: network_loss({"c": net["c"]}, x, y) + 0 * network_loss(net, x, y))
+        )
+    assert all(equal(dict(net[n].state_dict()), dict(before[n])) for n in "ab")
+    assert optimizer.truncation_errors["b"] == 0 < optimizer.truncation_errors["c"]
+    decaying = LowRankOptimizer(net, METHODS[method], 0.01, weight_decay=0.1)
+    decaying.step(closure_for(decaying, lambda: 0 * network_loss(net, x, y)))
+    assert net["b"].rank < 6
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1])
+def test_a_bad_learning_rate_is_named(bad):
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1, groups={"second": {"lr": 0.1}})
+    before = contents(model, optimizer)
+    optimizer.param_groups[1]["lr"] = bad
+    with pytest.raises(ValueError, match=r"lr of parameter group 1 must be finite and >= 0, got (nan|inf|-0.1)"):
+        train(model, optimizer, 0, 1)
+    assert equal(contents(model, optimizer), before)
+
+
+def test_a_tensor_as_learning_rate_belongs_to_one_group():
+    optimizer = LowRankOptimizer(Mixed(), GeoLoRA(), torch.tensor(0.5), groups={"second": {}}, rest=None)
+    lr_scheduler.LambdaLR(optimizer, [lambda k: 0.5, lambda k: 0.25])
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.25, 0.125]
+
+
+SCHEDULERS = {
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, [lambda k: 0.9**k, lambda k: 0.5**k]),
+    "multiplicative": lambda o: lr_scheduler.MultiplicativeLR(o, lambda k: 0.9),
+    "step": lambda o: lr_scheduler.StepLR(o, 2),
+    "multistep": lambda o: lr_scheduler.MultiStepLR(o, [2, 5]),
+    "constant": lambda o: lr_scheduler.ConstantLR(o),
+    "linear": lambda o: lr_scheduler.LinearLR(o),
+    "exponential": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "polynomial": lambda o: lr_scheduler.PolynomialLR(o, 6),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 6),
+    "restarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "sequential": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o), lr_scheduler.ExponentialLR(o, 0.9)], [3]
+    ),
+    "chained": lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.LinearLR(o), lr_scheduler.StepLR(o, 2)]),
+    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, [1e-2, 1e-3], total_steps=9),
+    "cyclic": lambda o: lr_scheduler.CyclicLR(o, [1e-3, 1e-4], [1e-2, 1e-3], step_size_up=3),
+    "swa": lambda o: swa_utils.SWALR(o, [1e-3, 1e-4], anneal_epochs=4),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_of_torch(name):
+    """The same learning rates, and momenta, of both groups as AdamW with the same groups gets."""
+    model = Mixed()
+    optimizer = LowRankOptimizer(
+        model, GeoLoRA(optimizer=Adam()), 1e-2, rest=functools.partial(torch.optim.AdamW, lr=1e-3)
+    )
+    like = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    expected = torch.optim.AdamW([{"params": [p], "lr": lr} for p, lr in zip(like, (1e-2, 1e-3), strict=True)])
+    schedulers = SCHEDULERS[name](optimizer), SCHEDULERS[name](expected)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Detected call of")
+        warnings.filterwarnings("ignore", "The epoch parameter in")  # torch's own, within SequentialLR
+        for k in range(7):
+            train(model, optimizer, k, k + 1)
+            expected.step()
+            for scheduler in schedulers:
+                scheduler.step()
+            for key in ("lr", "betas"):
+                found = [group[key] for group in optimizer.param_groups]
+                assert found == [group[key] for group in expected.param_groups]
+    assert all(X.isfinite().all() for X in model.state_dict().values())
+
+
+def test_reduce_on_plateau():
+    optimizer = LowRankOptimizer(Mixed(), GeoLoRA(), 0.4, rest=functools.partial(torch.optim.SGD, lr=0.2))
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, min_lr=[0.0, 0.2])
+    for loss in (1.0, 2.0):
+        scheduler.step(loss)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("plain", "scheduled", "change"),
+    [
+        (Adam(), Adam(0.5, 0.9), {"betas": (0.5, 0.9)}),
+        (Momentum(0.9), Momentum(0.3), {"momentum": 0.3}),
+    ],
+)
+@pytest.mark.parametrize("method", [GeoLoRA(), LoRA()], ids=repr)
+def test_a_scheduled_momentum_is_that_of_the_method(method, plain, scheduled, change):
+    """In one of two groups of equal layers; the other keeps its own."""
+    names = ["a", "b"]
+    net, x, y = linear_network(names, [(6, 9)] * 2, 3)
+    expected = {n: copy.deepcopy(net) for n in names}
+    optimizer = LowRankOptimizer(net, replace(method, optimizer=plain), 0.01, groups={"b": {}})
+    optimizer.param_groups[1].update(change)
+    for n, steps in zip(names, (plain, scheduled), strict=True):
+        other = LowRankOptimizer(expected[n], replace(method, optimizer=steps), 0.01)
+        for _ in range(3):
+            other.step(closure_for(other, lambda n=n: network_loss(expected[n], x, y)))
+    for _ in range(3):
+        optimizer.step(closure_for(optimizer, lambda: network_loss(net, x, y)))
+    for n in names:
+        torch.testing.assert_close(net[n].weight, expected[n][n].weight, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(net["b"].weight, expected["a"]["b"].weight, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rest"),
+    [(SGD(), torch.optim.AdamW), (Momentum(), torch.optim.AdamW), (Adam(), functools.partial(torch.optim.SGD, lr=0.1))],
+)
+def test_a_momentum_that_is_not_everywhere_is_not_cycled(optimizer, rest):
+    """torch says which option to take, and it works with that."""
+    optimizer = LowRankOptimizer(Mixed(), GeoLoRA(optimizer=optimizer), 0.1, rest=rest)
+    with pytest.raises(ValueError, match="cycle_momentum"):
+        lr_scheduler.OneCycleLR(optimizer, max_lr=[1e-2, 1e-3], total_steps=100)
+    lr_scheduler.OneCycleLR(optimizer, max_lr=[1e-2, 1e-3], total_steps=100, cycle_momentum=False)
+    assert [group["max_lr"] for group in optimizer.param_groups] == [1e-2, 1e-3]
+
+
+def test_a_scheduler_of_the_rest_alone():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1, rest=functools.partial(torch.optim.SGD, lr=1.0))
+    scheduler = lr_scheduler.ExponentialLR(optimizer.rest, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, optimizer, 0, 2, scheduler)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.25]
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda pair: pickle.loads(pickle.dumps(pair)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("setting", ["coefficient steps", "geolora adam", "bug rk4 momentum", "adalora", "groups"])
+def test_copies_go_on_bit_for_bit(way, setting):
+    integrator, options = SETTINGS[setting]
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, integrator, 0.02, **options)
+    scheduler = lr_scheduler.CosineAnnealingLR(optimizer, 9)
+    train(model, optimizer, 0, 3, scheduler)
+    other, new = COPIES[way]((model, optimizer))
+    assert all(a is b for a, b in zip(new.param_groups[-1]["params"], new.rest.param_groups[-1]["params"], strict=True))
+    assert new.param_groups[-1] is new.rest.param_groups[-1]
+    assert train(other, new, 3, 6) == train(model, optimizer, 3, 6)
+    assert equal(contents(other, new), contents(model, optimizer))
+
+
+def test_hooks_of_the_state_are_called():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1)
+    seen = []
+    optimizer.register_state_dict_pre_hook(lambda o: seen.append("before saving"))
+    optimizer.register_state_dict_post_hook(lambda o, state: {**state, "note": 7})
+    optimizer.register_load_state_dict_pre_hook(lambda o, state: seen.append(state.pop("note")))
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append("after loading"))
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert seen == ["before saving", 7, "after loading"]
+
+
+def test_the_state_is_where_torch_has_it():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(optimizer=Adam()), 1e-3)
+    train(model, optimizer, 0, 2)
+    assert optimizer.state[model.first.S]["memory"]["first.K"].shape == model.first.U.shape
+    assert optimizer.state[model.head.bias] is optimizer.rest.state[model.head.bias]
+    saved = optimizer.state_dict()
+    assert set(saved) == {"state", "param_groups"}
+    numbers = [i for group in saved["param_groups"] for i in group["params"]]
+    assert numbers == sorted(saved["state"]) == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize("setting", ["late truncation", "geolora adam", "geolora", "lora adam"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_distributed_checkpoints(setting, flat, tmp_path):
+    """torch's get_state_dict and set_state_dict, directly, and through files."""
+    integrator, options = SETTINGS[setting]
+
+    def make(seed):
+        model = Mixed(seed)
+        return model, LowRankOptimizer(model, integrator, 0.02, **options)
+
+    chosen = StateDictOptions(flatten_optimizer_state_dict=flat)
+    model, optimizer = make(0)
+    train(model, optimizer, 0, 3)
+    weights, memory = copy.deepcopy(get_state_dict(model, optimizer, options=chosen))
+    dcp.save({"model": weights, "optimizer": memory}, checkpoint_id=tmp_path / "checkpoint")
+    dcp_to_torch_save(tmp_path / "checkpoint", tmp_path / "file.pt")
+    expected = train(model, optimizer, 3, 6)
+
+    saved = torch.load(tmp_path / "file.pt", weights_only=False)
+    for found in ({"model": weights, "optimizer": memory}, saved):
+        other, new = make(1)
+        other.load_state_dict(found["model"])
+        set_state_dict(
+            other,
+            new,
+            model_state_dict=found["model"],
+            optim_state_dict=copy.deepcopy(found["optimizer"]),
+            options=chosen,
+        )
+        assert train(other, new, 3, 6) == expected
+
+
+def test_checkpoints_filled_in_place(tmp_path):
+    """torch.distributed.checkpoint.load into a model of the saved ranks."""
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, BUG(optimizer=Adam()), 0.02)
+    train(model, optimizer, 0, 3)
+    weights, memory = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": memory}, checkpoint_id=tmp_path)
+    expected = train(model, optimizer, 3, 6)
+    other = Mixed(seed=1)
+    new = LowRankOptimizer(other, BUG(optimizer=Adam()), 0.02)
+    train(other, new, 0, 1)
+    weights, memory = get_state_dict(other, new)
+    dcp.load({"model": weights, "optimizer": memory}, checkpoint_id=tmp_path)
+    set_state_dict(other, new, model_state_dict=weights, optim_state_dict=memory)
+    assert train(other, new, 3, 6) == expected
+
+
+def test_state_of_another_schedule_is_refused():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1, coefficient_steps=5)
+    train(model, optimizer, 0, 3)
+    for other in (
+        {},
+        {"coefficient_steps": 5, "truncate_after": 1},
+        {"coefficient_steps": 5, "coefficient_optimizer": SGD()},
+    ):
+        fresh = Mixed(seed=1)
+        new = LowRankOptimizer(fresh, GeoLoRA(), 0.2, **other)
+        before = contents(fresh, new)
+        with pytest.raises(ValueError, match="state belongs to GeoLoRA with SGD, 5 coefficient steps with Adam, trunc"):
+            new.load_state_dict(optimizer.state_dict())
+        assert equal(contents(fresh, new), before) and new.param_groups[0]["lr"] == 0.2
+        assert all(p.requires_grad for layer in new.layers.values() for p in layer.factors)
+
+
+def test_a_state_from_within_wrappers():
+    """Names of layers are those of the model itself."""
+    model = Mixed()
+    wrapped = nn.Sequential()
+    wrapped.add_module("module", torch.compile(model, backend="eager"))
+    optimizer = LowRankOptimizer(wrapped, GeoLoRA(), 0.1)
+    other = Mixed()
+    new = LowRankOptimizer(other, GeoLoRA(), 0.1)
+    new.load_state_dict(optimizer.state_dict())
+    assert list(new.layers) == list(optimizer.layers)
+
+
+@pytest.mark.parametrize("method", ["geolora adam", "augmented bug heun", "coefficient steps", "lora"])
+def test_a_step_under_autocast_is_the_step_outside(method):
+    """Bit for bit, also where autocast keeps copies of weights; a closure is evaluated under it, in all stages."""
+    integrator, options = SETTINGS[method]
+    weights, dtypes = [], []
+    for inside in (False, True):
+        model = Mixed()
+        optimizer = LowRankOptimizer(model, integrator, 0.02, **options)
+
+        def closure(k, optimizer=optimizer, model=model, inside=inside):
+            index, target = data(k)
+            optimizer.zero_grad()
+            with nullcontext() if inside else torch.autocast("cpu", torch.bfloat16):
+                output = model(index)
+            dtypes.append(output.dtype)
+            loss = nn.functional.cross_entropy(output.float(), target)
+            loss.backward()
+            return loss
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            for k in range(4):
+                optimizer.step(functools.partial(closure, k))
+                assert torch.is_autocast_enabled("cpu") == inside
+        weights.append(model.state_dict())
+    assert set(dtypes) == {torch.bfloat16}
+    assert equal(dict(weights[0]), dict(weights[1]))
+
+
+@pytest.mark.parametrize("method", ["geolora adam", "bug", "coefficient steps", "lora"])
+def test_layers_may_be_frozen_and_freed_at_any_time(method):
+    """A layer that is frozen now, or was at the start, stays as it is, and moves when it is free."""
+    integrator, options = SETTINGS[method]
+    model = Mixed()
+    model.third.requires_grad_(False)
+    optimizer = LowRankOptimizer(model, integrator, 0.02, **options)
+    train(model, optimizer, 0, 2)
+    model.second.requires_grad_(False)
+    frozen = model.second, model.third
+    before = copy.deepcopy([dict(layer.state_dict()) for layer in frozen])
+    matrices = [layer.dense() for layer in frozen]
+    train(model, optimizer, 2, 7)
+    assert not any(p.requires_grad for layer in frozen for p in layer.factors)
+    assert equal([dict(layer.state_dict()) for layer in frozen], before)
+    for layer in frozen:
+        for p in layer.factors:
+            p.requires_grad_(True)
+    train(model, optimizer, 7, 12)
+    assert not any(torch.equal(layer.dense(), W) for layer, W in zip(frozen, matrices, strict=True))
+
+
+def test_a_layer_frozen_in_part_is_refused():
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1)
+    model.second.U.requires_grad_(False)
+    with pytest.raises(ValueError, match="U of layer second requires no gradient: freeze all three factors or none"):
+        train(model, optimizer, 0, 1)
+
+
+def test_a_closure_that_accumulates_is_refused():
+    """As with several tapes the later ones would see the last part of the batch alone."""
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, BUG(), 0.1)
+    (first, a), (second, b) = data(0), data(1)
+    nn.functional.cross_entropy(model(first), a).backward()
+    before = contents(model, optimizer)
+
+    def last_part():
+        loss = nn.functional.cross_entropy(model(second), b)
+        loss.backward()
+        return loss
+
+    with pytest.raises(ValueError, match="BUG needs 2 backward passes per step, each over the whole batch"):
+        optimizer.step(last_part)
+    assert equal(contents(model, optimizer), before)
+
+    for set_to_none in (True, False):
+
+        def whole(set_to_none=set_to_none):
+            optimizer.zero_grad(set_to_none)
+            nn.functional.cross_entropy(model(first), a).backward()
+            return last_part()
+
+        for _ in range(2):
+            optimizer.step(whole)
+    one = LowRankOptimizer(model, GeoLoRA(), 0.1)
+    nn.functional.cross_entropy(model(first), a).backward()
+    one.step(last_part)  # one tape: torch's usual way
+
+
+def test_ranks_stay_below_twice_the_largest_at_the_start():
+    for rule, largest in ((Tolerance(absolute=0.0), 6), (Tolerance(absolute=0.0, max_rank=9), 9), (FixedRank(7), 7)):
+        net, x, y = linear_network(["a", "b"], [(12, 14), (12, 14)], 2)
+        net["b"] = LowRankLinear(14, 12, bias=False, rank=3, dtype=torch.float64)
+        optimizer = LowRankOptimizer(net, GeoLoRA(truncation=rule), 0.1)
+        for _ in range(3):
+            optimizer.step(closure_for(optimizer, functools.partial(network_loss, net, x, y)))
+        assert max(ranks(net).values()) == largest
+        other = LowRankOptimizer(net, GeoLoRA(truncation=rule), 0.1)
+        other.load_state_dict(optimizer.state_dict())
+        assert other.truncation == optimizer.truncation
+
+
+def test_the_bound_of_ranks_does_not_end_rejection():
+    """It is for the end of a step: a method that would grow further within one still checks whether it must."""
+    net, x, y = linear_network(["a"], [(12, 14)], 2)
+    optimizer = LowRankOptimizer(net, ParallelBUG(truncation=Tolerance(relative=1e-3), rejection=1e-3), 0.1)
+    calls = []
+
+    def closure():
+        calls.append(None)
+        return closure_for(optimizer, lambda: network_loss(net, x, y))()
+
+    optimizer.step(closure)
+    assert len(calls) > 2 and net["a"].rank == 4
+
+
+class TwoStages(Integrator):
+    """Explicit midpoint on S by somebody who says nothing about how often it asks."""
+
+    def stages(self, t, state, h):
+        """Two fields."""
+        Y = state.Y
+        f = yield t, Y
+        g = yield t + h / 2, LowRank(Y.U, Y.S + h / 2 * f.S, Y.V), "S"
+        return LowRank(Y.U, Y.S + h * g.S, Y.V)
+
+
+def test_nobody_counts_by_hand():
+    """The case of a method that trained on overwritten tensors: losses of the matrix problem."""
+    net, x, y = linear_network(["a"], [(6, 9)], 3)
+    method, Y = TwoStages(), LowRank(*(X.clone() for X in net["a"].Y))
+    optimizer = LowRankOptimizer(net, method, 0.3)
+    state, losses, expected = method.init(Y), [], []
+    for _ in range(4):
+        losses.append(float(optimizer.step(closure_for(optimizer, lambda: network_loss(net, x, y))).detach()))
+        expected.append(float((x["a"] @ state.Y.full().mT - y["a"]).square().sum() / 40))
+        state = method.step(
+            lambda t, Y: Projections.of(-(x["a"] @ Y.full().mT - y["a"]).mT @ x["a"] / 20, Y), 0.0, state, 0.3
+        ).state
+    assert losses == pytest.approx(expected, rel=1e-12)
+    network_loss(net, x, y).backward()
+    with pytest.raises(ValueError, match="TwoStages needs 2 backward passes"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("setting", ["coefficient steps", "lora adam"])
+def test_a_move_that_makes_new_parameters(setting, monkeypatch):
+    """As to some kinds of device: gradients are cleared, memory goes on."""
+    integrator, options = SETTINGS[setting]
+    results = []
+    for overwrite in (False, True):
+        model = Mixed()
+        optimizer = LowRankOptimizer(model, integrator, 0.02, rest=None, **options)
+        train(model, optimizer, 0, 2)
+        old = model.second.S
+        torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+        try:
+            model.double()
+        finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(False)
+        assert (model.second.S is not old) == overwrite
+        results.append((train(model, optimizer, 2, 6), contents(model, optimizer)))
+    assert equal(*results)
+
+
+def test_factors_that_nobody_averages_are_refused(monkeypatch):
+    model = Mixed()
+    optimizer = LowRankOptimizer(model, GeoLoRA(), 0.1)
+    before = contents(model, optimizer)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with pytest.raises(
+        RuntimeError, match=r"2 processes, and nobody averages .* of table: call dlrt\.nn\.prepare_dist"
+    ):
+        train(model, optimizer, 0, 1)
+    assert equal(contents(model, optimizer), before)
+
+
+ALIGNED = {
+    "geolora momentum": GeoLoRA(truncation=FixedRank(3), optimizer=Momentum(0.5)),
+    "geolora adam": GeoLoRA(truncation=FixedRank(3), optimizer=Adam()),
+    "bug": BUG(),
+    "projector splitting": ProjectorSplitting(optimizer=Momentum(0.5)),
+}
+
+
+@pytest.mark.parametrize("method", ALIGNED)
+def test_aligned_bases(method):
+    """The matrices are those of the run without, and torch's average of the factors is that of the matrices.
+
+    To second order: a mean of U(t) over a path of length delta is off by O(delta^2), here a small part of the path.
+    """
+    errors, ends = {}, {}
+    for align in (False, True):
+        net, x, y = linear_network(["a", "b"], [(6, 9), (8, 7)], 3)
+        optimizer = LowRankOptimizer(net, ALIGNED[method], 2e-3, align=align)
+        average = swa_utils.AveragedModel(net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+        expected = {n: net[n].weight for n in net}
+        for k in range(40):
+            optimizer.step(closure_for(optimizer, lambda net=net, x=x, y=y: network_loss(net, x, y)))
+            average.update_parameters(net)
+            expected = {n: net[n].weight if k == 0 else 0.9 * expected[n] + 0.1 * net[n].weight for n in net}
+        ends[align] = {n: net[n].weight for n in net}
+        errors[align] = max(float((average.module[n].weight - expected[n]).norm() / expected[n].norm()) for n in net)
+        path = max(float((net[n].weight - expected[n]).norm() / expected[n].norm()) for n in net)
+    for n in ends[True]:
+        torch.testing.assert_close(ends[True][n], ends[False][n], rtol=1e-9, atol=1e-10)
+    assert errors[True] < 0.1 * path < 0.1 * errors[False]
+
+
+def test_align_is_for_moving_bases():
+    with pytest.raises(ValueError, match="align needs a method with orthonormal bases, LoRA has none"):
+        LowRankOptimizer(Mixed(), LoRA(), 0.1, align=True)
+    with pytest.raises(ValueError, match="align needs a truncation at once, got truncate_after=1"):
+        LowRankOptimizer(Mixed(), GeoLoRA(), 0.1, align=True, coefficient_steps=2, truncate_after=1)
