@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .functional import low_rank_conv2d, low_rank_embedding, low_rank_linear
+from .functional import low_rank_conv, low_rank_embedding, low_rank_linear
 
 __all__ = ["Conv2dMap", "EmbeddingMap", "LinearMap", "Map"]
 
@@ -105,7 +105,7 @@ class Conv2dMap(Map):
             x = F.pad(x, _margins(module), mode=mode)
             padding = (0, 0)
         kernel = tuple(module.kernel_size)
-        return low_rank_conv2d(x, U, S, V, base, scale, module.stride, padding, module.dilation, kernel)
+        return low_rank_conv(x, U, S, V, base, scale, module.stride, padding, module.dilation, kernel)
 
 
 class EmbeddingMap(Map):
