@@ -1,15 +1,28 @@
 """Low-rank layers and adapters for torch, whole models of them, and `LowRankOptimizer` to train them."""
 
-from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter
+from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter, LowRankDelta
 from .distributed import distributed
 from .factors import Factor, assign
 from .functional import low_rank_conv, low_rank_conv_transpose, low_rank_embedding, low_rank_linear
-from .layers import LowRankConv2d, LowRankEmbedding, LowRankLayer, LowRankLinear, TrainedLayer
+from .layers import (
+    LowRankConv1d,
+    LowRankConv2d,
+    LowRankConv3d,
+    LowRankConvTranspose1d,
+    LowRankConvTranspose2d,
+    LowRankConvTranspose3d,
+    LowRankEmbedding,
+    LowRankLayer,
+    LowRankLinear,
+    TrainedLayer,
+)
 from .model import (
     LayerReport,
     LoRAFactors,
     ParameterReport,
+    activate,
     adapt,
+    adapters,
     load_low_rank,
     low_rank_layers,
     low_rank_state_dict,
@@ -17,7 +30,9 @@ from .model import (
     merge,
     parameter_report,
     ranks,
+    remove,
     save_low_rank,
+    switched_off,
     to_lora,
 )
 from .optimizer import LowRankOptimizer
@@ -30,14 +45,22 @@ __all__ = [
     "LayerReport",
     "LinearAdapter",
     "LoRAFactors",
+    "LowRankConv1d",
     "LowRankConv2d",
+    "LowRankConv3d",
+    "LowRankConvTranspose1d",
+    "LowRankConvTranspose2d",
+    "LowRankConvTranspose3d",
+    "LowRankDelta",
     "LowRankEmbedding",
     "LowRankLayer",
     "LowRankLinear",
     "LowRankOptimizer",
     "ParameterReport",
     "TrainedLayer",
+    "activate",
     "adapt",
+    "adapters",
     "assign",
     "distributed",
     "load_low_rank",
@@ -51,6 +74,8 @@ __all__ = [
     "merge",
     "parameter_report",
     "ranks",
+    "remove",
     "save_low_rank",
+    "switched_off",
     "to_lora",
 ]

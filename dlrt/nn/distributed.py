@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .layers import FACTORS
+from .factors import Factor
 from .model import low_rank_layers
 
 __all__ = ["distributed"]
@@ -51,13 +51,12 @@ def distributed(model: nn.Module, **options: Any) -> nn.Module:
     if not layers:
         raise ValueError("model has no low-rank layer: torch's DistributedDataParallel is enough")
     group = options.get("process_group")
-    ignored = []
+    ignored = [name for name, p in model.named_parameters() if isinstance(p, Factor)]
     for name, layer in layers.items():
-        for factor, parameter in zip(FACTORS, layer.factors, strict=True):
+        for parameter in layer.factors:
             if parameter.is_averaged:
                 raise RuntimeError(f"distributed was called twice with the layer {name}")
             parameter.is_averaged = True
-            ignored.append(f"{name}.{factor}" if name else factor)
             parameter.register_post_accumulate_grad_hook(_averaging(group))
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     for tensor in [*model.parameters(), *model.buffers()]:
