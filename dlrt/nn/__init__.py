@@ -2,6 +2,7 @@
 
 from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter, LowRankDelta
 from .distributed import distributed
+from .export import from_lora, save_lora
 from .factors import Factor, assign
 from .functional import low_rank_conv, low_rank_conv_transpose, low_rank_embedding, low_rank_linear
 from .layers import (
@@ -63,6 +64,7 @@ __all__ = [
     "adapters",
     "assign",
     "distributed",
+    "from_lora",
     "load_low_rank",
     "low_rank_conv",
     "low_rank_conv_transpose",
@@ -75,6 +77,7 @@ __all__ = [
     "parameter_report",
     "ranks",
     "remove",
+    "save_lora",
     "save_low_rank",
     "switched_off",
     "to_lora",

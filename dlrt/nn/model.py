@@ -54,6 +54,7 @@ __all__ = [
     "matches",
     "merge",
     "parameter_report",
+    "plain_name",
     "ranks",
     "remove",
     "save_low_rank",
@@ -90,6 +91,19 @@ def matches(target: Target, name: str, module: nn.Module) -> bool:
     if isinstance(target, re.Pattern):
         return target.fullmatch(name) is not None
     return name == target or name.endswith("." + target) or fnmatch.fnmatchcase(name, target)
+
+
+def plain_name(model, path: str) -> str:
+    """The name of a module or parameter without torch's wrappers."""
+    parts, module = [], model
+    for part in path.split("."):
+        wrapped = part in WRAPPERS or (
+            part == "module" and isinstance(module, (DataParallel, DistributedDataParallel, AveragedModel))
+        )
+        if not wrapped:
+            parts.append(part)
+        module = getattr(module, part, None)
+    return ".".join(parts)
 
 
 def adapt(
@@ -177,16 +191,17 @@ def adapt(
         check_number("alpha", alpha)
     found = _targeted(model, targets, exclude, kind, name)
     if not found:
-        names = [_plain(model, path) for path, module in _candidates(model, name) if _is_known(module)]
+        names = [plain_name(model, path) for path, module in _candidates(model, name) if _is_known(module)]
         raise ValueError(_no_match("targets", targets, names))
     plan = {}
     for path, module in found.items():
-        chosen = _rank_of(rank, _plain(model, path), module)
+        chosen = _rank_of(rank, plain_name(model, path), module)
         with _naming(path):
             plan[path] = module, check_rank(chosen, _shape(module))
-    opened = {path: module for path, module in model.named_modules() if _any(trainable, _plain(model, path), module)}
+    modules = {plain_name(model, path): module for path, module in model.named_modules()}
+    opened = {path: module for path, module in modules.items() if _any(trainable, path, module)}
     if trainable and not opened:
-        raise ValueError(_no_match("trainable", trainable, [path for path, _ in model.named_modules()]))
+        raise ValueError(_no_match("trainable", trainable, list(modules)))
 
     def make(module, r):
         if kind == "train":
@@ -218,13 +233,15 @@ def adapt(
         logger.info("%s: %s", path, layer)
     if kind == "adapter":
         _close_fast_paths(model)
-    return {_plain(model, path): layer for path, layer in placed.items()}
+    return {plain_name(model, path): layer for path, layer in placed.items()}
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankLayer]:
     """All low-rank layers of a model by name, as it is without torch's wrappers (compiled, DDP and others)."""
     check_instance("model", model, nn.Module)
-    return {_plain(model, path): module for path, module in model.named_modules() if isinstance(module, LowRankLayer)}
+    return {
+        plain_name(model, path): module for path, module in model.named_modules() if isinstance(module, LowRankLayer)
+    }
 
 
 def ranks(model: nn.Module) -> dict[str, int]:
@@ -400,7 +417,7 @@ def low_rank_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     _unmerged(model)
     return {
-        _plain(model, path): p.detach().to("cpu", copy=True).contiguous()
+        plain_name(model, path): p.detach().to("cpu", copy=True).contiguous()
         for path, p in model.named_parameters()
         if p.requires_grad or isinstance(p, Factor)
     }
@@ -431,7 +448,7 @@ def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torc
         except SafetensorError as error:
             raise ValueError(f"{state} is damaged or no safetensors file: {error}") from error
     state = {".".join(part for part in name.split(".") if part not in WRAPPERS): X for name, X in state.items()}
-    parameters = {_plain(model, path): p for path, p in model.named_parameters()}
+    parameters = {plain_name(model, path): p for path, p in model.named_parameters()}
     layers = low_rank_layers(model)
     own = {f"{name}.{f}" if name else f for name in layers for f in FACTORS}
     expected = own | {name for name, p in parameters.items() if p.requires_grad}
@@ -475,19 +492,6 @@ def _any(targets, name, module) -> bool:
     return any(matches(target, name, module) for target in targets)
 
 
-def _plain(model, path: str) -> str:
-    """The name of a module or parameter without torch's wrappers."""
-    parts, module = [], model
-    for part in path.split("."):
-        wrapped = part in WRAPPERS or (
-            part == "module" and isinstance(module, (DataParallel, DistributedDataParallel, AveragedModel))
-        )
-        if not wrapped:
-            parts.append(part)
-        module = getattr(module, part, None)
-    return ".".join(parts)
-
-
 def _shape(module) -> tuple[int, int]:
     """Of the matrix of a layer, or of that inside an adapter."""
     layer = module.settings if isinstance(module, Adapter) else module
@@ -526,7 +530,7 @@ def _targeted(model, targets, exclude, kind, name) -> dict[str, nn.Module]:
     """Layers that can be replaced and are meant; one that cannot, meant by a name that is exactly its, is an error."""
     found = {}
     for path, module in _candidates(model, name):
-        plain = _plain(model, path)
+        plain = plain_name(model, path)
         if _any(exclude, plain, module) or not _any(targets, plain, module):
             continue
         try:
