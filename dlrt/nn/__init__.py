@@ -1,16 +1,30 @@
 """Low-rank layers and adapters for torch, whole models of them, and `LowRankOptimizer` to train them."""
 
-from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter
+from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter, LowRankDelta
 from .average import AveragedModel
 from .distributed import distributed, prepare_distributed
+from .export import from_lora, save_lora
 from .factors import Factor, assign
-from .functional import low_rank_conv2d, low_rank_embedding, low_rank_linear
-from .layers import LowRankConv2d, LowRankEmbedding, LowRankLayer, LowRankLinear, TrainedLayer
+from .functional import low_rank_conv, low_rank_conv_transpose, low_rank_embedding, low_rank_linear
+from .layers import (
+    LowRankConv1d,
+    LowRankConv2d,
+    LowRankConv3d,
+    LowRankConvTranspose1d,
+    LowRankConvTranspose2d,
+    LowRankConvTranspose3d,
+    LowRankEmbedding,
+    LowRankLayer,
+    LowRankLinear,
+    TrainedLayer,
+)
 from .model import (
     LayerReport,
     LoRAFactors,
     ParameterReport,
+    activate,
     adapt,
+    adapters,
     load_low_rank,
     low_rank_layers,
     low_rank_state_dict,
@@ -18,15 +32,56 @@ from .model import (
     merge,
     parameter_report,
     ranks,
+    remove,
     save_low_rank,
+    switched_off,
     to_lora,
 )
 from .optimizer import LowRankOptimizer
 
 __all__ = [
-    "Adapter", "AveragedModel", "Conv2dAdapter", "EmbeddingAdapter", "Factor", "LayerReport", "LinearAdapter",
-    "LoRAFactors", "LowRankConv2d", "LowRankEmbedding", "LowRankLayer", "LowRankLinear", "LowRankOptimizer",
-    "ParameterReport", "TrainedLayer", "adapt", "assign", "distributed", "load_low_rank", "low_rank_conv2d",
-    "low_rank_embedding", "low_rank_layers", "low_rank_linear", "low_rank_state_dict", "matches", "merge",
-    "parameter_report", "prepare_distributed", "ranks", "save_low_rank", "to_lora",
-]  # fmt: skip
+    "Adapter",
+    "AveragedModel",
+    "Conv2dAdapter",
+    "EmbeddingAdapter",
+    "Factor",
+    "LayerReport",
+    "LinearAdapter",
+    "LoRAFactors",
+    "LowRankConv1d",
+    "LowRankConv2d",
+    "LowRankConv3d",
+    "LowRankConvTranspose1d",
+    "LowRankConvTranspose2d",
+    "LowRankConvTranspose3d",
+    "LowRankDelta",
+    "LowRankEmbedding",
+    "LowRankLayer",
+    "LowRankLinear",
+    "LowRankOptimizer",
+    "ParameterReport",
+    "TrainedLayer",
+    "activate",
+    "adapt",
+    "adapters",
+    "assign",
+    "distributed",
+    "from_lora",
+    "load_low_rank",
+    "low_rank_conv",
+    "low_rank_conv_transpose",
+    "low_rank_embedding",
+    "low_rank_layers",
+    "low_rank_linear",
+    "low_rank_state_dict",
+    "matches",
+    "merge",
+    "parameter_report",
+    "prepare_distributed",
+    "ranks",
+    "remove",
+    "save_lora",
+    "save_low_rank",
+    "switched_off",
+    "to_lora",
+]

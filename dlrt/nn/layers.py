@@ -1,22 +1,38 @@
-"""Low-rank layers: counterparts of torch's Linear, Conv2d and Embedding whose weight is ``U S V^T``."""
+"""Low-rank layers: counterparts of torch's linear, convolution and embedding layers whose weight is ``U S V^T``."""
 
 from __future__ import annotations
 
+import inspect
 import math
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from integrators import LowRank
 from integrators.checks import check_integer, check_rank
 
 from .factors import Factor, assign
-from .maps import Conv2dMap, EmbeddingMap, LinearMap, Map
+from .maps import ConvMap, ConvTransposeMap, EmbeddingMap, LinearMap, Map, is_plain, map_of
 
-__all__ = ["LowRankConv2d", "LowRankEmbedding", "LowRankLayer", "LowRankLinear", "TrainedLayer"]
+__all__ = [
+    "LowRankConv1d",
+    "LowRankConv2d",
+    "LowRankConv3d",
+    "LowRankConvTranspose1d",
+    "LowRankConvTranspose2d",
+    "LowRankConvTranspose3d",
+    "LowRankEmbedding",
+    "LowRankLayer",
+    "LowRankLinear",
+    "TrainedLayer",
+]
 
 FACTORS = ("U", "S", "V")
+WIDE = (torch.float32, torch.float64)
+"""What factors are kept in: 16 bits are too few for orthonormal bases and small singular values."""
 
 
 class LowRankLayer(nn.Module):
@@ -26,18 +42,22 @@ class LowRankLayer(nn.Module):
     ----------
     U, S, V : Factor
         (m, r), (r, r), (n, r). Their shapes change with the rank, the parameter objects stay. See
-        :class:`dlrt.nn.Factor` for what their ``grad`` holds.
+        :class:`dlrt.nn.Factor` for what their ``grad`` holds. They stay in single (or double) precision under
+        ``half()``, ``bfloat16()`` and ``to(dtype)``.
     map : type of Map
         What the layer does with its matrix.
     scale : float
         By which the map is multiplied.
+    dropout : float
+        Fraction of the entries of the input that are set to zero in training, before the map.
     """
 
     U: Factor
     S: Factor
     V: Factor
-    map: ClassVar[type[Map]]
+    map: type[Map]
     scale: float = 1.0
+    dropout: float = 0.0
 
     def to_dense(self) -> nn.Module:
         """The plain torch layer of the same function."""
@@ -46,7 +66,10 @@ class LowRankLayer(nn.Module):
     def _make_factors(self, shape, rank, norm, generator=None, device=None, dtype=None):
         """Haar-distributed bases and r equal singular values, of Frobenius norm ``norm`` together."""
         (m, n), rank = shape, check_rank(rank, shape)
-        options = {"device": device, "dtype": dtype}
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if dtype.is_complex:
+            raise TypeError(f"low-rank layers are real, got {dtype}")
+        options = {"device": device, "dtype": dtype if dtype in WIDE else torch.float32}
         self.U = Factor(_orthonormal(m, rank, generator, options))
         self.S = Factor(torch.eye(rank, **options) * (norm / math.sqrt(rank)))
         self.V = Factor(_orthonormal(n, rank, generator, options))
@@ -77,23 +100,30 @@ class LowRankLayer(nn.Module):
 
     @property
     def settings(self) -> Any:
-        """The module whose attributes (``in_features``, ``stride``, ...) are the settings of the map."""
+        """The layer whose attributes (``in_features``, ``stride``, ...) are the settings of the map."""
         return self
 
     def dense(self) -> torch.Tensor:
-        """The trained matrix U S V^T as a dense (m, n) array, without gradient."""
-        return self.map.effective(self.settings, self.Y.full())
+        """``scale U S V^T`` in the layout of the weight of the torch layer, without gradient, also under autocast."""
+        with without_autocast(self.S.device.type):
+            return self.map.weight(self.settings, self.scale * self.Y.full())
 
     def lora_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B (m, r) and A (r, n) with ``B A = scale U S V^T``."""
-        return self.scale * self.Y.K, self.V.detach().mT.contiguous()
+        with without_autocast(self.S.device.type):
+            return self.scale * self.Y.K, self.V.detach().mT.contiguous()
 
-    def _lift(self, x, base=None):
+    def _lift(self, x, base=None, **options):
         """The map of the trained matrix (times scale) added to ``base``, under autocast in its dtype."""
-        if self.map.pixels and x.ndim == self.map.pixels + 1:  # one image without a batch
-            return self._lift(x[None], None if base is None else base[None])[0]
+        if x.is_complex():
+            raise TypeError(f"low-rank layers are real, got an input of {x.dtype}")
+        pixels = self.map.pixels(self.settings)
+        if pixels and x.ndim == pixels + 1:  # one image without a batch
+            return self._lift(x[None], None if base is None else base[None], **options)[0]
         # Read past the attribute access of modules: torch.compile takes the shapes of what that finds for fixed.
         parameters = self.__dict__["_parameters"]
+        if "U" not in parameters:  # copies of nn.DataParallel have their parameters as attributes
+            parameters = self.__dict__
         U, S, V = parameters["U"], parameters["S"], parameters["V"]
         kind, dtype = U.device.type, U.dtype
         autocast = torch.is_autocast_enabled(kind) and dtype is not torch.float64
@@ -102,20 +132,30 @@ class LowRankLayer(nn.Module):
             U, S, V = U.to(dtype), S.to(dtype), V.to(dtype)
         if x.is_floating_point():
             x = x.to(dtype)
+            if self.dropout:
+                x = F.dropout(x, self.dropout, self.training)
         start = None if base is None else base.to(dtype)
         if autocast:  # all is cast: what is done inside must keep to it
-            with torch.autocast(kind, enabled=False):
-                y = self.map.apply(self.settings, x, U, S, V, start, self.scale)
+            with without_autocast(kind):
+                y = self.map.apply(self.settings, x, U, S, V, start, self.scale, **options)
         else:
-            y = self.map.apply(self.settings, x, U, S, V, start, self.scale)
+            y = self.map.apply(self.settings, x, U, S, V, start, self.scale, **options)
         return y if base is None else y.to(base.dtype)
 
     def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        for name in FACTORS:  # a move to another kind of device makes plain parameters
+        """Moves take the factors to other devices, and from single to double precision and back, not to others."""
+        own = [X for p in self.factors for X in (p, p.grad) if X is not None]
+
+        def moved(X):
+            made = fn(X)
+            return made if made.dtype in WIDE or all(X is not mine for mine in own) else X.to(made.device)
+
+        super()._apply(moved, recurse)
+        for name in FACTORS:  # a move to another kind of device makes plain parameters, loading by assignment any type
             parameter = self._parameters[name]
-            if parameter is not None and not isinstance(parameter, Factor):
-                self._parameters[name] = Factor(parameter.data, parameter.requires_grad)
+            if parameter is not None and not (isinstance(parameter, Factor) and parameter.dtype in WIDE):
+                data = parameter.data if parameter.dtype in WIDE else parameter.data.float()
+                self._parameters[name] = Factor(data, parameter.requires_grad)
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, errors):
@@ -135,24 +175,58 @@ class TrainedLayer(LowRankLayer):
 
     Parameters
     ----------
-    like : Module
-        The torch layer of the same settings; its weight and bias are not read, and may be on the meta device.
-    rank, generator, device, dtype
-        As in :class:`LowRankLinear`.
+    *args, **kwargs
+        Those of the torch layer, ``device`` and ``dtype`` too.
+    rank : int
+        At the start; 1 <= rank <= min(m, n).
+    generator : torch.Generator, optional
+        Source of the bases and the bias; torch's default one without it.
+
+    Attributes
+    ----------
+    torch_type : type
+        The torch layer.
+    dtype : torch.dtype
+        Of the output, and what the torch layer would have: under ``bfloat16()`` it changes, the factors do not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The rank is no integer from 1 to min(m, n); a size is no positive integer; the type is complex.
+
+    Notes
+    -----
+    Starts with Haar-distributed bases and equal singular values, of the Frobenius norm of torch's own start. Cost and
+    memory O((m + n) rank).
     """
 
+    torch_type: ClassVar[Any]
+    __signature__: ClassVar[inspect.Signature]
     bias: Any
 
-    def __init__(self, like: Any, rank: int, generator=None, device=None, dtype=None):
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "torch_type"):  # what help() shows
+            ours = inspect.signature(TrainedLayer.__init__).parameters
+            theirs = inspect.signature(cls.torch_type).parameters.values()
+            cls.__signature__ = inspect.Signature([*theirs, ours["rank"], ours["generator"]])
+
+    def __init__(self, *args: Any, rank: int, generator: torch.Generator | None = None, **kwargs: Any):
         super().__init__()
+        given = inspect.signature(self.torch_type).bind(*args, **kwargs).arguments
+        device, dtype = given.pop("device", None), given.pop("dtype", None)
+        for name in self.map.arguments[:2]:
+            given[name] = check_integer(name, given[name])
+        like = self.torch_type(**given, device="meta")
         for name in self.map.arguments:
             setattr(self, name, getattr(like, name))
         m, n = self.map.shape(like)
         check_rank(rank, (m, n))
-        self._make_factors((m, n), rank, self._start_norm(m, n), generator, device, dtype)
+        self.dtype = torch.get_default_dtype() if dtype is None else dtype
+        self._make_factors((m, n), rank, self._start_norm(m, n), generator, device, self.dtype)
         self.bias = None
         if getattr(like, "bias", None) is not None:
-            bias, bound = torch.empty(m, device=device, dtype=dtype), 1 / math.sqrt(n)
+            bias, bound = torch.empty(like.bias.shape, device=device, dtype=dtype), 1 / math.sqrt(n)
             self.bias = nn.Parameter(nn.init.uniform_(bias, -bound, bound, generator=generator))
 
     @staticmethod
@@ -160,10 +234,20 @@ class TrainedLayer(LowRankLayer):
         """The Frobenius norm of torch's own start, whose entries have the variance 1 / (3 n)."""
         return math.sqrt(m * n / (3 * n))
 
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """A new random start, of the current rank, as in the constructor."""
+        m, n = self.shape
+        options: dict[str, Any] = {"device": self.S.device, "dtype": self.S.dtype}
+        U, V = (_orthonormal(size, self.rank, generator, options) for size in (m, n))
+        self.Y = LowRank(U, torch.eye(self.rank, **options) * (self._start_norm(m, n) / math.sqrt(self.rank)), V)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -1 / math.sqrt(n), 1 / math.sqrt(n), generator=generator)
+
     @property
     def weight(self) -> torch.Tensor:
         """The dense weight for reading, made anew at each call and without gradient."""
-        return self.dense()
+        return self.dense().to(self.dtype)
 
     @classmethod
     def from_dense(cls, module: Any, rank: int):
@@ -172,27 +256,42 @@ class TrainedLayer(LowRankLayer):
         Raises
         ------
         TypeError
-            The module is another type of layer.
+            The module is another type of layer, or its weight is packed or complex.
         ValueError
             The rank exceeds min(m, n), or an option of the torch layer has no counterpart.
         """
-        if not isinstance(module, cls.map.torch_type):
-            raise TypeError(f"{cls.__name__} replaces {cls.map.torch_type.__name__}, got {type(module).__name__}")
-        check_rank(rank, cls.map.shape(module))
+        if not cls.replaces(module):
+            if isinstance(module, cls.torch_type):
+                map_of(module)  # says what is wrong with it
+            raise TypeError(f"{cls.__name__} replaces {cls.torch_type.__name__}, got {type(module).__name__}")
+        map = map_of(module)
+        check_rank(rank, map.shape(module))
         weight = module.weight.detach()
-        layer = cls(**cls._arguments(module), rank=rank, device=weight.device, dtype=weight.dtype)
-        layer.Y = LowRank.from_dense(weight.flatten(1), rank=rank)
+        if not is_plain(weight):
+            raise TypeError(f"{type(module).__name__} has a weight of {weight.dtype}, expected a floating-point one")
+        layer = cls(**cls._arguments(module, map), rank=rank, device=weight.device, dtype=weight.dtype)
+        layer.Y = LowRank.from_dense(map.matrix(weight).to(layer.S.dtype), rank=rank)
         return layer._finished(module, layer)
+
+    @classmethod
+    def replaces(cls, module: Any) -> bool:
+        """Whether this is the counterpart of a layer."""
+        try:
+            map = map_of(module)
+        except TypeError:
+            return False
+        return issubclass(map, cls.map) and (map.pixels(module) == 0 or isinstance(module, cls.torch_type))
 
     def to_dense(self) -> nn.Module:
         """The torch layer with the same weight and bias."""
-        module = self.map.torch_type(**self._arguments(self), device=self.U.device, dtype=self.U.dtype)
+        arguments = self._arguments(self, self.map)
+        module = self.torch_type(**arguments, device=self.U.device, dtype=self.dtype)
         with torch.no_grad():
-            module.weight.copy_(self.weight)
+            module.weight.copy_(self.dense())
         return self._finished(self, module)
 
     @classmethod
-    def _arguments(cls, module) -> dict[str, Any]:
+    def _arguments(cls, module, map) -> dict[str, Any]:
         """What the torch layer and its counterpart are made with."""
         arguments = {name: getattr(module, name) for name in cls.map.arguments}
         return {**arguments, "bias": module.bias is not None} if cls.map.has_bias else arguments
@@ -205,10 +304,16 @@ class TrainedLayer(LowRankLayer):
                 made.bias.copy_(source.bias)
         return made.train(source.training)
 
-    def forward(self, x):
+    def _apply(self, fn, recurse=True):
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.S.device)).dtype
+        return super()._apply(fn, recurse)
+
+    def forward(self, x, **options):
         """The output of the torch layer of the same weight and bias."""
-        y = self._lift(x)
-        return y if self.bias is None else y + self.bias.to(y.dtype)[(..., *[None] * self.map.pixels)]
+        y = self._lift(x, **options)
+        if not torch.is_autocast_enabled(y.device.type):
+            y = y.to(self.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)[(..., *[None] * self.map.pixels(self))]
 
     def extra_repr(self) -> str:
         """Constructor arguments and rank."""
@@ -218,108 +323,89 @@ class TrainedLayer(LowRankLayer):
 class LowRankLinear(TrainedLayer):
     """Low-rank counterpart of ``torch.nn.Linear``: ``y = x V S^T U^T + bias``.
 
-    Parameters
-    ----------
-    in_features, out_features : int
-    bias : bool
-    device, dtype
-        As in torch.
-    rank : int
-        At the start; 1 <= rank <= min(in_features, out_features).
-    generator : torch.Generator, optional
-        Source of the bases and the bias; torch's default one without it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        The rank is no integer from 1 to min(m, n).
-
-    Notes
-    -----
-    Starts with Haar-distributed bases and equal singular values, of the Frobenius norm of torch's own start. Cost and
-    memory O((in + out) rank).
+    Parameters, errors and start are those of :class:`TrainedLayer`; m and n are ``out_features`` and ``in_features``.
     """
 
+    torch_type = nn.Linear
     map = LinearMap
-
-    def __init__(self, in_features, out_features, bias=True, device=None, dtype=None, *, rank, generator=None):
-        check_integer("in_features", in_features)
-        check_integer("out_features", out_features)
-        super().__init__(nn.Linear(in_features, out_features, bias, "meta"), rank, generator, device, dtype)
 
     @classmethod
     def from_linear(cls, module, rank):
         """As :meth:`from_dense`."""
         return cls.from_dense(module, rank)
 
+    @classmethod
+    def _arguments(cls, module, map):
+        """By the shape, since transformers' Conv1D has other names for it."""
+        m, n = map.shape(module)
+        return {"in_features": n, "out_features": m, "bias": module.bias is not None}
 
-class LowRankConv2d(TrainedLayer):
+
+class _Conv(TrainedLayer):
+    map = ConvMap
+    kernel_size: tuple[int, ...]
+
+
+class LowRankConv1d(_Conv):
+    """Low-rank counterpart of ``torch.nn.Conv1d``: ``U S V^T`` is the kernel as a matrix (out, in / groups * k)."""
+
+    torch_type = nn.Conv1d
+
+
+class LowRankConv2d(_Conv):
     """Low-rank counterpart of ``torch.nn.Conv2d``: ``U S V^T`` is the kernel as a matrix (out, in / groups * kh * kw).
 
-    Parameters are those of ``torch.nn.Conv2d``, and ``rank`` and ``generator`` as in :class:`LowRankLinear`.
+    Parameters, errors and start are those of :class:`TrainedLayer`.
     """
 
-    map = Conv2dMap
-    kernel_size: tuple[int, int]
+    torch_type = nn.Conv2d
 
-    def __init__(
-        self,
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups=1,
-        bias=True,
-        padding_mode="zeros",
-        device=None,
-        dtype=None,
-        *,
-        rank,
-        generator=None,
-    ):
-        check_integer("in_channels", in_channels)
-        check_integer("out_channels", out_channels)
-        like = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, "meta"
-        )
-        super().__init__(like, rank, generator, device, dtype)
 
-    @property
-    def weight(self):
-        """The dense kernel (out, in / groups, kh, kw) for reading, without gradient."""
-        return self.dense().reshape(self.shape[0], -1, *self.kernel_size)
+class LowRankConv3d(_Conv):
+    """Low-rank counterpart of ``torch.nn.Conv3d``: the matrix is (out, in / groups * kd * kh * kw)."""
+
+    torch_type = nn.Conv3d
+
+
+class _ConvTranspose(_Conv):
+    map = ConvTransposeMap
+
+    def forward(self, x, output_size=None):  # type: ignore[override]
+        """The output of the torch layer of the same weight and bias, of a size that is asked for."""
+        return super().forward(x, output_size=output_size)
+
+
+class LowRankConvTranspose1d(_ConvTranspose):
+    """Low-rank counterpart of ``torch.nn.ConvTranspose1d``: the matrix is (in, out / groups * k)."""
+
+    torch_type = nn.ConvTranspose1d
+
+
+class LowRankConvTranspose2d(_ConvTranspose):
+    """Low-rank counterpart of ``torch.nn.ConvTranspose2d``: the matrix is (in, out / groups * kh * kw)."""
+
+    torch_type = nn.ConvTranspose2d
+
+
+class LowRankConvTranspose3d(_ConvTranspose):
+    """Low-rank counterpart of ``torch.nn.ConvTranspose3d``: the matrix is (in, out / groups * kd * kh * kw)."""
+
+    torch_type = nn.ConvTranspose3d
 
 
 class LowRankEmbedding(TrainedLayer):
     """Low-rank counterpart of ``torch.nn.Embedding``: the table (num_embeddings, embedding_dim) is ``U S V^T``.
 
-    Parameters
-    ----------
-    num_embeddings, embedding_dim : int
-    padding_idx : int, optional
-        Its row is zero, and stays so.
-    device, dtype
-        As in torch.
-    rank, generator
-        As in :class:`LowRankLinear`.
+    Parameters, errors and start are those of :class:`TrainedLayer`. The row of ``padding_idx`` is zero, and stays so.
 
     Notes
     -----
-    There is no ``max_norm``, ``scale_grad_by_freq`` or ``sparse``: they change single rows of a table, which one of low
-    rank does not have.
+    ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` are refused: they change single rows of a table, which one of
+    low rank does not have.
     """
 
+    torch_type = nn.Embedding
     map = EmbeddingMap
-
-    def __init__(
-        self, num_embeddings, embedding_dim, padding_idx=None, device=None, dtype=None, *, rank, generator=None
-    ):
-        check_integer("num_embeddings", num_embeddings)
-        check_integer("embedding_dim", embedding_dim)
-        like = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device="meta")
-        super().__init__(like, rank, generator, device, dtype)
 
     @staticmethod
     def _start_norm(m, n):
@@ -330,6 +416,11 @@ class LowRankEmbedding(TrainedLayer):
     def from_embedding(cls, module, rank):
         """As :meth:`from_dense`."""
         return cls.from_dense(module, rank)
+
+
+def without_autocast(kind: str):
+    """Products in the precision of their factors, on a kind of device."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _orthonormal(m, rank, generator, options):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,40 +17,66 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from integrators import LowRank
-from integrators.checks import check_instance, check_rank
+from integrators.checks import check_instance, check_number, check_rank
 
 from ..runs import write_atomically
-from .adapters import Adapter, Conv2dAdapter, EmbeddingAdapter, LinearAdapter
+from .adapters import Adapter
 from .factors import Factor
-from .layers import FACTORS, LowRankConv2d, LowRankEmbedding, LowRankLayer, LowRankLinear
+from .layers import (
+    FACTORS,
+    LowRankConv1d,
+    LowRankConv2d,
+    LowRankConv3d,
+    LowRankConvTranspose1d,
+    LowRankConvTranspose2d,
+    LowRankConvTranspose3d,
+    LowRankEmbedding,
+    LowRankLayer,
+    LowRankLinear,
+    TrainedLayer,
+)
+from .maps import is_plain, map_of
 
 __all__ = [
     "LayerReport",
     "LoRAFactors",
     "ParameterReport",
+    "activate",
     "adapt",
+    "adapters",
     "load_low_rank",
     "low_rank_layers",
     "low_rank_state_dict",
     "matches",
     "merge",
     "parameter_report",
+    "plain_name",
     "ranks",
+    "remove",
     "save_low_rank",
+    "switched_off",
     "to_lora",
 ]
 
 logger = logging.getLogger(__name__)
 
 Target = str | re.Pattern | type
-# What takes the place of each torch layer, by the kind of `adapt`.
-KINDS: dict[type[nn.Module], dict[str, Any]] = {
-    nn.Linear: {"adapter": LinearAdapter, "train": LowRankLinear},
-    nn.Conv2d: {"adapter": Conv2dAdapter, "train": LowRankConv2d},
-    nn.Embedding: {"adapter": EmbeddingAdapter, "train": LowRankEmbedding},
-}
+TRAINED: list[type[TrainedLayer]] = [
+    LowRankLinear,
+    LowRankConv1d,
+    LowRankConv2d,
+    LowRankConv3d,
+    LowRankConvTranspose1d,
+    LowRankConvTranspose2d,
+    LowRankConvTranspose3d,
+    LowRankEmbedding,
+]
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Names under which torch's wrappers hold a module; others call it ``module``."""
 
 
 def matches(target: Target, name: str, module: nn.Module) -> bool:
@@ -66,13 +93,32 @@ def matches(target: Target, name: str, module: nn.Module) -> bool:
     return name == target or name.endswith("." + target) or fnmatch.fnmatchcase(name, target)
 
 
+def plain_name(model, path: str) -> str:
+    """The name of a module or parameter without torch's wrappers."""
+    parts, module = [], model
+    for part in path.split("."):
+        wrapped = part in WRAPPERS or (
+            part == "module" and isinstance(module, (DataParallel, DistributedDataParallel, AveragedModel))
+        )
+        if not wrapped:
+            parts.append(part)
+        module = getattr(module, part, None)
+    return ".".join(parts)
+
+
 def adapt(
     model: nn.Module,
     targets: Target | Iterable[Target],
     rank: int | Mapping[Target, int],
     kind: Literal["adapter", "train"] = "adapter",
     *,
+    exclude: Target | Iterable[Target] = (),
     trainable: Target | Iterable[Target] = (),
+    scale: float | None = None,
+    alpha: float | None = None,
+    rank_stabilised: bool = False,
+    dropout: float = 0.0,
+    name: str = "default",
     generator: torch.Generator | None = None,
 ) -> dict[str, LowRankLayer]:
     """Replace layers of a model, in place, by low-rank ones.
@@ -81,16 +127,29 @@ def adapt(
     ----------
     model : Module
     targets : str, compiled regular expression, type, or several of them
-        Which layers, by name or type: ``"query"``, ``"encoder.*.dense"``, ``re.compile(...)``, ``nn.Linear``.
+        Which layers, by name or type: ``"query"``, ``"encoder.*.dense"``, ``re.compile(...)``, ``nn.Linear``. Globs,
+        expressions and types pass over layers that cannot be replaced, names do not.
     rank : int, or mapping from targets to int
         Of all, or by the first target that fits: ``{"*.query": 4, "*": 8}``. A rank above min(m, n) of a layer is an
         error.
     kind : "adapter" or "train"
         ``"adapter"`` adds a matrix of low rank, zero at the start, to the layer, and freezes all parameters that the
-        model had. ``"train"`` replaces the weight by its best approximation of that rank, to be trained; nothing is
-        frozen.
+        model had, the first time: whatever is trained after that stays so. ``"train"`` replaces the weight by its best
+        approximation of that rank, to be trained; nothing is frozen.
+    exclude : targets
+        Layers that stay as they are.
     trainable : targets
         For adapters: modules of the model whose own parameters are trained too (a new classifier).
+    scale : float, optional
+        For adapters: by which the matrices are multiplied; 1 by default.
+    alpha : float, optional
+        For adapters: the scale is ``alpha / rank``, with the rank at the start.
+    rank_stabilised : bool
+        The scale is ``alpha / sqrt(rank)``.
+    dropout : float
+        For adapters: fraction of the entries of their inputs that are zero in training.
+    name : str
+        For adapters: layers that have an adapter get another one beside it if its name is another.
     generator : torch.Generator, optional
         Source of the adapters' bases; torch's default one without it.
 
@@ -107,58 +166,82 @@ def adapt(
     TypeError
         A layer matches by its name but cannot be replaced; a rank is no integer. Whatever is raised for a target or a
         rank, the model is as it was.
+
+    Notes
+    -----
+    Code that reads the ``weight`` of an adapter instead of calling it sees the frozen part alone. torch's own fast path
+    of ``nn.TransformerEncoderLayer`` does so, and is therefore closed.
     """
     check_instance("model", model, nn.Module)
     if kind not in ("adapter", "train"):
         raise ValueError(f"kind must be 'adapter' or 'train', got {kind!r}")
-    if kind == "train" and not isinstance(trainable, (str, type, re.Pattern)) and list(trainable):
-        raise ValueError("trainable is for adapters: kind='train' freezes nothing")
-    targets, trainable = _several(targets), _several(trainable)
-    found = _targeted(model, targets)
+    targets, exclude, trainable = _several(targets), _several(exclude), _several(trainable)
+    if kind == "train" and (
+        trainable or dropout or rank_stabilised or name != "default" or (scale, alpha) != (None,) * 2
+    ):
+        raise ValueError(
+            "trainable, scale, alpha, rank_stabilised, dropout and name are for adapters: kind='train' freezes nothing "
+            "and adds nothing"
+        )
+    if alpha is None and rank_stabilised:
+        raise ValueError("rank_stabilised needs alpha")
+    if alpha is not None:
+        if scale is not None:
+            raise ValueError("only one of scale and alpha can be given")
+        check_number("alpha", alpha)
+    found = _targeted(model, targets, exclude, kind, name)
     if not found:
-        raise ValueError(_no_match("targets", targets, [name for name, _ in _candidates(model)]))
+        names = [plain_name(model, path) for path, module in _candidates(model, name) if _is_known(module)]
+        raise ValueError(_no_match("targets", targets, names))
     plan = {}
-    for name, module in found.items():
-        make = _replacement(module, kind)
-        if make is None:
-            raise TypeError(
-                f"{name} is a {type(module).__name__}, expected {', '.join(base.__name__ for base in KINDS)}"
-            )
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, nn.MultiheadAttention):
-            raise ValueError(f"{name} is used by its weight alone, not called, inside nn.MultiheadAttention")
-        r = _rank_of(rank, name, module)
-        with _naming(name):
-            plan[name] = (make, module, check_rank(r, make.map.shape(module)))
-    opened = {
-        name: module for name, module in model.named_modules() if any(matches(t, name, module) for t in trainable)
-    }
+    for path, module in found.items():
+        chosen = _rank_of(rank, plain_name(model, path), module)
+        with _naming(path):
+            plan[path] = module, check_rank(chosen, _shape(module))
+    modules = {plain_name(model, path): module for path, module in model.named_modules()}
+    opened = {path: module for path, module in modules.items() if _any(trainable, path, module)}
     if trainable and not opened:
-        raise ValueError(_no_match("trainable", trainable, [name for name, _ in model.named_modules()]))
+        raise ValueError(_no_match("trainable", trainable, list(modules)))
 
+    def make(module, r):
+        if kind == "train":
+            return _counterpart(module).from_dense(module, r)
+        factor = scale if alpha is None else alpha / (math.sqrt(r) if rank_stabilised else r)
+        return Adapter(module, r, 1.0 if factor is None else factor, generator, dropout=dropout, name=name)
+
+    made: dict[int, LowRankLayer] = {}
+    was_trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for path, (module, r) in plan.items():
+            if id(module) not in made:  # a module under two names stays one
+                with _naming(path):
+                    made[id(module)] = make(module, r).train(module.training)
+    except BaseException:
+        for p in was_trained:
+            p.requires_grad_(True)
+        raise
     if kind == "adapter":
-        model.requires_grad_(False)
+        _freeze(model)
         for module in opened.values():
             module.requires_grad_(True)
-    layers: dict[str, LowRankLayer] = {}
-    made: dict[int, LowRankLayer] = {}
-    for name, (make, module, r) in plan.items():
-        if id(module) not in made:  # a module under two names stays one
-            with _naming(name):
-                new = make(module, r, generator=generator) if kind == "adapter" else make.from_dense(module, r)
-            made[id(module)] = new.train(module.training)
-        layers[name] = made[id(module)]
-    for name, layer in layers.items():
-        parent_name, _, child = name.rpartition(".")
+    placed: dict[str, LowRankLayer] = {}
+    for path, (module, _) in plan.items():
+        layer = made[id(module)]
+        parent_name, _, child = path.rpartition(".")
         setattr(model.get_submodule(parent_name), child, layer)
-        logger.info("%s: %s", name, layer)
-    return layers
+        placed[path] = layer
+        logger.info("%s: %s", path, layer)
+    if kind == "adapter":
+        _close_fast_paths(model)
+    return {plain_name(model, path): layer for path, layer in placed.items()}
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankLayer]:
-    """All low-rank layers of a model by name."""
+    """All low-rank layers of a model by name, as it is without torch's wrappers (compiled, DDP and others)."""
     check_instance("model", model, nn.Module)
-    return {name: module for name, module in model.named_modules() if isinstance(module, LowRankLayer)}
+    return {
+        plain_name(model, path): module for path, module in model.named_modules() if isinstance(module, LowRankLayer)
+    }
 
 
 def ranks(model: nn.Module) -> dict[str, int]:
@@ -209,25 +292,102 @@ def parameter_report(model: nn.Module) -> ParameterReport:
     return ParameterReport(layers, trained, sum(p.numel() for p in model.parameters()))
 
 
+def adapters(model: nn.Module) -> dict[str, list[Adapter]]:
+    """The adapters of a model by their names (``adapt(..., name=)``)."""
+    found: dict[str, list[Adapter]] = {}
+    for layer in low_rank_layers(model).values():
+        if isinstance(layer, Adapter):
+            found.setdefault(layer.name, []).append(layer)
+    return found
+
+
+@contextmanager
+def switched_off(model: nn.Module, *names: str) -> Iterator[None]:
+    """The model without its adapters, or without those of these names, inside a ``with`` block.
+
+    Raises
+    ------
+    ValueError
+        There is no adapter of a name.
+    RuntimeError
+        One is merged.
+    """
+    before = [(layer, layer.active) for layer in _named(model, names)]
+    try:
+        activate(model, *names, active=False)
+        yield
+    finally:
+        for layer, active in before:
+            layer.active = active
+
+
+def activate(model: nn.Module, *names: str, active: bool = True) -> None:
+    """Switch on all adapters of a model, or those of these names; with ``active=False`` switch them off for good.
+
+    Those that are off add nothing and get no gradient. Errors are those of :func:`switched_off`.
+    """
+    chosen = _named(model, names)
+    if any(layer.merged for layer in chosen):
+        raise RuntimeError("merged adapters cannot be switched: unmerge() them first")
+    for layer in chosen:
+        layer.active = active
+
+
+def remove(model: nn.Module, *names: str) -> None:
+    """Take all adapters of a model away, or those of these names; what is frozen stays so. Errors as above."""
+    chosen = {id(layer) for layer in _named(model, names)}
+    activate(model, *names)  # refuses merged ones
+    for module in list(model.modules()):
+        for child, layer in module._modules.items():
+            while isinstance(layer, Adapter) and id(layer) in chosen:
+                layer = layer.base
+            module._modules[child] = layer
+
+
 def merge(model: nn.Module) -> nn.Module:
     """Turn all low-rank layers of a model, in place, into plain ones of the same function.
 
-    An adapter becomes the layer inside, with the matrix added to its weight, and a trained layer its torch counterpart.
+    An adapter becomes the layer inside, with the matrix added to its weight (unless it is switched off), and a trained
+    layer its torch counterpart. The new weights are made before the first is written: whatever is raised, the model is
+    as it was.
 
     Returns
     -------
     Module
         The model, or what has become of it if it is a low-rank layer itself.
+
+    Raises
+    ------
+    ValueError
+        The frozen weight of an adapter is used elsewhere too, where it would change (a head tied to an embedding).
+    TypeError
+        The frozen weight is packed, or computed from other parameters.
     """
     check_instance("model", model, nn.Module)
-    if isinstance(model, LowRankLayer):
-        return model.to_dense()
-    made: dict[int, nn.Module] = {}
-    for name, layer in [(n, m) for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)]:
-        parent, _, child = name.rpartition(".")
-        if id(layer) not in made:
-            made[id(layer)] = layer.to_dense()
-        setattr(model.get_submodule(parent), child, made[id(layer)])
+    paths: dict[int, list[str]] = {}
+    layers: dict[int, LowRankLayer] = {}
+    inside: set[int] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, LowRankLayer) and id(module) not in inside:
+            paths.setdefault(id(module), []).append(path)
+            layers[id(module)] = module
+            if isinstance(module, Adapter):
+                inside |= {id(part) for part in [*module.stack()][1:]}
+    _untied(model, [(paths[key], layer) for key, layer in layers.items() if isinstance(layer, Adapter)])
+    made: dict[int, Any] = {}
+    plain: nn.Module
+    for key, layer in layers.items():
+        with _naming(paths[key][0]):
+            made[key] = layer.merged_weight() if isinstance(layer, Adapter) else layer.to_dense()
+    for key, layer in layers.items():
+        plain = layer._replaced(made[key]) if isinstance(layer, Adapter) else made[key]
+        for path in paths[key]:
+            if not path:
+                return plain
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, plain)
+    for module in model.modules():
+        module.__dict__.pop("_is_adapted", None)
     return model
 
 
@@ -241,8 +401,8 @@ class LoRAFactors(NamedTuple):
 def to_lora(model: nn.Module) -> dict[str, LoRAFactors]:
     """Plain LoRA factors of all adapters by the name of the layer.
 
-    ``W0 + B A`` is the adapted weight, as a matrix (out, in / groups * kh * kw) for a convolution and (num, dim) for an
-    embedding: LoRA with ``alpha / r = 1``.
+    ``W0 + B A`` is the adapted weight, as a matrix (out, in / groups * kh * kw) for a convolution, (in, ...) for a
+    transposed one and (num, dim) for an embedding: LoRA with ``alpha / r = 1``.
     """
     found = {name: layer for name, layer in low_rank_layers(model).items() if isinstance(layer, Adapter)}
     if not found:
@@ -257,8 +417,8 @@ def low_rank_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     _unmerged(model)
     return {
-        name: p.detach().to("cpu", copy=True).contiguous()
-        for name, p in model.named_parameters()
+        plain_name(model, path): p.detach().to("cpu", copy=True).contiguous()
+        for path, p in model.named_parameters()
         if p.requires_grad or isinstance(p, Factor)
     }
 
@@ -271,6 +431,8 @@ def save_low_rank(model: nn.Module, path: str | os.PathLike) -> None:
 
 def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torch.Tensor]) -> None:
     """Load a file of :func:`save_low_rank`, or its mapping, into a model with the same layers at any ranks.
+
+    Names are those of the model without torch's wrappers: what a compiled model saved, a plain one loads.
 
     Raises
     ------
@@ -285,7 +447,8 @@ def load_low_rank(model: nn.Module, state: str | os.PathLike | Mapping[str, torc
             state = load_file(state)
         except SafetensorError as error:
             raise ValueError(f"{state} is damaged or no safetensors file: {error}") from error
-    parameters = dict(model.named_parameters())
+    state = {".".join(part for part in name.split(".") if part not in WRAPPERS): X for name, X in state.items()}
+    parameters = {plain_name(model, path): p for path, p in model.named_parameters()}
     layers = low_rank_layers(model)
     own = {f"{name}.{f}" if name else f for name in layers for f in FACTORS}
     expected = own | {name for name, p in parameters.items() if p.requires_grad}
@@ -325,42 +488,122 @@ def _several(targets) -> list:
     return list(several)
 
 
-def _replacement(module, kind: str):
-    """What takes the place of a layer, None for none.
-
-    Adapters are for modules too that are no torch layer but have the attributes of one. Modules made of others (the
-    blocks and the whole of a U-Net know their channels too) are no layers.
-    """
-    for torch_type, kinds in KINDS.items():
-        if isinstance(module, torch_type):
-            return kinds[kind]
-    if kind != "adapter" or list(module.children()):
-        return None
-    adapters = (kinds["adapter"] for kinds in KINDS.values())
-    return next((adapter for adapter in adapters if hasattr(module, adapter.map.arguments[0])), None)
+def _any(targets, name, module) -> bool:
+    return any(matches(target, name, module) for target in targets)
 
 
-def _candidates(model) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that are no part of a low-rank layer, shared ones under each name."""
+def _shape(module) -> tuple[int, int]:
+    """Of the matrix of a layer, or of that inside an adapter."""
+    layer = module.settings if isinstance(module, Adapter) else module
+    return map_of(layer).shape(layer)
+
+
+def _is_known(module) -> bool:
+    try:
+        _shape(module)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _counterpart(module) -> type[TrainedLayer]:
+    """What replaces a layer for training."""
+    found = next((kind for kind in TRAINED if kind.replaces(module)), None)
+    if found is None or not is_plain(module.weight):
+        raise TypeError(f"{type(module).__name__} has no low-rank counterpart: use kind='adapter'")
+    return found
+
+
+def _candidates(model, name) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that are no part of a low-rank layer, shared ones under each name, and adapters without this name."""
     inside: set[int] = set()
     for _, module in model.named_modules():
         if isinstance(module, LowRankLayer):
-            inside |= {id(part) for part in module.modules()}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if name and id(module) not in inside:
-            yield name, module
+            further = isinstance(module, Adapter) and all(adapter.name != name for adapter in module.stack())
+            inside |= {id(part) for part in module.modules() if part is not module or not further}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path and id(module) not in inside:
+            yield path, module
 
 
-def _targeted(model, targets) -> dict[str, nn.Module]:
-    """Layers of a type that can be replaced, or meant by a name that is exactly theirs."""
+def _targeted(model, targets, exclude, kind, name) -> dict[str, nn.Module]:
+    """Layers that can be replaced and are meant; one that cannot, meant by a name that is exactly its, is an error."""
     found = {}
-    for name, module in _candidates(model):
-        replaceable = _replacement(module, "adapter") is not None
-        for target in targets:
-            exact = isinstance(target, str) and (name == target or name.endswith("." + target))
-            if matches(target, name, module) and (replaceable or (exact and not list(module.children()))):
-                found[name] = module
+    for path, module in _candidates(model, name):
+        plain = plain_name(model, path)
+        if _any(exclude, plain, module) or not _any(targets, plain, module):
+            continue
+        try:
+            _shape(module)
+            if kind == "train":
+                _counterpart(module)
+            if isinstance(model.get_submodule(path.rpartition(".")[0]), nn.MultiheadAttention):
+                raise ValueError("used by its weight alone, not called, inside nn.MultiheadAttention")
+        except (TypeError, ValueError) as error:
+            texts = [target for target in targets if isinstance(target, str)]
+            leaf = not list(module.children())
+            if plain in texts or (leaf and any(plain.endswith("." + text) for text in texts)):
+                raise type(error)(f"{plain}: {error}") from error
+            logger.debug("%s is passed over: %s", plain, error)
+            continue
+        found[path] = module
     return found
+
+
+def _named(model, names) -> list[Adapter]:
+    found = adapters(model)
+    if unknown := [name for name in names if name not in found]:
+        raise ValueError(f"no adapter is called {', '.join(unknown)}; names are: {', '.join(found) or 'none'}")
+    return [layer for name in (names or found) for layer in found[name]]
+
+
+def _freeze(model) -> None:
+    """Freeze all that is not trained already by an earlier call; models remember that they have been through this."""
+    if model.__dict__.get("_is_adapted"):
+        return
+    done = [m for m in model.modules() if isinstance(m, LowRankLayer) or m.__dict__.get("_is_adapted")]
+    kept = {id(p) for module in done for p in module.parameters()}
+    for p in model.parameters():
+        if id(p) not in kept:
+            p.requires_grad_(False)
+    model.__dict__["_is_adapted"] = True
+
+
+def _close_fast_paths(model) -> None:
+    """Make torch's transformer layers call their parts, of which their fast path reads the weights alone."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(m, Adapter) for m in module.modules()):
+            module.activation_relu_or_gelu = 0  # what that path asks first
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, Adapter) for m in module.modules()):
+            module.use_nested_tensor = False  # for that path alone
+
+
+def _untied(model, layers) -> None:
+    """Refuse to write into memory that other modules use too."""
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    places = [(path, *_extent(X)) for path, X in tensors if X.numel()]
+    for paths, layer in layers:
+        with _naming(paths[0]):
+            frozen = layer._frozen_weight()
+        own = {f"{path}." if path else "" for path in paths}
+        memory, first, last = _extent(frozen)
+        for path, other, begin, end in places:
+            shared = other == memory and begin < last and first < end
+            if shared and not any(path.startswith(prefix) for prefix in own):
+                raise ValueError(
+                    f"{paths[0]}: its weight is {path} too, which would change: untie it first, "
+                    f"model.{paths[0]}.weight = torch.nn.Parameter(model.{paths[0]}.weight.clone(), False), and say "
+                    "so in the model's configuration (transformers: model.config.tie_word_embeddings = False)"
+                )
+
+
+def _extent(X) -> tuple[Any, int, int]:
+    """The memory of a tensor: which, first byte, end."""
+    if X.device.type == "meta" or X.layout != torch.strided:
+        return id(X), 0, 1
+    length = 1 + sum((size - 1) * stride for size, stride in zip(X.shape, X.stride(), strict=True))
+    begin = X.storage_offset() * X.element_size()
+    return (X.device, X.untyped_storage().data_ptr()), begin, begin + length * X.element_size()
 
 
 def _rank_of(rank, name, module) -> int:
@@ -374,11 +617,11 @@ def _rank_of(rank, name, module) -> int:
 
 @contextmanager
 def _naming(name: str):
-    """Put the name of the layer before the message of a ValueError."""
+    """Put the name of the layer before the message of an error."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}" if name else str(error)) from error
 
 
 def _no_match(argument, targets, names) -> str:

@@ -1,26 +1,43 @@
-"""The three low-rank maps: values and ordinary gradients against dense torch, K-, L- and S-gradients by probes."""
+"""The low-rank maps: values and ordinary gradients against dense torch, K-, L- and S-gradients by probes."""
+
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import func
 
-from dlrt.nn import low_rank_conv2d, low_rank_embedding, low_rank_linear
+from dlrt.nn import low_rank_conv, low_rank_conv_transpose, low_rank_embedding, low_rank_linear
 
 
 def gaussian(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
-def conv(groups, stride=(1, 1), padding=(0, 0), dilation=(1, 1), kernel=(3, 2)):
+def conv(groups, stride=(1, 1), padding=(0, 0), dilation=(1, 1), kernel=(3, 2), size=(7, 8)):
     settings = {"stride": stride, "padding": padding, "dilation": dilation}
+    torch_conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(kernel)]
 
     def low_rank(x, U, S, V, base=None, scale=1.0):
-        return low_rank_conv2d(x, U, S, V, base, scale, **settings, kernel=kernel)
+        return low_rank_conv(x, U, S, V, base, scale, **settings, kernel=kernel)
 
     def dense(x, W):
-        return F.conv2d(x, W.reshape(W.shape[0], -1, *kernel), groups=groups, **settings)
+        return torch_conv(x, W.reshape(W.shape[0], -1, *kernel), groups=groups, **settings)
 
-    return low_rank, dense, gaussian(2, 2 * groups, 7, 8), (6, 2 * kernel[0] * kernel[1])
+    return low_rank, dense, gaussian(2, 2 * groups, *size), (6, 2 * math.prod(kernel))
+
+
+def conv_transpose(groups, stride=(1, 1), padding=(0, 0), dilation=(1, 1), kernel=(3, 2), more=(0, 0), size=(3, 4)):
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "output_padding": more}
+    torch_conv = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[len(kernel)]
+
+    def low_rank(x, U, S, V, base=None, scale=1.0):
+        return low_rank_conv_transpose(x, U, S, V, base, scale, **settings, kernel=kernel)
+
+    def dense(x, W):
+        return torch_conv(x, W.reshape(W.shape[0], -1, *kernel), **settings)
+
+    return low_rank, dense, gaussian(2, 6, *size), (6, 2 * math.prod(kernel))
 
 
 def linear(m, n, *leading):
@@ -46,6 +63,12 @@ CASES = {
     "one token": linear(4, 6),
     "conv": conv(1),
     "conv groups": conv(3, stride=(2, 1), padding=(1, 2), dilation=(1, 2)),
+    "conv 1d": conv(1, (2,), (1,), (1,), (3,), (8,)),  # the last point is not reached
+    "conv 3d": conv(2, (1, 2, 1), (0, 1, 0), (1, 1, 1), (1, 2, 2), (2, 5, 3)),
+    "transposed conv": conv_transpose(1, padding=(1, 0)),
+    "transposed conv groups": conv_transpose(3, (2, 3), (1, 2), (1, 2), more=(1, 2)),
+    "transposed conv 1d": conv_transpose(2, (2,), (1,), (1,), (3,), (1,), (5,)),
+    "transposed conv 3d": conv_transpose(1, (1, 2, 1), (0, 1, 0), (1, 1, 1), (1, 2, 2), (0, 1, 0), (2, 2, 3)),
     "embedding": embedding(None),
     "embedding padding": embedding(3),
 }
@@ -96,12 +119,79 @@ def test_only_what_is_asked_for(case):
     assert U.grad is None and V.grad is None
 
 
-def test_second_derivatives_are_refused():
-    U, S, V = (X.requires_grad_() for X in (gaussian(4, 2), gaussian(2, 2), gaussian(5, 2)))
-    x = gaussian(3, 5).requires_grad_()
-    (dx,) = torch.autograd.grad(low_rank_linear(x, U, S, V).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+def probed(dense, x, U, S, V, K, L, D):
+    """The map of W and of a change of it, whose gradients at zero are the three projections."""
+    return dense(x, U @ S @ V.mT + K @ V.mT + U @ L.mT + U @ D @ V.mT)
+
+
+@pytest.fixture(params=[name for name in CASES if "embedding" not in name])
+def continuous(request):
+    """A map that has derivatives by its input, with factors and probes."""
+    low_rank, dense, x, (m, n) = CASES[request.param]
+    r = 2
+    return low_rank, dense, x, (gaussian(m, r), gaussian(r, r), gaussian(n, r)), [gaussian(s, r) * 0 for s in (m, n, r)]
+
+
+def test_derivatives_by_x_in_a_loss(continuous):
+    """Forces: the projections of a loss that holds the derivative by x, of first and second order."""
+    low_rank, dense, x, factors, probes = continuous
+    factors, probes = [[X.clone().requires_grad_() for X in Xs] for Xs in (factors, probes)]
+
+    def loss(y):
+        x_ = x.clone().requires_grad_()
+        energy = torch.sin(y(x_)).sum()
+        (force,) = torch.autograd.grad(energy, x_, create_graph=True)
+        (curl,) = torch.autograd.grad(torch.cos(force).sum(), x_, create_graph=True)
+        return energy + force.square().sum() + torch.sin(curl).sum()
+
+    found, expected = loss(lambda x: low_rank(x, *factors)), loss(lambda x: probed(dense, x, *factors, *probes))
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected = torch.autograd.grad(expected, probes)
+    for factor, gradient in zip(factors, (expected[0], expected[2], expected[1]), strict=True):
+        torch.testing.assert_close(factor.grad, gradient)
+
+
+def test_derivatives_of_functions(continuous):
+    """torch.func: Jacobians, Hessians, and a derivative by x inside one by the factors."""
+    low_rank, dense, x, factors, probes = continuous
+    W, x = factors[0] @ factors[1] @ factors[2].mT, x if x.ndim == 1 else x[:1]
+    f, g = (lambda x: torch.sin(low_rank(x, *factors)).sum()), (lambda x: torch.sin(dense(x, W)).sum())
+    torch.testing.assert_close(func.jacrev(lambda x: low_rank(x, *factors))(x), func.jacrev(lambda x: dense(x, W))(x))
+    torch.testing.assert_close(func.jacrev(func.jacrev(f))(x), func.hessian(g)(x))
+
+    def energy(factors):
+        return func.grad(lambda x: torch.sin(low_rank(x, *factors)).sum())(x).square().sum()
+
+    def probed_energy(probes):
+        return func.grad(lambda x: torch.sin(probed(dense, x, *factors, *probes)).sum())(x).square().sum()
+
+    found, expected = func.grad(energy)(factors), func.grad(probed_energy)(probes)
+    for i, j in enumerate((0, 2, 1)):
+        torch.testing.assert_close(found[i], expected[j])
+
+
+def test_gradients_of_each_sample(case):
+    low_rank, _, x, (m, n) = case
+    factors = gaussian(m, 2), gaussian(2, 2), gaussian(n, 2)
+    x = x[None] if x.ndim == 1 else x
+
+    def loss(factors, x):
+        return torch.sin(low_rank(x[None], *factors)).sum()
+
+    found = func.vmap(func.grad(loss), (None, 0))(factors, x)
+    for i in range(len(x)):
+        for each, alone in zip(found, func.grad(loss)(factors, x[i]), strict=True):
+            torch.testing.assert_close(each[i], alone)
+
+
+def test_derivatives_of_the_projections_are_refused(case):
+    low_rank, _, x, (m, n) = case
+    factors = [X.requires_grad_() for X in (gaussian(m, 2), gaussian(2, 2), gaussian(n, 2))]
+    energy = low_rank(x, *factors).square().sum()
+    for gradient in torch.autograd.grad(energy, factors, create_graph=True):
+        with pytest.raises(RuntimeError, match="second derivatives by the factors"):
+            gradient.sum().backward(retain_graph=True)
 
 
 def test_a_wider_basis_padded_with_zeros():

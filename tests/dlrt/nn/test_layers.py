@@ -1,14 +1,16 @@
 """Low-rank layers against their torch namesakes, files at other ranks, and the torch machinery around them."""
 
+import copy
 import io
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from dlrt.nn import Factor, LinearAdapter, LowRankConv2d, LowRankEmbedding, LowRankLinear
-from dlrt.nn.model import KINDS
+from dlrt.nn import Adapter, Factor, LowRankConv2d, LowRankConvTranspose2d, LowRankEmbedding, LowRankLinear
+from dlrt.nn.model import TRAINED
 from integrators import LowRank
 
 
@@ -18,6 +20,10 @@ def shake(layer, rank=3, seed=0):
     return layer
 
 
+def counterpart(base):
+    return next(kind for kind in TRAINED if kind.replaces(base))
+
+
 def gradients(layer):
     return [getattr(layer, name).grad.clone() for name in ("U", "S", "V")]
 
@@ -25,8 +31,8 @@ def gradients(layer):
 def test_full_rank_from_and_to_the_namesake(base_and_input):
     """At full rank nothing is lost, and back again neither."""
     base, x = base_and_input
-    matrix = base.weight.flatten(1)
-    layer = KINDS[type(base)]["train"].from_dense(base, rank=min(matrix.shape))
+    matrix = base.weight.detach().flatten(1)
+    layer = counterpart(base).from_dense(base, rank=min(matrix.shape))
     torch.testing.assert_close(layer(x), base(x))
     back = layer.to_dense()
     assert type(back) is type(base)
@@ -39,7 +45,7 @@ def test_full_rank_from_and_to_the_namesake(base_and_input):
 
 def test_low_rank_is_the_best_approximation(base_and_input):
     base, _ = base_and_input
-    layer = KINDS[type(base)]["train"].from_dense(base, rank=2)
+    layer = counterpart(base).from_dense(base, rank=2)
     matrix = base.weight.detach().flatten(1)
     values = torch.linalg.svdvals(matrix)
     torch.testing.assert_close((layer.Y.full() - matrix).norm(), values[2:].norm())
@@ -53,6 +59,106 @@ def test_start_has_the_size_of_torch():
     torch.testing.assert_close(layer.V.mT @ layer.V, one)
     first, second = (LowRankLinear(6, 5, rank=2, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first.weight, second.weight) and torch.equal(first.bias, second.bias)
+
+
+def test_a_new_start():
+    layer = shake(LowRankLinear(300, 200, rank=3), 7)
+    bias, norm = layer.bias.detach().clone(), float(LowRankLinear(300, 200, rank=7).weight.norm())
+    layer.reset_parameters()
+    assert layer.rank == 7 and float(layer.weight.norm()) == pytest.approx(norm)
+    assert not torch.equal(layer.bias, bias)
+
+
+def test_an_output_size_that_is_asked_for():
+    base, x = nn.ConvTranspose2d(3, 4, 3, stride=2), torch.randn(2, 3, 4, 4)
+    layer = LowRankConvTranspose2d.from_dense(base, rank=3)
+    torch.testing.assert_close(layer(x, output_size=(10, 9)), base(x, output_size=(10, 9)))
+    adapter = Adapter(base, rank=2)
+    shake(adapter, 2)
+    expected = base(x, output_size=(10, 10)) + nn.functional.conv_transpose2d(
+        x, adapter.dense(), stride=2, output_padding=1
+    )
+    torch.testing.assert_close(adapter(x, output_size=(10, 10)), expected)
+
+
+def test_the_linear_layer_of_gpt2():
+    base, x = Conv1D(6, 9), torch.randn(2, 3, 9)
+    layer = LowRankLinear.from_dense(base, rank=6)
+    torch.testing.assert_close(layer(x), base(x))
+    torch.testing.assert_close(layer.to_dense()(x), base(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_factors(base_and_input, dtype):
+    """Outputs and the rest change their type as in torch, factors and their gradients do not."""
+    base, x = base_and_input
+    x = x.to(dtype) if x.is_floating_point() else x
+    for layer in (shake(counterpart(base).from_dense(base, rank=3)), shake(Adapter(copy.deepcopy(base), rank=3))):
+        before, dense = layer.Y, copy.deepcopy(base)
+        dense.weight.data.copy_(layer.dense() + (base.weight if isinstance(layer, Adapter) else 0))
+        layer.U.grad = torch.zeros_like(layer.U)
+        layer.to(dtype)
+        assert all(a is b or torch.equal(a, b) for a, b in zip(before, layer.Y, strict=True))
+        assert {X.dtype for X in (layer.U.grad, *layer.factors)} == {torch.float32}
+        assert all(p.dtype == dtype for n, p in layer.named_parameters() if n not in ("U", "S", "V"))
+        y = layer(x)
+        assert y.dtype == dtype and layer.weight.dtype == dtype
+        expected = dense.to(dtype)(x)
+        assert float((y - expected).norm() / expected.norm()) < 8 * torch.finfo(dtype).eps
+        y.sum().backward()
+        assert layer.S.grad.dtype == torch.float32
+        layer.float()
+        assert layer(x.float() if x.is_floating_point() else x).dtype == torch.float32
+    layer = LowRankLinear(4, 3, rank=2, dtype=dtype)
+    assert layer.U.dtype == torch.float32 and layer.bias.dtype == dtype and layer.double().U.dtype == torch.float64
+
+
+def test_loading_by_assignment_keeps_the_factors():
+    layer = LowRankLinear(4, 3, rank=2)
+    layer.load_state_dict({k: X.bfloat16() for k, X in layer.state_dict().items()}, assign=True)
+    assert layer.U.dtype == torch.float32 and isinstance(layer.U, Factor)
+
+
+def test_complex_numbers_are_refused():
+    with pytest.raises(TypeError, match="low-rank layers are real, got torch"):
+        LowRankLinear(4, 3, rank=2, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="Linear has a complex weight"):
+        LowRankLinear.from_dense(nn.Linear(4, 3, dtype=torch.complex64), 2)
+    with pytest.raises(TypeError, match="got an input of torch"):
+        LowRankLinear(4, 3, rank=2)(torch.ones(4, dtype=torch.complex64))
+
+
+def test_derivatives_by_x_and_functions_of_the_parameters():
+    """A force in the loss, and gradients of each sample by torch.func, against one sample at a time."""
+    model = nn.Sequential(LowRankLinear(3, 8, rank=2), nn.Tanh(), Adapter(nn.Linear(8, 1), rank=1, scale=0.5))
+    shake(model[0], 2), shake(model[2], 1)
+    x = torch.randn(5, 3, requires_grad=True)
+    (force,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    force.square().sum().backward()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def energy(parameters, x):
+        return torch.func.functional_call(model, parameters, (x[None],)).sum()
+
+    def loss(parameters, x):
+        return torch.func.grad(energy, 1)(parameters, x).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x.detach())
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(found[name].sum(0), p.grad, msg=name)
+        else:
+            assert name.startswith("2.") and "base" in name  # frozen, or without an influence on the force
+
+
+def test_copies_of_data_parallel_have_their_factors_as_attributes():
+    layer = LowRankLinear(4, 3, rank=2)
+    expected = layer(torch.ones(4))
+    replica = layer._replicate_for_data_parallel()
+    for name, p in layer.named_parameters():
+        replica._parameters.pop(name, None)
+        setattr(replica, name, p.detach().clone())
+    assert torch.equal(replica(torch.ones(4)), expected)
 
 
 def test_integers_of_numpy():
@@ -79,7 +185,7 @@ def test_errors(make, error, message):
 def test_state_dict_at_another_rank(kind):
     def make(rank):
         torch.manual_seed(1)
-        return LowRankLinear(6, 8, rank=rank) if kind == "train" else LinearAdapter(nn.Linear(6, 8), rank=rank)
+        return LowRankLinear(6, 8, rank=rank) if kind == "train" else Adapter(nn.Linear(6, 8), rank=rank)
 
     saved, loaded = shake(make(5), 5), make(2)
     file = io.BytesIO()
@@ -90,7 +196,7 @@ def test_state_dict_at_another_rank(kind):
     assert loaded.U is parameter and loaded.rank == 5
     assert torch.equal(loaded.Y.full(), saved.Y.full())
     with pytest.raises(RuntimeError, match="size mismatch for V"):
-        (LowRankLinear(7, 8, rank=2) if kind == "train" else LinearAdapter(nn.Linear(7, 8), rank=2)).load_state_dict(
+        (LowRankLinear(7, 8, rank=2) if kind == "train" else Adapter(nn.Linear(7, 8), rank=2)).load_state_dict(
             saved.state_dict()
         )
     assigned = make(2)
@@ -121,7 +227,7 @@ def test_accumulation_and_a_layer_used_twice():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(base_and_input, dtype):
     base, x = base_and_input
-    trained = KINDS[type(base)]["train"].from_dense(base, rank=3)
+    trained = counterpart(base).from_dense(base, rank=3)
     with torch.autocast("cpu", dtype=dtype):
         assert trained(x).dtype == dtype
 
@@ -130,7 +236,7 @@ def test_autocast(base_and_input, dtype):
 def test_compile_without_breaks_and_with_few_graphs(kind):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    layer = LowRankLinear(16, 20, rank=2) if kind == "train" else LinearAdapter(nn.Linear(16, 20), rank=2)
+    layer = LowRankLinear(16, 20, rank=2) if kind == "train" else Adapter(nn.Linear(16, 20), rank=2)
     compiled = torch.compile(nn.Sequential(layer, nn.ReLU()), fullgraph=True, backend="aot_eager")
     x = torch.randn(3, 16)
     for rank in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 5):
