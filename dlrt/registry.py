@@ -174,6 +174,16 @@ def schroedinger(*, size=100, dtype="float64"):
     return problems.schroedinger(_rng(), size, np.result_type(_dtype(dtype), np.complex64))
 
 
+def riccati(*, size=100, dtype="float64"):
+    """Riccati equation X' = A^T X + X A + C^T C - X D D^T X of optimal control, with the heat operator."""
+    return problems.riccati(size, _rng(), dtype=_dtype(dtype))
+
+
+def allen_cahn(*, size=64, dtype="float64"):
+    """Allen-Cahn equation X' = 0.01 (A X + X A) + X - X^3, periodic: a nonlinear gradient flow."""
+    return problems.allen_cahn(size, dtype=_dtype(dtype))
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -187,6 +197,8 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         lyapunov_nonsymmetric,
         lyapunov_stiff,
         schroedinger,
+        riccati,
+        allen_cahn,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn

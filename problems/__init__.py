@@ -1,5 +1,6 @@
 """Matrix differential equations and losses with known constants and solutions, to run integrators on."""
 
+from .allen_cahn import AllenCahn, allen_cahn
 from .completion import MatrixCompletion, completion
 from .fields import DenseField, Field, LinearField, OperatorField
 from .function import FunctionProblem, from_function
@@ -8,14 +9,15 @@ from .least_squares import LinearLeastSquares
 from .manufactured import Manufactured, manufactured
 from .problem import FiniteSum, LossProblem, Problem
 from .regression import MatrixRegression
+from .riccati import Riccati, riccati
 from .rotating import Rotating, rotating
 from .schroedinger import Schroedinger, schroedinger
 from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
 
 __all__ = [
-    "DenseField", "Field", "FiniteSum", "FunctionProblem", "GivenSolution", "LinearField", "LinearLeastSquares",
-    "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression", "OperatorField", "Problem", "Rotating",
-    "Schroedinger", "Sylvester", "completion", "from_function", "given_solution", "load_target", "lyapunov",
-    "manufactured", "rotating", "schroedinger", "synthetic",
+    "AllenCahn", "DenseField", "Field", "FiniteSum", "FunctionProblem", "GivenSolution", "LinearField",
+    "LinearLeastSquares", "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression", "OperatorField",
+    "Problem", "Riccati", "Rotating", "Schroedinger", "Sylvester", "allen_cahn", "completion", "from_function",
+    "given_solution", "load_target", "lyapunov", "manufactured", "riccati", "rotating", "schroedinger", "synthetic",
 ]  # fmt: skip
