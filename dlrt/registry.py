@@ -184,6 +184,16 @@ def allen_cahn(*, size=64, dtype="float64"):
     return problems.allen_cahn(size, dtype=_dtype(dtype))
 
 
+def nonlinear_schroedinger(*, size=100, dtype="float64"):
+    """Discrete nonlinear Schroedinger equation, complex, cubic, norm and energy are conserved."""
+    return problems.nonlinear_schroedinger(size, precision=np.result_type(_dtype(dtype), np.complex64))
+
+
+def nonlinear_schroedinger_imaginary_time(*, size=100, dtype="float64"):
+    """The same in imaginary time at constant norm: down to the ground state, real."""
+    return problems.nonlinear_schroedinger(size, imaginary_time=True, precision=_dtype(dtype))
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -199,6 +209,8 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         schroedinger,
         riccati,
         allen_cahn,
+        nonlinear_schroedinger,
+        nonlinear_schroedinger_imaginary_time,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn

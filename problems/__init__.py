@@ -7,6 +7,7 @@ from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
 from .least_squares import LinearLeastSquares
 from .manufactured import Manufactured, manufactured
+from .nonlinear_schroedinger import NonlinearSchroedinger, nonlinear_schroedinger
 from .problem import FiniteSum, LossProblem, Problem
 from .regression import MatrixRegression
 from .riccati import Riccati, riccati
@@ -17,7 +18,8 @@ from .targets import load_target, synthetic
 
 __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FunctionProblem", "GivenSolution", "LinearField",
-    "LinearLeastSquares", "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression", "OperatorField",
-    "Problem", "Riccati", "Rotating", "Schroedinger", "Sylvester", "allen_cahn", "completion", "from_function",
-    "given_solution", "load_target", "lyapunov", "manufactured", "riccati", "rotating", "schroedinger", "synthetic",
+    "LinearLeastSquares", "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression",
+    "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating", "Schroedinger", "Sylvester",
+    "allen_cahn", "completion", "from_function", "given_solution", "load_target", "lyapunov", "manufactured",
+    "nonlinear_schroedinger", "riccati", "rotating", "schroedinger", "synthetic",
 ]  # fmt: skip

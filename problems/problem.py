@@ -33,6 +33,8 @@ class Problem(ABC):
 
     name: str
     t_end: float = 1.0
+    usual_substep: str | None = None
+    """Name of the substep for a first comparison, where one step of Euler's method is of no use; None: any will do."""
 
     @property
     @abstractmethod

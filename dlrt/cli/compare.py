@@ -90,7 +90,8 @@ def compare(
         str | None,
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
-            f"Default: exact for stiff equations, else euler, heun for projector-splitting-strang. "
+            f"Default: exact for stiff equations, rk4 for those that conserve a norm and are not linear, else euler, "
+            f"heun for projector-splitting-strang. "
             f"Not for {WITHOUT_SUBSTEP}."
         ),
     ] = None,
@@ -106,7 +107,7 @@ def compare(
         int | None,
         _problem(
             help="Rows and columns; all problems unless a target is given. "
-            "Default: 100, given-solution 30, manufactured 7."
+            "Default: 100, allen-cahn 64, given-solution 30, manufactured 7."
         ),
     ] = None,
     true_rank: Annotated[
@@ -154,7 +155,8 @@ def compare(
         _check_controlled(is_loss, rtol, step_size=step_size, steps=steps, seeds=seeds, tau=tau)
     if integrators is None:
         integrators = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
-    methods = _methods(integrators, is_loss, stiff, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
+    usual = "exact" if stiff else getattr(built, "usual_substep", None)
+    methods = _methods(integrators, is_loss, usual, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
     if rtol:
         made = controlled_cases(built, methods, rtol, atol, rank=rank)
     else:
@@ -188,7 +190,7 @@ def _problem_of(name, given):
     return build_problem(name, given)
 
 
-def _methods(names, is_loss, stiff, **given):
+def _methods(names, is_loss, usual_substep, **given):
     """The methods with the options given, each of which must apply to one of them, and the usual values of others."""
     from ..registry import OPTIMIZERS, SUBSTEPS, lookup, takes, with_options
 
@@ -196,7 +198,7 @@ def _methods(names, is_loss, stiff, **given):
     usual: dict[str, Any] = {
         "tau": 0.1 if is_loss else 1e-6,
         "spare": 1,
-        "substep": "exact" if stiff else None,
+        "substep": usual_substep,
         "optimizer": "sgd",
     }
     tau, spare, substep, optimizer = (usual[name] if value is None else value for name, value in given.items())
