@@ -194,6 +194,16 @@ def nonlinear_schroedinger_imaginary_time(*, size=100, dtype="float64"):
     return problems.nonlinear_schroedinger(size, imaginary_time=True, precision=_dtype(dtype))
 
 
+def anisotropic_diffusion(*, size=64, dtype="float64"):
+    """Diffusion along the diagonals, with a mixed derivative: a field that leaves the tangent space."""
+    return problems.anisotropic_diffusion(size, dtype=_dtype(dtype).type)
+
+
+def solid_body_rotation(*, size=64, dtype="float64"):
+    """Rotation of a Gaussian, u_t = y u_x - x u_y: at the start the field is normal to the tangent space."""
+    return problems.solid_body_rotation(size, dtype=_dtype(dtype).type)
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -210,6 +220,8 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         riccati,
         allen_cahn,
         nonlinear_schroedinger,
+        anisotropic_diffusion,
+        solid_body_rotation,
         nonlinear_schroedinger_imaginary_time,
     )
 }

@@ -2,6 +2,7 @@
 
 from .allen_cahn import AllenCahn, allen_cahn
 from .completion import MatrixCompletion, completion
+from .cross_terms import LinearTerms, anisotropic_diffusion, solid_body_rotation
 from .fields import DenseField, Field, LinearField, OperatorField
 from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
@@ -18,8 +19,9 @@ from .targets import load_target, synthetic
 
 __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FunctionProblem", "GivenSolution", "LinearField",
-    "LinearLeastSquares", "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression",
+    "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression",
     "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating", "Schroedinger", "Sylvester",
-    "allen_cahn", "completion", "from_function", "given_solution", "load_target", "lyapunov", "manufactured",
-    "nonlinear_schroedinger", "riccati", "rotating", "schroedinger", "synthetic",
+    "allen_cahn", "anisotropic_diffusion", "completion", "from_function", "given_solution", "load_target",
+    "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati", "rotating", "schroedinger",
+    "solid_body_rotation", "synthetic",
 ]  # fmt: skip

@@ -90,8 +90,8 @@ def compare(
         str | None,
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
-            f"Default: exact for stiff equations, rk4 for those that conserve a norm and are not linear, else euler, "
-            f"heun for projector-splitting-strang. "
+            f"Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, else "
+            f"euler, heun for projector-splitting-strang. "
             f"Not for {WITHOUT_SUBSTEP}."
         ),
     ] = None,
@@ -107,7 +107,8 @@ def compare(
         int | None,
         _problem(
             help="Rows and columns; all problems unless a target is given. "
-            "Default: 100, allen-cahn 64, given-solution 30, manufactured 7."
+            "Default: 100, but allen-cahn, anisotropic-diffusion and solid-body-rotation 64, given-solution 30, "
+            "manufactured 7."
         ),
     ] = None,
     true_rank: Annotated[
