@@ -204,6 +204,11 @@ def solid_body_rotation(*, size=64, dtype="float64"):
     return problems.solid_body_rotation(size, dtype=_dtype(dtype).type)
 
 
+def fokker_planck(*, size=100, dtype="float64"):
+    """Fokker-Planck equation of two streams that relax to a Maxwellian: mass, momentum and energy are kept."""
+    return problems.fokker_planck(size, dtype=_dtype(dtype))
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -220,9 +225,10 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         riccati,
         allen_cahn,
         nonlinear_schroedinger,
+        nonlinear_schroedinger_imaginary_time,
         anisotropic_diffusion,
         solid_body_rotation,
-        nonlinear_schroedinger_imaginary_time,
+        fokker_planck,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn

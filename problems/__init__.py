@@ -4,6 +4,7 @@ from .allen_cahn import AllenCahn, allen_cahn
 from .completion import MatrixCompletion, completion
 from .cross_terms import LinearTerms, anisotropic_diffusion, solid_body_rotation
 from .fields import DenseField, Field, LinearField, OperatorField
+from .fokker_planck import FokkerPlanck, fokker_planck
 from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
 from .least_squares import LinearLeastSquares
@@ -18,10 +19,10 @@ from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
 
 __all__ = [
-    "AllenCahn", "DenseField", "Field", "FiniteSum", "FunctionProblem", "GivenSolution", "LinearField",
-    "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression",
-    "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating", "Schroedinger", "Sylvester",
-    "allen_cahn", "anisotropic_diffusion", "completion", "from_function", "given_solution", "load_target",
-    "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati", "rotating", "schroedinger",
-    "solid_body_rotation", "synthetic",
+    "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
+    "LinearField", "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
+    "MatrixRegression", "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating", "Schroedinger",
+    "Sylvester", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck", "from_function",
+    "given_solution", "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati", "rotating",
+    "schroedinger", "solid_body_rotation", "synthetic",
 ]  # fmt: skip

@@ -72,7 +72,7 @@ def test_defaults_of_every_problem(problem):
     built = build_problem(problem, {"size": 12} if "size" in uses(PROBLEMS[problem]) else {})
     is_loss = hasattr(built, "loss")
     names = (FOR_LOSSES if is_loss else FOR_EQUATIONS).split(",")
-    sizes = None if is_loss else [built.t_end / 3]
+    sizes = None if is_loss else [built.t_end / 50]
     assert len(cases(built, {"bug": INTEGRATORS["bug"]}, seeds=1)) == (2 if is_loss else 3)  # at a rank that fits
     methods = {name: with_options(INTEGRATORS[name], truncation=Tolerance(relative=0.1, spare=1)) for name in names}
     for case in cases(built, methods, step_sizes=sizes, steps=2, seeds=1, rank=3):
