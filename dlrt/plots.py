@@ -134,12 +134,12 @@ def ranks_figure(results):
 
 
 def order_figure(results):
-    """Relative error at the end against the step size, for differential equations.
+    """Relative error at the end against the step size (with step-size control: rtol), for differential equations.
 
     Dashed lines have the slopes of the orders that the methods promise; a dotted one is the error of the best
     approximation of the start's rank, below which no method of that rank can be.
     """
-    return _errors_at_the_end(results, "step size", lambda result: result.case.step_size)
+    return _errors_at_the_end(results, results[0].case.setting[0], lambda result: result.case.setting[1])
 
 
 def work_figure(results):
@@ -171,7 +171,7 @@ def _errors_at_the_end(results, name, x):
                     unstable.append(size)
                 else:
                     points.append((np.median([x(result) for result in done]), *np.quantile(errors, [0.5, 0, 1])))
-            shown = label + (f",\nunstable at step size {', '.join(unstable)}" if unstable else "")
+            shown = label + (f",\nunstable at {results[0].case.setting[0]} {', '.join(unstable)}" if unstable else "")
             shown = shown if points else f"{label} (unstable)"
             at, middle, low, high = np.array(sorted(points)).reshape(-1, 4).T
             spread = [middle - low, high - middle] if np.any(low < high) else None
@@ -183,7 +183,7 @@ def _errors_at_the_end(results, name, x):
             taken = [max(x(result), 1e-9) for result in results]
             axes.set(xlim=(0.5 * min(taken), 2 * max(taken)), ylim=(0.1 * TOP, TOP))
         if name == "step size":
-            sizes = sorted({result.case.step_size for result in results})
+            sizes = sorted({result.case.setting[1] for result in results})
             _slopes(axes, orders, 0.92 * sizes[0])
             axes.set_xlim(0.9 * sizes[0], 1.1 * sizes[-1])
             axes.xaxis.set_major_locator(FixedLocator(sizes))
@@ -243,7 +243,7 @@ def save_figures(results, out):
     pictures = {"rank": ranks_figure}
     if measure is not None:
         pictures |= {measure: values_figure, "work": work_figure}
-    if measure == "error" and len({result.case.step_size for result in results}) > 1:
+    if measure == "error" and len({result.case.setting for result in results}) > 1:
         pictures["order"] = order_figure
     return [path for name, draw in pictures.items() for path in save_figure(draw(results), out / name)]
 
@@ -274,7 +274,7 @@ def _panels(results, position, values, label, log, first=0):
                     lost.append(Line2D([], [], label=f"{method} {text}", **look))
             if lost:
                 axes.legend(handles=lost, fontsize=6, handlelength=2, framealpha=0.8, borderpad=0.3, labelspacing=0.2)
-            axes.set_title(f"step size {size}")
+            axes.set_title(f"{results[0].case.setting[0]} {size}")
             axes.set_ylabel(label)
         if log:
             panels[0].set_yscale("log", nonpositive="mask")
@@ -410,7 +410,8 @@ def _styles(results):
 
 
 def _size(case):
-    return f"{case.step_size:g}" if isinstance(case.step_size, float) else str(case.step_size)
+    value = case.setting[1]
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _grouped(results, key):

@@ -174,6 +174,41 @@ def schroedinger(*, size=100, dtype="float64"):
     return problems.schroedinger(_rng(), size, np.result_type(_dtype(dtype), np.complex64))
 
 
+def riccati(*, size=100, dtype="float64"):
+    """Riccati equation X' = A^T X + X A + C^T C - X D D^T X of optimal control, with the heat operator."""
+    return problems.riccati(size, _rng(), dtype=_dtype(dtype))
+
+
+def allen_cahn(*, size=64, dtype="float64"):
+    """Allen-Cahn equation X' = 0.01 (A X + X A) + X - X^3, periodic: a nonlinear gradient flow."""
+    return problems.allen_cahn(size, dtype=_dtype(dtype))
+
+
+def nonlinear_schroedinger(*, size=100, dtype="float64"):
+    """Discrete nonlinear Schroedinger equation, complex, cubic, norm and energy are conserved."""
+    return problems.nonlinear_schroedinger(size, precision=np.result_type(_dtype(dtype), np.complex64))
+
+
+def nonlinear_schroedinger_imaginary_time(*, size=100, dtype="float64"):
+    """The same in imaginary time at constant norm: down to the ground state, real."""
+    return problems.nonlinear_schroedinger(size, imaginary_time=True, precision=_dtype(dtype))
+
+
+def anisotropic_diffusion(*, size=64, dtype="float64"):
+    """Diffusion along the diagonals, with a mixed derivative: a field that leaves the tangent space."""
+    return problems.anisotropic_diffusion(size, dtype=_dtype(dtype).type)
+
+
+def solid_body_rotation(*, size=64, dtype="float64"):
+    """Rotation of a Gaussian, u_t = y u_x - x u_y: at the start the field is normal to the tangent space."""
+    return problems.solid_body_rotation(size, dtype=_dtype(dtype).type)
+
+
+def fokker_planck(*, size=100, dtype="float64"):
+    """Fokker-Planck equation of two streams that relax to a Maxwellian: mass, momentum and energy are kept."""
+    return problems.fokker_planck(size, dtype=_dtype(dtype))
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -187,6 +222,13 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         lyapunov_nonsymmetric,
         lyapunov_stiff,
         schroedinger,
+        riccati,
+        allen_cahn,
+        nonlinear_schroedinger,
+        nonlinear_schroedinger_imaginary_time,
+        anisotropic_diffusion,
+        solid_body_rotation,
+        fokker_planck,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn

@@ -10,8 +10,10 @@ Schema, version 1. Strict JSON: what is not finite or not known is ``null``; tim
         label            str, the integrator's name
         integrator       object: class and hyper-parameters
         problem          object: class and settings; arrays by shape, dtype and digest
-        step_size        number, or str for a schedule
-        steps            int asked for
+        step_size        number, or str for a schedule; null with step-size control
+        steps            int asked for; null with step-size control
+        rtol             number: relative tolerance of step-size control; null without
+        atol             number: absolute one; null without
         steps_taken      int: steps up to the last record
         time             number: time reached (sum of the step sizes)
         seed             int
@@ -137,6 +139,7 @@ def read_results(out):
 
 def _case(result):
     case, run = result.case, result.trajectory
+    h = run.meta["step_size"]
 
     def last(values):
         return None if values is None or not math.isfinite(values[-1]) else float(values[-1])
@@ -145,8 +148,10 @@ def _case(result):
         "label": case.label,
         "integrator": run.meta["integrator"],
         "problem": run.meta["problem"],
-        "step_size": run.meta["step_size"] if isinstance(run.meta["step_size"], float) else str(run.meta["step_size"]),
+        "step_size": h if h is None or isinstance(h, float) else str(h),
         "steps": case.steps,
+        "rtol": run.meta.get("control", {}).get("rtol"),
+        "atol": run.meta.get("control", {}).get("atol"),
         "steps_taken": int(run.steps[-1]),
         "time": float(run.times[-1]),
         "seed": case.seed,

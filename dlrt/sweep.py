@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from integrators.checks import check_integer, check_jobs
 
+from .control import RTOL
 from .runs import Folder, digest, identify, report, run
 from .solve import solve
 from .trajectory import SCHEMA_VERSION, Trajectory
@@ -23,9 +24,11 @@ class Case:
     ----------
     integrator : integrators.Integrator
     problem : problems.Problem
-    step_size : float or callable
-        As in `solve`.
-    steps : int
+    step_size : float or callable, optional
+    steps : int, optional
+    t_span : (float, float), optional
+    rtol, atol : float, optional
+        As in `solve`: a step size and a number of steps, or an interval and tolerances.
     rank : int
     seed : int
     every : int
@@ -35,8 +38,11 @@ class Case:
 
     integrator: Any
     problem: Any
-    step_size: float | Callable[[int], float]
-    steps: int
+    step_size: float | Callable[[int], float] | None = None
+    steps: int | None = None
+    t_span: tuple[float, float] | None = None
+    rtol: float | None = None
+    atol: float | None = None
     rank: int
     seed: int = 0
     every: int = 1
@@ -53,7 +59,8 @@ class Case:
         if not self.label:
             object.__setattr__(self, "label", type(self.integrator).__name__)
         names = ("integrator", "problem", "step_size", "steps", "rank", "seed", "every")
-        made = identify(**{name: getattr(self, name) for name in names})
+        controlled = [name for name in ("t_span", "rtol", "atol") if getattr(self, name) is not None]
+        made = identify(**{name: getattr(self, name) for name in (*names, *controlled)})
         object.__setattr__(self, "identity", made)
         settings = digest([made["settings"], SCHEMA_VERSION], size=8)
         slug = re.sub(r"[^\w.-]+", "-", self.label).strip("-")
@@ -66,12 +73,28 @@ class Case:
             self.problem,
             step_size=self.step_size,
             steps=self.steps,
+            t_span=self.t_span,
+            rtol=self.rtol,
+            atol=self.atol,
             rank=self.rank,
             seed=self.seed,
             every=self.every,
-            callback=lambda record: report(record.step / max(1, self.steps)),
+            callback=self._report,
         )
         return replace(run, meta=run.meta | {"case": self.identity})
+
+    def _report(self, record):
+        if self.t_span is None:
+            report(record.step / max(1, self.steps or 0))
+        else:
+            report((record.time - self.t_span[0]) / (self.t_span[1] - self.t_span[0]))
+
+    @property
+    def setting(self):
+        """(name, value) of what says how exact the run is: its step size, or rtol where it is controlled."""
+        return (
+            ("step size", self.step_size) if self.t_span is None else ("rtol", RTOL if self.rtol is None else self.rtol)
+        )
 
     def load(self, path):
         """The stored trajectory.

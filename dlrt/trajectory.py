@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from integrators import State
+from integrators import LowRank, State
 from integrators.linalg import to_numpy
 
 from .runs import versions, write_atomically
@@ -18,9 +18,9 @@ from .runs import versions, write_atomically
 SCHEMA_VERSION = 2
 _RECORDED: tuple[str, ...] = ("steps", "times", "losses", "errors", "ranks", "singular_values", "coefficients")
 _RECORDED += ("evaluations", "rejected", "wall_times")
-_PER_STEP = ("step_sizes", "truncation_errors")
+_PER_STEP = ("step_sizes", "truncation_errors", "error_ratios")
 _IN_META = ("status", "integrator", "problem", "code", "random_state", "step_size", "array_library", "device")
-_OPTIONAL = ("losses", "errors", "coefficients")
+_OPTIONAL = ("losses", "errors", "coefficients", "error_ratios")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +100,26 @@ class Trajectory:
     state : integrators.State
         State at the last record: the matrix (U, S, V) and the integrator's memory.
     status : str
-        ``finished``; ``stopped`` by the callback; ``interrupted`` from the keyboard; ``diverged at step k`` where the
-        k-th step led to numbers that are not finite, the trajectory then ends at the last record before it; or
+        ``finished``; ``stopped`` by the callback, an event, or the number of steps allowed; ``interrupted`` from the
+        keyboard; ``diverged at step k`` where the k-th step led to numbers that are not finite, the trajectory then
+        ends at the last record before it (with step-size control after step k - 1); or
         ``failed at step k: TYPE: TEXT`` where the k-th step raised an exception, it then ends after step k - 1.
     meta : dict
         JSON values: ``integrator`` and ``problem`` (settings, see `describe`), ``code`` (digest of what made them,
         see `dlrt.runs.identity`), ``case`` (of a sweep: the identity of its case), ``seed``, ``random_start`` and
         ``random_state`` (the generator at start and end), ``start``, ``step_size``, ``every``,
-        ``array_library``, ``device``, ``versions``.
+        ``array_library``, ``device``, ``versions``; with step-size control ``control``: tolerances, interval, and what
+        the controller remembers; with events ``events``: their times.
+    error_ratios : ndarray (N,) or None
+        Estimated error of every step over what the tolerances allow, at most 1; nan for steps of given size, None where
+        all are.
+    rejected_steps : ndarray (Q, 3)
+        Attempts that step-size control rejected: number of the step from 1, size, and estimated error over what is
+        allowed (infinite where numbers were not finite). Their evaluations count, and `rejected` counts them too.
+    sample_times : ndarray (s,)
+        The times of `solve`'s ``t_eval`` that were reached.
+    samples : tuple of s integrators.LowRank
+        The matrices there.
     """
 
     steps: np.ndarray
@@ -125,16 +137,26 @@ class Trajectory:
     state: Any
     status: str
     meta: dict
+    error_ratios: np.ndarray | None = None
+    rejected_steps: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+    sample_times: np.ndarray = field(default_factory=lambda: np.empty(0))
+    samples: tuple[LowRank, ...] = ()
 
     @classmethod
-    def from_records(cls, records, step_sizes, truncation_errors, status, meta):
-        """Stack a list of `Record` into a trajectory; steps beyond the last record are cut off."""
+    def from_records(
+        cls, records, step_sizes, truncation_errors, status, meta, error_ratios=(), rejected_steps=(), samples=()
+    ):
+        """Stack a list of `Record` into a trajectory; steps beyond the last record are cut off.
+
+        `samples` are pairs (time, matrix), and `rejected_steps` rows, none of them beyond it.
+        """
         last = records[-1]
 
         def column(name, dtype):
             values = [getattr(record, name) for record in records]
             return None if values[0] is None else np.array(values, dtype=dtype)
 
+        ratios = np.array([*error_ratios, *[np.nan] * len(step_sizes)][: last.step], dtype=np.float64)
         coefficients = None
         if last.coefficients is not None:
             coefficients = _pad([record.coefficients for record in records])
@@ -154,6 +176,10 @@ class Trajectory:
             state=last.state,
             status=status,
             meta=meta | {"random_state": last.random_state},
+            error_ratios=None if np.all(np.isnan(ratios)) else ratios,
+            rejected_steps=np.array(rejected_steps, dtype=np.float64).reshape(-1, 3),
+            sample_times=np.array([t for t, _ in samples], dtype=np.float64),
+            samples=tuple(Y for _, Y in samples),
         )
 
     def records(self):
@@ -191,6 +217,11 @@ class Trajectory:
     def Y(self):
         """The final matrix, an `integrators.LowRank`."""
         return self.state.Y
+
+    @property
+    def t_events(self):
+        """List of ndarray: the times of each event, in the order in which `solve` was given them."""
+        return [np.array(times, dtype=np.float64) for times in self.meta.get("events", [])]
 
     @property
     def measure(self):
@@ -258,6 +289,11 @@ class Trajectory:
         path = _npz(path)
         arrays = {name: getattr(self, name) for name in _RECORDED + _PER_STEP if getattr(self, name) is not None}
         arrays |= {_in_file(name): to_numpy(X) for name, X in self.state.arrays().items()}
+        if self.error_ratios is not None:
+            arrays["rejected_steps"] = self.rejected_steps
+        if self.samples:
+            factors = {f"sample.{i}.{name}": X for i, Y in enumerate(self.samples) for name, X in zip("USV", Y)}
+            arrays |= {"sample_times": self.sample_times} | {name: to_numpy(X) for name, X in factors.items()}
         meta = {"schema_version": SCHEMA_VERSION, "status": self.status} | self.meta
         text = json.dumps(meta, allow_nan=False)
         return write_atomically(path, lambda file: np.savez(file, meta=np.array(text), **arrays))
@@ -298,10 +334,13 @@ class Trajectory:
         try:
             _check_shapes(arrays)
             state = State.of({name.removeprefix("state."): X for name, X in arrays.items()})
-        except (ValueError, TypeError) as error:
+            count = len(arrays.get("sample_times", ()))
+            samples = tuple(LowRank(*(arrays[f"sample.{i}.{name}"] for name in "USV")) for i in range(count))
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         recorded: dict[str, Any] = {name: arrays.get(name) for name in _RECORDED + _PER_STEP}
-        return cls(**recorded, state=state, status=meta.pop("status"), meta=meta)
+        recorded |= {name: arrays[name] for name in ("rejected_steps", "sample_times") if name in arrays}
+        return cls(**recorded, state=state, status=meta.pop("status"), meta=meta, samples=samples)
 
 
 def _check_shapes(arrays):

@@ -1,21 +1,28 @@
 """Matrix differential equations and losses with known constants and solutions, to run integrators on."""
 
+from .allen_cahn import AllenCahn, allen_cahn
 from .completion import MatrixCompletion, completion
+from .cross_terms import LinearTerms, anisotropic_diffusion, solid_body_rotation
 from .fields import DenseField, Field, LinearField, OperatorField
+from .fokker_planck import FokkerPlanck, fokker_planck
 from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
 from .least_squares import LinearLeastSquares
 from .manufactured import Manufactured, manufactured
+from .nonlinear_schroedinger import NonlinearSchroedinger, nonlinear_schroedinger
 from .problem import FiniteSum, LossProblem, Problem
 from .regression import MatrixRegression
+from .riccati import Riccati, riccati
 from .rotating import Rotating, rotating
 from .schroedinger import Schroedinger, schroedinger
 from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
 
 __all__ = [
-    "DenseField", "Field", "FiniteSum", "FunctionProblem", "GivenSolution", "LinearField", "LinearLeastSquares",
-    "LossProblem", "Manufactured", "MatrixCompletion", "MatrixRegression", "OperatorField", "Problem", "Rotating",
-    "Schroedinger", "Sylvester", "completion", "from_function", "given_solution", "load_target", "lyapunov",
-    "manufactured", "rotating", "schroedinger", "synthetic",
+    "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
+    "LinearField", "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
+    "MatrixRegression", "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating", "Schroedinger",
+    "Sylvester", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck", "from_function",
+    "given_solution", "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati", "rotating",
+    "schroedinger", "solid_body_rotation", "synthetic",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import device
@@ -33,6 +33,8 @@ class Problem(ABC):
 
     name: str
     t_end: float = 1.0
+    usual_substep: ClassVar[str | None] = None
+    """Name of the substep for a first comparison, where one step of Euler's method is of no use; None: any will do."""
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ def test_python_examples(tmp_path, monkeypatch, capsys):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)
-    first, second, _third, equation, layers = capsys.readouterr().out.splitlines()
+    first, second, _third, equation, controlled, layers = capsys.readouterr().out.splitlines()
     assert re.match(r"GeoLoRA 0.5 finished \S+e-2\d 5$", first)
     assert "diverged" in second
     error = np.linalg.norm(names["state"].Y.full() - names["target"]) / np.linalg.norm(names["target"])
@@ -28,4 +28,5 @@ def test_python_examples(tmp_path, monkeypatch, capsys):
     assert error <= 1.5 * (1 - 0.1 + 0.005) ** 20
     assert (tmp_path / "svd-lora.npz").is_file()
     assert equation == "<Trajectory: 50 steps to t = 0.5, rank 5, finished>"
+    assert controlled.startswith("stopped 0.")  # by the event
     assert re.match(r"\{'0': \d+, '2': \d+\}$", layers)

@@ -60,6 +60,16 @@ def compare(
             "with the step size adjusted so that they end there exactly."
         ),
     ] = None,
+    rtol: Annotated[
+        list[float] | None,
+        _run(
+            help="Instead of step sizes: relative tolerance for the error of a step, which then chooses its size; give "
+            "it several times to compare several. For differential equations and methods with an order."
+        ),
+    ] = None,
+    atol: Annotated[
+        float | None, _run(help="Absolute tolerance beside --rtol, in the Frobenius norm. Default: 1e-6.")
+    ] = None,
     rank: Annotated[
         int | None,
         _run(help="Rank at the start. Default: 8, but at most half of the rows or columns.", show_default=False),
@@ -80,7 +90,8 @@ def compare(
         str | None,
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
-            f"Default: exact for stiff equations, else euler, heun for projector-splitting-strang. "
+            f"Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, else "
+            f"euler, heun for projector-splitting-strang. "
             f"Not for {WITHOUT_SUBSTEP}."
         ),
     ] = None,
@@ -96,7 +107,8 @@ def compare(
         int | None,
         _problem(
             help="Rows and columns; all problems unless a target is given. "
-            "Default: 100, given-solution 30, manufactured 7."
+            "Default: 100, but allen-cahn, anisotropic-diffusion and solid-body-rotation 64, given-solution 30, "
+            "manufactured 7."
         ),
     ] = None,
     true_rank: Annotated[
@@ -140,10 +152,16 @@ def compare(
     if substep == "exact" and not _knows_flows(built):
         raise ValueError(f"--substep exact is not for {problem}, which has no exact sub-flows; euler, heun, rk4 are")
     is_loss, stiff = hasattr(built, "loss"), _is_stiff(built, step_size)
+    if rtol or atol is not None:
+        _check_controlled(is_loss, rtol, step_size=step_size, steps=steps, seeds=seeds, tau=tau)
     if integrators is None:
         integrators = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
-    methods = _methods(integrators, is_loss, stiff, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
-    made = cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank)
+    usual = "exact" if stiff else getattr(built, "usual_substep", None)
+    methods = _methods(integrators, is_loss, usual, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
+    if rtol:
+        made = controlled_cases(built, methods, rtol, atol, rank=rank)
+    else:
+        made = cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank)
     check_folder(out)
     with cluster(scheduler):
         results = _sweep(made, out, jobs if scheduler is None else None, fresh)
@@ -173,7 +191,7 @@ def _problem_of(name, given):
     return build_problem(name, given)
 
 
-def _methods(names, is_loss, stiff, **given):
+def _methods(names, is_loss, usual_substep, **given):
     """The methods with the options given, each of which must apply to one of them, and the usual values of others."""
     from ..registry import OPTIMIZERS, SUBSTEPS, lookup, takes, with_options
 
@@ -181,7 +199,7 @@ def _methods(names, is_loss, stiff, **given):
     usual: dict[str, Any] = {
         "tau": 0.1 if is_loss else 1e-6,
         "spare": 1,
-        "substep": "exact" if stiff else None,
+        "substep": usual_substep,
         "optimizer": None,
     }
     tau, spare, substep, optimizer = (usual[name] if value is None else value for name, value in given.items())
@@ -220,7 +238,7 @@ def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=Non
     Raises TypeError or ValueError for what does not fit the problem.
     """
     is_loss = hasattr(problem, "loss")
-    rank = min(8, max(1, min(problem.shape) // 2)) if rank is None else check_rank(rank, problem.shape)
+    rank = _usual_rank(problem) if rank is None else check_rank(rank, problem.shape)
     if step_sizes is None:
         step_sizes = [0.1, 0.01] if is_loss else [problem.t_end / n for n in (50, 100, 200)]
     found = []
@@ -249,8 +267,45 @@ def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=Non
     return found
 
 
+def _check_controlled(is_loss, rtol, **others):
+    """ValueError for options that do not go with step-size control."""
+    if is_loss:
+        raise ValueError("--rtol and --atol are for differential equations, not for losses: give --step-size")
+    if not rtol:
+        raise ValueError("--atol needs --rtol")
+    for name, value in others.items():
+        if value:
+            raise ValueError(f"{option(name)} is for steps of given size, not for --rtol")
+
+
+def controlled_cases(problem, methods, rtol, atol, *, rank=None):
+    """One case for each relative tolerance and method, over the time horizon of the problem."""
+    for name, method in methods.items():
+        if method.order is None:
+            raise ValueError(f"--rtol needs methods with an order, and {name} has none")
+    rank = _usual_rank(problem) if rank is None else check_rank(rank, problem.shape)
+    return [
+        Case(
+            label=name,
+            integrator=method,
+            problem=problem,
+            t_span=(0.0, float(problem.t_end)),
+            rtol=tolerance,
+            atol=atol,
+            rank=rank,
+            every=10,  # references may cost more than steps
+        )
+        for tolerance in dict.fromkeys(check_positive("rtol", tolerance) for tolerance in rtol)
+        for name, method in methods.items()
+    ]
+
+
+def _usual_rank(problem):
+    return min(8, max(1, min(problem.shape) // 2))
+
+
 def table(results):
-    """Rows and title of the table: for each method a row for each step size, with medians over the seeds."""
+    """Rows and title of the table: for each method a row for each step size or rtol, with medians over the seeds."""
     measure = results[0].trajectory.measure
     exact = solutions(results) if measure == "error" else {}
     groups = _groups(results)
@@ -264,10 +319,12 @@ def table(results):
             rows.append(label)
         done = [run for run in runs if ended(run)]
         shown = ([_value(exact, done, many)] if done else []) + _failures(runs)
-        row = {"step size": f"  {h:.4g}", heading: shown[0]}
+        row = {results[0].case.setting[0]: f"  {h:.4g}", heading: shown[0]}
         if any(value is not None for value in best.values()):
             row["best"] = "" if best[label, h] is None else f"{best[label, h]:.1e}" if best[label, h] > 1e-15 else "0"
         row["rank"] = _range(int(run.numerical_ranks[-1]) for run in done) if done else ""
+        if results[0].case.t_span is not None:
+            row["steps"] = f"{np.median([run.steps[-1] for run in runs]):.0f}"
         row["evaluations"] = f"{np.median([run.evaluations[-1] for run in runs]):.0f}"
         row["time [s]"] = f"{np.median([run.wall_times[-1] for run in runs]):.2f}"
         rows += [row, *({heading: failure} for failure in shown[1:])]
@@ -286,11 +343,12 @@ def notes(results):
     if unstable:
         explicit = any(not isinstance(getattr(case.integrator, "substep", Exact()), Exact) for case in unstable)
         flows = "--substep exact, or " if explicit and not hasattr(problem, "loss") and _knows_flows(problem) else ""
-        names, least = dict.fromkeys(case.label for case in unstable), min(case.step_size for case in unstable)
-        lines.append(f"Unstable: {', '.join(names)}. Try {flows}a --step-size below {least:.4g}.")
+        names, least = dict.fromkeys(case.label for case in unstable), min(case.setting[1] for case in unstable)
+        name = option(unstable[0].setting[0].replace(" ", "_"))
+        lines.append(f"Unstable: {', '.join(names)}. Try {flows}a {name} below {least:.4g}.")
     for case, run, _ in results:
         if run.failed:
-            lines.append(f"{case.label}, step size {case.step_size:.4g}, seed {case.seed}: {run.status}")
+            lines.append(f"{case.label}, {case.setting[0]} {case.setting[1]:.4g}, seed {case.seed}: {run.status}")
     return lines
 
 
@@ -300,7 +358,7 @@ def _groups(results):
     for label in dict.fromkeys(result.case.label for result in results):
         for case, run, _ in results:
             if case.label == label:
-                groups.setdefault((label, case.step_size), []).append(run)
+                groups.setdefault((label, case.setting[1]), []).append(run)
     return groups
 
 

@@ -264,6 +264,7 @@ def test_torch_states_work(tmp_path):
         ({"steps": 1.5}, TypeError, "steps must be an integer"),
         ({"every": 0}, ValueError, "every must be at least 1, got 0"),
         ({"rank": None}, ValueError, "rank .or start. must be given"),
+        ({"steps": None}, ValueError, "step_size and steps, or t_span, must be given"),
         ({"rank": 0}, ValueError, "rank must be at least 1, got 0"),
         ({"rank": 10}, ValueError, r"rank 10 exceeds min\(m, n\) = 9"),
         ({"seed": "a"}, TypeError, "seed must be an integer"),
@@ -384,6 +385,119 @@ def test_restart_of_a_loaded_torch_run_has_tensors(tmp_path):
     loaded = Trajectory.load(run.save(tmp_path / "run.npz"))
     again = solve(GeoLoRA(), problem, step_size=0.1, steps=2, start=loaded, restart=True)
     assert isinstance(again.Y.S, torch.Tensor)
+
+
+# -- step-size control, output between steps ---------------------------------------------------------------------------
+
+CONTROLLED = {"t_span": (0.0, 1.0), "rtol": 1e-3}
+
+
+@pytest.mark.parametrize("method", [BUG(), AugmentedBUG(), ProjectorSplitting(order=2), FullRank()], ids=repr)
+def test_a_controlled_run_goes_on_bit_for_bit(tmp_path, method):
+    """Stopped after any number of steps, by a callback or by `steps`, saved, loaded, continued: as if never stopped."""
+    options = CONTROLLED | {"t_eval": [0.0, 0.01, 0.31, 0.5, 1.0], "first_step": 0.5}
+    whole = solve(method, EQUATION, rank=4, **options)
+    assert whole.status == "finished" and whole.times[-1] == 1 and len(whole.samples) == 5
+    for k in (1, int(whole.steps[-1]) // 2, int(whole.steps[-1]) - 1):
+        half = solve(method, EQUATION, rank=4, steps=k, **options)
+        assert half.status == "stopped" and half.steps[-1] == k
+        loaded = Trajectory.load(half.save(tmp_path / "half.npz"))
+        assert_same(half, loaded)
+        on = solve(method, EQUATION, start=loaded, **CONTROLLED, t_eval=options["t_eval"])
+        assert_same(whole, on)
+        for a, b in zip(whole.samples, on.samples, strict=True):
+            assert np.array_equal(a.full(), b.full())
+        assert np.array_equal(whole.sample_times, on.sample_times)
+        assert np.array_equal(whole.rejected_steps, on.rejected_steps)
+        assert_same(half, solve(method, EQUATION, rank=4, callback=lambda r, k=k: r.step == k, **options))
+
+
+def test_a_finished_run_goes_on_to_a_later_end():
+    run = solve(BUG(), EQUATION, rank=4, **CONTROLLED)
+    assert len(solve(BUG(), EQUATION, start=run, **CONTROLLED).step_sizes) == len(run.step_sizes)
+    later = solve(BUG(), EQUATION, start=run, t_span=(0, 2), rtol=1e-3)
+    assert later.times[-1] == 2 and later.steps[-1] > run.steps[-1]
+    steps = solve(BUG(), EQUATION, start=later, step_size=0.1, steps=3)  # and with steps of given size, and back
+    assert np.isnan(steps.error_ratios[-3:]).all() and not np.isnan(steps.error_ratios[:-3]).any()
+    again = solve(BUG(), EQUATION, start=steps, t_span=(0, 3), rtol=1e-3)
+    assert again.times[-1] == 3 and len(again.error_ratios) == again.steps[-1]
+    for bad in ((0.5, 3), (0, 0.5)):
+        with pytest.raises(ValueError, match=r"t_span must begin where the run began, at 0, and end no earlier"):
+            solve(BUG(), EQUATION, start=run, t_span=bad)
+    fresh = solve(BUG(), EQUATION, start=run, t_span=(1, 1.5), restart=True)
+    assert fresh.times[0] == 1 and fresh.steps[0] == 0
+
+
+@pytest.mark.parametrize("way", [CONTROLLED, {"step_size": 0.05, "steps": 20}], ids=["controlled", "given"])
+def test_matrices_at_given_times(way, tmp_path):
+    """The steps are the same without them; the interpolation is not worse than the steps; ends of steps are exact."""
+    times = [0.0, 0.21, 0.5, 0.52, 1.0]
+    run, plain = (solve(BUG(substep=RK4()), EQUATION, rank=3, t_eval=s, **way) for s in (times, None))
+    assert np.array_equal(run.step_sizes, plain.step_sizes) and np.array_equal(run.Y.full(), plain.Y.full())
+    assert run.sample_times.tolist() == times and len(run.samples) == 5 and plain.samples == ()
+    assert run.evaluations[-1] > plain.evaluations[-1]
+    for t, Y in zip(times, run.samples, strict=True):
+        assert EQUATION.error(t, Y) <= 1.1 * run.errors.max() and Y.rank == 3
+    assert np.array_equal(run.samples[-1].full(), run.Y.full())
+    loaded = Trajectory.load(run.save(tmp_path / "run.npz"))
+    assert loaded.sample_times.tolist() == times
+    assert all(np.array_equal(a.full(), b.full()) for a, b in zip(loaded.samples, run.samples, strict=True))
+    early = solve(BUG(), EQUATION, rank=3, t_eval=[0.1, 5.0], step_size=0.05, steps=4)
+    assert early.sample_times.tolist() == [0.1]  # the other one is not reached
+
+
+def decay(t, Y):
+    """Y' = -Y."""
+    return LowRank(Y.U, -Y.S, Y.V)
+
+
+DECAY = problems.from_function((12, 9), decay, initial=START)
+
+
+@pytest.mark.parametrize(
+    "way", [{"t_span": (0, 2), "rtol": 1e-6}, {"step_size": 0.3, "steps": 9}], ids=["span", "steps"]
+)
+def test_events(way, tmp_path):
+    """The norm falls like e^{-t}: to half at log 2, to a third at log 3."""
+
+    def half(t, Y):
+        return Y.norm() - START.norm() / 2
+
+    def third(t, Y):
+        return Y.norm() - START.norm() / 3
+
+    def rising(t, Y):
+        return half(t, Y)
+
+    rising.direction = 1
+    half.terminal = False
+    # half of 0.3^4 / 384 per step by interpolation, and RK4's own 0.3^5 / 120
+    near = {"abs": 1e-4} if "steps" in way else {"abs": 1e-5}
+    run = solve(BUG(substep=RK4()), DECAY, rank=3, events=[half, third, rising], **way)
+    assert run.status == "stopped"
+    [first, second, none] = run.t_events
+    assert first == pytest.approx([np.log(2)], **near) and second == pytest.approx([np.log(3)], **near)
+    assert none.size == 0 and run.times[-1] == second[0]
+    assert third(0, run.Y) <= 0 and third(0, run.Y) == pytest.approx(0, abs=1e-12)  # just after the change
+    loaded = Trajectory.load(run.save(tmp_path / "run.npz"))
+    assert [times.tolist() for times in loaded.t_events] == [times.tolist() for times in run.t_events]
+    on = solve(BUG(substep=RK4()), DECAY, start=loaded, events=[half, third, rising], **way)
+    assert on.status == "finished" and [len(times) for times in on.t_events] == [1, 1, 0]  # not the same one again
+    with pytest.raises(ValueError, match="the trajectory to continue has 3 events, got 1"):
+        solve(BUG(substep=RK4()), DECAY, start=loaded, events=half, **way)
+    with pytest.raises(ValueError, match="the trajectory to continue has 3 events, got 0"):
+        solve(BUG(substep=RK4()), DECAY, start=loaded, **way)
+
+
+def test_an_event_that_fails_keeps_the_run():
+    def event(t, Y):
+        return 1.0 if t < 0.5 else "?"
+
+    run = solve(BUG(), DECAY, rank=3, events=event, step_size=0.1, steps=9)
+    assert (
+        run.status.startswith("failed at step 5: TypeError: what an event returns must be a real")
+        and run.steps[-1] == 4
+    )
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,27 @@ def test_files_are_named_by_all_settings():
     assert not set(names) & {case.file for case in cases(problems.MatrixRegression(2 * TARGET))}
 
 
+def test_cases_with_step_size_control(tmp_path):
+    """They are told apart by interval and tolerances, and kept like others."""
+    equation = problems.given_solution(np.random.default_rng(2), (8, 7), rank=2)
+    made = [
+        Case(integrator=BUG(), problem=equation, t_span=(0.0, end), rtol=rtol, atol=atol, rank=2)
+        for end, rtol, atol in ((0.5, 1e-2, None), (0.5, 1e-3, None), (0.5, 1e-3, 1e-3), (0.4, 1e-3, None))
+    ]
+    assert len({case.file for case in made}) == 4
+    assert made[0].setting == ("rtol", 1e-2) and cases()[0].setting == ("step size", 0.9)
+    results = sweep(made, out=tmp_path)
+    assert [result.trajectory.times[-1] for result in results] == [0.5, 0.5, 0.5, 0.4]
+    assert all(result.found for result in sweep(made, out=tmp_path))
+    assert np.array_equal(Trajectory.load(tmp_path / made[1].file).step_sizes, results[1].trajectory.step_sizes)
+    write_results(tmp_path, results, {})
+    kept = read_results(tmp_path)["cases"]
+    assert [case["rtol"] for case in kept] == [1e-2, 1e-3, 1e-3, 1e-3] and kept[0]["step_size"] is kept[0][
+        "steps"
+    ] is None
+    assert {path.stem for path in plots.save_figures(results[:2], tmp_path)} == {"rank", "error", "work", "order"}
+
+
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
 def test_parallel_is_the_same_as_serial(tmp_path, backend):
     serial = sweep(cases(seeds=1), out=tmp_path / "serial")

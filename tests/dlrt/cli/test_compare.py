@@ -72,12 +72,42 @@ def test_defaults_of_every_problem(problem):
     built = build_problem(problem, {"size": 12} if "size" in uses(PROBLEMS[problem]) else {})
     is_loss = hasattr(built, "loss")
     names = (FOR_LOSSES if is_loss else FOR_EQUATIONS).split(",")
-    sizes = None if is_loss else [built.t_end / 3]
+    sizes = None if is_loss else [built.t_end / 50]
     assert len(cases(built, {"bug": INTEGRATORS["bug"]}, seeds=1)) == (2 if is_loss else 3)  # at a rank that fits
     methods = {name: with_options(INTEGRATORS[name], truncation=Tolerance(relative=0.1, spare=1)) for name in names}
     for case in cases(built, methods, step_sizes=sizes, steps=2, seeds=1, rank=3):
         run = case.solve()
         assert run.steps[-1] == 2 and np.isfinite(run.values[-1])
+
+
+def test_compare_with_step_size_control(tmp_path):
+    options = [
+        "--rtol",
+        1e-2,
+        "--rtol",
+        1e-3,
+        "--atol",
+        1e-5,
+        "--integrators",
+        "bug,augmented-bug",
+        "--size",
+        10,
+        "--true-rank",
+        3,
+    ]
+    result = run("compare", "given-solution", *options, "--rank", 3, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    content = read_results(tmp_path)
+    assert [(case["rtol"], case["atol"]) for case in content["cases"]] == [(1e-2, 1e-5)] * 2 + [(1e-3, 1e-5)] * 2
+    assert all(case["time"] == 1 and case["error"] < 10 * case["rtol"] for case in content["cases"])
+    [header] = [line for line in result.output.splitlines() if "evaluations" in line]
+    assert (
+        header.split()[0] == "rtol" and "steps" in header and "order.png" in {path.name for path in tmp_path.iterdir()}
+    )
+    assert (
+        "4 of 4 runs were there already."
+        in run("compare", "given-solution", *options, "--rank", 3, "--out", tmp_path).output
+    )
 
 
 def test_targets_come_from_files(tmp_path, monkeypatch):
@@ -101,6 +131,12 @@ def test_targets_come_from_files(tmp_path, monkeypatch):
         (["compare", "rotating", "--step-size", "-0.1"], "--step-size must be positive and finite, got -0.1"),
         (["compare", "rotating", "--step-size", "nan"], "--step-size must be positive and finite, got nan"),
         (["compare", "rotating", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["compare", "rotating", "--rtol", "-1"], "--rtol must be positive and finite, got -1.0"),
+        (["compare", "rotating", "--atol", "1e-3"], "--atol needs --rtol"),
+        (["compare", "rotating", "--rtol", "1e-3", "--step-size", "0.1"], "--step-size is for steps of given size"),
+        (["compare", "rotating", "--rtol", "1e-3", "--tau", "0.1"], "--tau is for steps of given size"),
+        (["compare", "rotating", "--rtol", "1e-3", "--integrators", "lora"], "--rtol needs methods with an order"),
+        (["compare", "matrix-regression", "--rtol", "1e-3"], "--rtol and --atol are for differential equations"),
         (["compare", "rotating", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["compare", "rotating", "--tau", "-1"], "--tau must be >= 0, got -1.0"),
         (["compare", "rotating", "--spare", "-1"], "--spare must be at least 0, got -1"),

@@ -1,0 +1,53 @@
+"""Reference solutions by numerical integration of the dense equation, to twelve digits."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+
+import numpy as np
+import scipy.integrate
+
+from .problem import Problem
+
+
+class NumericallySolved(Problem):
+    """A problem whose reference is computed by scipy's DOP853 with relative tolerance 1e-12.
+
+    A subclass gives the dense start and the dense field. Solutions are kept for as long as the problem lives, and each
+    is computed from the nearest one before it; cost O(m n) memory for each time asked for.
+    """
+
+    @abstractmethod
+    def start_matrix(self) -> np.ndarray:
+        """Y(0) in double precision."""
+
+    @abstractmethod
+    def rate(self, t: float, W: np.ndarray) -> np.ndarray:
+        """F(t, W) for a dense (m, n) array in double precision."""
+
+    def reference(self, t: float) -> np.ndarray | None:
+        """Y(t), for t >= 0; None before that."""
+        t = float(t)
+        if t < 0:
+            return None
+        if t not in self._solutions:
+            before = max(s for s in self._solutions if s < t)
+            start = self._solutions[before]
+            solved = scipy.integrate.solve_ivp(
+                lambda s, x: self.rate(s, x.reshape(self.shape)).ravel(),
+                (before, t),
+                start.ravel(),
+                method="DOP853",
+                t_eval=[t],
+                rtol=1e-12,
+                atol=1e-14 * max(1e-300, float(np.abs(start).max())),
+            )
+            if not solved.success:
+                raise FloatingPointError(f"the reference of {self.name} ends before t = {t:g}: {solved.message}")
+            self._solutions[t] = solved.y[:, -1].reshape(self.shape)
+        return self._solutions[t].copy()
+
+    @cached_property
+    def _solutions(self) -> dict[float, np.ndarray]:
+        return {0.0: self.start_matrix()}
