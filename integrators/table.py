@@ -9,14 +9,15 @@ from .full_rank import FullRank
 from .geolora import GeoLoRA
 from .integrator import Integrator
 from .lora import LoRA
+from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
 from .projector_splitting import ProjectorSplitting
 from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "FullRank", "GeoLoRA", "LoRA", "ParallelBUG", "ProjectorSplitting",
-    "SVDLoRA",
+    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "FullRank", "GeoLoRA", "LoRA", "MidpointBUG", "ParallelBUG",
+    "ProjectorSplitting", "SVDLoRA",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -31,4 +32,6 @@ INTEGRATORS: dict[str, Integrator] = {
     "parallel-bug": ParallelBUG(),
     "parallel-bug-rejection": ParallelBUG(rejection=10.0),
     "geolora": GeoLoRA(),
+    "midpoint-bug": MidpointBUG(),
+    "midpoint-bug-3r": MidpointBUG(columns=3),
 }

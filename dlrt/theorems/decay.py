@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG
+from integrators import AugmentedBUG, Exact, FixedRank, FullRank, MidpointBUG, ParallelBUG
 from problems import MatrixRegression, synthetic
 
 from ..registry import with_options
@@ -18,7 +18,7 @@ from .theorem import SEQUENTIAL, Measured, Theorem, with_truncation
 
 @dataclass(frozen=True)
 class Decay(Theorem):
-    r"""Augmented BUG decreases the loss for *every* step size, up to the truncation error.
+    r"""Methods whose last step is Galerkin from Y0 decrease the loss for *every* step size, up to the truncation error.
 
     With an exact S-flow, a convex loss f, and ``alpha = ||U^^H G(Y^) V^||_F``, the gradient that is left in the
     Galerkin space at the end of the step:
@@ -47,7 +47,9 @@ class Decay(Theorem):
     statement = "f(Y^) <= f(Y0) - h ||U^^H G V^||^2 for every h, exact sub-flows"
     source = "Ceruti, Kusch, Lubich (2022), Theorem 5; constant derived"
 
-    promised = {AugmentedBUG: "the start is in the Galerkin space", FullRank: "the gradient flow itself"}
+    promised = dict.fromkeys((AugmentedBUG, MidpointBUG), "the start is in the Galerkin space") | {
+        FullRank: "the gradient flow itself"
+    }
     doubts = dict.fromkeys((ParallelBUG, *SEQUENTIAL), "a step is no gradient flow in a space that contains the start")
 
     def configured(self, integrator):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, Exact, FixedRank, FullRank, GeoLoRA, LowRank, ParallelBUG
+from integrators import AugmentedBUG, Exact, FixedRank, FullRank, GeoLoRA, LowRank, MidpointBUG, ParallelBUG
 from problems import Rotating, rotating
 
 from ..registry import with_options
@@ -51,9 +51,10 @@ class Exactness(Theorem):
     promised = dict.fromkeys((*SEQUENTIAL, AugmentedBUG), "the new bases span the ranges of A(t1)") | {
         FullRank: "the exact flow itself"
     }
-    doubts = {ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt"} | dict.fromkeys(
-        (GeoLoRA, *FACTORS), "the method has no exact sub-flows"
-    )
+    doubts = {
+        ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt",
+        MidpointBUG: "its bases hold the ranges of A(t0), A(t1/2) and A'(t1/2) A(t1/2)^+, not that of A(t1)",
+    } | dict.fromkeys((GeoLoRA, *FACTORS), "the method has no exact sub-flows")
 
     def configured(self, integrator):
         """Exact sub-flows, rank fixed at that of the small case."""
