@@ -47,6 +47,9 @@ _METHODS = {
     "ParallelBUG": ("#56B4E9", ">"),
     "GeoLoRA": ("#0072B2", "o"),
     "MidpointBUG": ("#44AA99", "H"),
+    "SecondOrderParallelBUG": ("#004488", (5, 0, 180)),
+    "RungeKuttaBUG": ("#AA4499", (6, 1, 0)),
+    "BackwardCorrectedSplitting": ("#CC6677", (4, 1, 0)),
 }
 _OUTSIDE = [(colour, marker) for marker in ("*", "p", "h", "d", "8") for colour in ("#332288", "#117733", "#999933")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adalora import AdaLoRA
 from .augmented_bug import AugmentedBUG
+from .backward_corrected_splitting import BackwardCorrectedSplitting
 from .bug import BUG
 from .full_rank import FullRank
 from .geolora import GeoLoRA
@@ -12,12 +13,14 @@ from .lora import LoRA
 from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
 from .projector_splitting import ProjectorSplitting
+from .runge_kutta_bug import RungeKuttaBUG
+from .second_order_parallel_bug import SecondOrderParallelBUG
 from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "FullRank", "GeoLoRA", "LoRA", "MidpointBUG", "ParallelBUG",
-    "ProjectorSplitting", "SVDLoRA",
+    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "FullRank", "GeoLoRA", "LoRA",
+    "MidpointBUG", "ParallelBUG", "ProjectorSplitting", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -34,4 +37,8 @@ INTEGRATORS: dict[str, Integrator] = {
     "geolora": GeoLoRA(),
     "midpoint-bug": MidpointBUG(),
     "midpoint-bug-3r": MidpointBUG(columns=3),
+    "second-order-parallel-bug": SecondOrderParallelBUG(),
+    "runge-kutta-bug-2": RungeKuttaBUG(),
+    "runge-kutta-bug-3": RungeKuttaBUG(order=3),
+    "backward-corrected-splitting": BackwardCorrectedSplitting(),
 }

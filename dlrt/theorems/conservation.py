@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import BUG, AugmentedBUG, Exact, FixedRank, FullRank, MidpointBUG, ParallelBUG, ProjectorSplitting
+from integrators import (
+    BUG,
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    Exact,
+    FixedRank,
+    FullRank,
+    MidpointBUG,
+    ParallelBUG,
+    ProjectorSplitting,
+)
 from problems import Schroedinger, schroedinger
 
 from ..registry import with_options
@@ -60,6 +70,7 @@ class Conservation(Theorem):
     promised = {
         AugmentedBUG: "the start is in the Galerkin space",
         MidpointBUG: "the start is in the Galerkin space",
+        BackwardCorrectedSplitting: "the start is in the space of the L-step",
         ProjectorSplitting: "each sub-flow is a projected Hamiltonian flow",
         FullRank: "the exact flow itself",
     }

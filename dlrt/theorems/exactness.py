@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, Exact, FixedRank, FullRank, GeoLoRA, LowRank, MidpointBUG, ParallelBUG
+from integrators import (
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    Exact,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    MidpointBUG,
+    ParallelBUG,
+)
 from problems import Rotating, rotating
 
 from ..registry import with_options
@@ -28,7 +38,7 @@ class Exactness(Theorem):
     splitting: ``Y1 = U1 U1^H (Y0 + D) = A(t1)`` (the S-step takes away what the K-step added in the old rows).
     Strang is two such steps, the second transposed. BUG: ``Y1 = U1 U1^H (Y0 + D) V1 V1^H``, with V1 from the L-step
     in the same way. Augmented BUG: its bases contain those of BUG; the result has rank r, so truncation to r
-    changes nothing. Parallel BUG leaves out ``Ut^H D Vt`` and is not exact. No S is inverted, the singular values
+    changes nothing. Backward-corrected splitting: ``Y1 = U^ U^^H (Y0 + D)``, and U^ contains the range of K1. Parallel BUG leaves out ``Ut^H D Vt`` and is not exact. No S is inverted, the singular values
     may be as small as one likes.
 
     What is compared: ``||Y_k - A(t_k)|| / ||A(t_k)||`` with 0, from a start in random bases
@@ -48,9 +58,9 @@ class Exactness(Theorem):
     source = "Lubich, Oseledets (2014), Theorem 4.1; Ceruti, Lubich (2022), Theorem 3"
 
     few = 3
-    promised = dict.fromkeys((*SEQUENTIAL, AugmentedBUG), "the new bases span the ranges of A(t1)") | {
-        FullRank: "the exact flow itself"
-    }
+    promised = dict.fromkeys(
+        (*SEQUENTIAL, AugmentedBUG, BackwardCorrectedSplitting), "the new bases span the ranges of A(t1)"
+    ) | {FullRank: "the exact flow itself"}
     doubts = {
         ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt",
         MidpointBUG: "its bases hold the ranges of A(t0), A(t1/2) and A'(t1/2) A(t1/2)^+, not that of A(t1)",

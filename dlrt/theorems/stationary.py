@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG
+from integrators import (
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    ParallelBUG,
+    SecondOrderParallelBUG,
+)
 from problems import MatrixRegression
 
 from .certificate import Constant, Hypothesis, Series
@@ -66,7 +74,7 @@ class Stationary(Theorem):
 
     own_problem = "resting points"
     promised = dict.fromkeys(
-        (GeoLoRA, ParallelBUG, AugmentedBUG, FullRank),
+        (GeoLoRA, ParallelBUG, AugmentedBUG, BackwardCorrectedSplitting, SecondOrderParallelBUG, FullRank),
         "it descends by an orthogonal projection of G that contains P G",
     )
     doubts = dict.fromkeys(FACTORS, "its points of rest are not those of P G") | dict.fromkeys(
