@@ -62,12 +62,13 @@ class Descent(Theorem):
 
     Proof. Smoothness gives ``f(W + D) <= f(W) + Re<G, D> + L/2 ||D||^2``. With ``D = -lam P g``, P an orthogonal
     projector that depends on W alone, ``Re<G, D> = -lam Re<P G, P g>``; the expectation over g gives the third line,
-    and g = G the first. For augmented BUG with Euler, ``D = -lam U^ U^^H G V^ V^^H`` (projection onto a tensor
-    product, also orthogonal), and as U^ contains the ranges of U and G V, V^ those of V and G^H U, this projection
-    contains P G: ``||U^^H G V^||^2 = ||P G||^2 + ||Ut^H G Vt||^2``; so the first line holds for it too (the third
-    does not: U^ depends on g). So it is for backward-corrected splitting, ``D = -lam U^ U^^H G``, and for parallel BUG
-    with step rejection and of second order, which project onto the tangent space in larger bases. The second line is the mean value theorem. B is the smaller of the problem's
-    ``gradient_bound`` on the ball that holds both ends, and ``||G(W^)|| + L theta``.
+    and g = G the first. For augmented BUG with Euler, ``D = -lam U^ U^^H G V^ V^^H`` (projection onto a tensor product,
+    also orthogonal), and as U^ contains the ranges of U and G V, V^ those of V and G^H U, this projection contains P G:
+    ``||U^^H G V^||^2 = ||P G||^2 + ||Ut^H G Vt||^2``; so the first line holds for it too (the third does not: U^
+    depends on g). So it is for backward-corrected splitting, ``D = -lam U^ U^^H G``, and for parallel BUG with step
+    rejection and of second order, which project onto the tangent space in larger bases. The second line is the mean
+    value theorem. B is the smaller of the problem's ``gradient_bound`` on the ball that holds both ends, and
+    ``||G(W^)|| + L theta``.
 
     What is compared, per step: the promised decrease (left) with the measured one (right), before and after
     truncation; ``||W^ - W_1||`` with the tail of singular values that the new rank leaves, and with the error the
