@@ -50,6 +50,7 @@ _METHODS = {
     "SecondOrderParallelBUG": ("#004488", (5, 0, 180)),
     "RungeKuttaBUG": ("#AA4499", (6, 1, 0)),
     "BackwardCorrectedSplitting": ("#CC6677", (4, 1, 0)),
+    "ProjectedRungeKutta": ("#997700", (5, 1, 180)),
 }
 _OUTSIDE = [(colour, marker) for marker in ("*", "p", "h", "d", "8") for colour in ("#332288", "#117733", "#999933")]
 

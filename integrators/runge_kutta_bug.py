@@ -13,10 +13,11 @@ from .truncation import Tolerance, Truncation
 __all__ = ["RungeKuttaBUG"]
 
 TABLEAUS: dict[int, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
+    1: (((), (1.0,)), (0.0,)),
     2: (((), (1 / 2,), (0.0, 1.0)), (0.0, 1 / 2)),
     3: (((), (1 / 3,), (0.0, 2 / 3), (1 / 4, 0.0, 3 / 4)), (0.0, 1 / 3, 2 / 3)),
 }
-"""a_ij, with the b_j as last row, and c_i by order: the explicit midpoint rule and Heun's method of order 3.
+"""a_ij, with the b_j as last row, and c_i by order: Euler, the explicit midpoint rule, Heun's method of order 3.
 
 Of all tableaus of their order these have the most zeros, and each other entry is an evaluation."""
 
@@ -71,7 +72,7 @@ class RungeKuttaBUG(Integrator):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in TABLEAUS:
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in (2, 3):
             raise ValueError(f"order must be 2 or 3, got {self.order!r}")
 
     def stages(self, t, state, h):

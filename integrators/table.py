@@ -12,6 +12,7 @@ from .integrator import Integrator
 from .lora import LoRA
 from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
+from .projected_runge_kutta import ProjectedRungeKutta
 from .projector_splitting import ProjectorSplitting
 from .runge_kutta_bug import RungeKuttaBUG
 from .second_order_parallel_bug import SecondOrderParallelBUG
@@ -20,7 +21,8 @@ from .svd_lora import SVDLoRA
 
 __all__ = [
     "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "FullRank", "GeoLoRA", "LoRA",
-    "MidpointBUG", "ParallelBUG", "ProjectorSplitting", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG",
+    "MidpointBUG", "ParallelBUG", "ProjectedRungeKutta", "ProjectorSplitting", "RungeKuttaBUG", "SVDLoRA",
+    "SecondOrderParallelBUG",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -41,4 +43,7 @@ INTEGRATORS: dict[str, Integrator] = {
     "runge-kutta-bug-2": RungeKuttaBUG(),
     "runge-kutta-bug-3": RungeKuttaBUG(order=3),
     "backward-corrected-splitting": BackwardCorrectedSplitting(),
+    "projected-runge-kutta-1": ProjectedRungeKutta(),
+    "projected-runge-kutta-2": ProjectedRungeKutta(order=2),
+    "projected-runge-kutta-3": ProjectedRungeKutta(order=3),
 }

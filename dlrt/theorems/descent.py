@@ -15,6 +15,7 @@ from integrators import (
     GeoLoRA,
     LowRank,
     ParallelBUG,
+    ProjectedRungeKutta,
     SecondOrderParallelBUG,
     Tolerance,
 )
@@ -35,7 +36,7 @@ from .measure import (
     tangent_part,
     truncated,
 )
-from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, one_euler_step
 
 SAMPLES = 200
 """Mini-batches in a sampled expectation."""
@@ -93,9 +94,10 @@ class Descent(Theorem):
 
     few = 2
     promised = dict.fromkeys(
-        (GeoLoRA, ParallelBUG, AugmentedBUG, BackwardCorrectedSplitting, SecondOrderParallelBUG),
+        (GeoLoRA, ParallelBUG, AugmentedBUG, BackwardCorrectedSplitting, SecondOrderParallelBUG, ProjectedRungeKutta),
         "W^ - W is -lam times an orthogonal projection of G that contains P G",
     ) | {FullRank: "gradient descent, P = I"}
+    unless = {ProjectedRungeKutta: one_euler_step}
     doubts = dict.fromkeys(SEQUENTIAL, "the start is not in the space of the last sub-step") | dict.fromkeys(
         FACTORS, "simultaneous descent follows P^ G, and P^ is no orthogonal projector"
     )

@@ -28,10 +28,10 @@ def test_tableaus_have_their_order(order):
     conditions = [(b.sum(), 1), (b @ c, 1 / 2), (b @ c**2, 1 / 3), (b @ A @ c, 1 / 6)]
     assert np.allclose(A.sum(axis=1), c, atol=1e-15)
     held = [abs(left - right) <= 1e-15 for left, right in conditions]
-    assert held == [True, True, order == 3, order == 3]
+    assert held == [True, order >= 2, order == 3, order == 3]
 
 
-@pytest.mark.parametrize("order", TABLEAUS)
+@pytest.mark.parametrize("order", [2, 3])
 def test_full_rank_is_the_method_for_the_full_matrix(order):
     """Where nothing is normal to the bases, the stages are those of the Runge-Kutta method."""
     A, h = rng(1).standard_normal((9, 7)), 0.1
