@@ -51,6 +51,9 @@ _METHODS = {
     "RungeKuttaBUG": ("#AA4499", (6, 1, 0)),
     "BackwardCorrectedSplitting": ("#CC6677", (4, 1, 0)),
     "ProjectedRungeKutta": ("#997700", (5, 1, 180)),
+    "DRSVD": ("#661100", (8, 1, 0)),
+    "DynamicalNystroem": ("#6699CC", (7, 0, 0)),
+    "RandRK4": ("#EE3377", (3, 1, 0)),
 }
 _OUTSIDE = [(colour, marker) for marker in ("*", "p", "h", "d", "8") for colour in ("#332288", "#117733", "#999933")]
 

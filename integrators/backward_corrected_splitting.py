@@ -11,7 +11,7 @@ from .lowrank import LowRank
 from .substeps import Euler, Substep
 from .truncation import Tolerance, Truncation
 
-__all__ = ["BackwardCorrectedSplitting"]
+__all__ = ["BackwardCorrectedSplitting", "galerkin_L"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,12 @@ class BackwardCorrectedSplitting(Integrator):
         f = yield t, Y
         dK = yield from self.substep.K(t, Y, h, f)
         Y = Y.embed(concat(Y.U, complement(Y.U, dK)), Y.V)
-        f = yield t, Y, "L"
-        dL = yield from self.substep.L(t, Y, h, f)
-        Vt = complement(Y.V, dL)  # L1 = V0 S0^H + dL: V^ = [V0 | Vt] contains its range, without a division by S
-        return LowRank(Y.U, concat(Y.S + dagger(dL) @ Y.V, dagger(dL) @ Vt), concat(Y.V, Vt))
+        return (yield from galerkin_L(t, Y, h, self.substep))
+
+
+def galerkin_L(t, Y: LowRank, h, substep: Substep):
+    """``U L(t + h)^H`` from an L-step at Y, with new directions of V where it has any."""
+    f = yield t, Y, "L"
+    dL = yield from substep.L(t, Y, h, f)
+    Vt = complement(Y.V, dL)  # L1 = V0 S0^H + dL has its columns in the span of [V0 | Vt]
+    return LowRank(Y.U, concat(Y.S + dagger(dL) @ Y.V, dagger(dL) @ Vt), concat(Y.V, Vt))

@@ -6,6 +6,8 @@ from .adalora import AdaLoRA
 from .augmented_bug import AugmentedBUG
 from .backward_corrected_splitting import BackwardCorrectedSplitting
 from .bug import BUG
+from .drsvd import DRSVD
+from .dynamical_nystroem import DynamicalNystroem
 from .full_rank import FullRank
 from .geolora import GeoLoRA
 from .integrator import Integrator
@@ -14,15 +16,16 @@ from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
 from .projected_runge_kutta import ProjectedRungeKutta
 from .projector_splitting import ProjectorSplitting
+from .rand_rk4 import RandRK4
 from .runge_kutta_bug import RungeKuttaBUG
 from .second_order_parallel_bug import SecondOrderParallelBUG
 from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "FullRank", "GeoLoRA", "LoRA",
-    "MidpointBUG", "ParallelBUG", "ProjectedRungeKutta", "ProjectorSplitting", "RungeKuttaBUG", "SVDLoRA",
-    "SecondOrderParallelBUG",
+    "BUG", "DRSVD", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "DynamicalNystroem",
+    "FullRank", "GeoLoRA", "LoRA", "MidpointBUG", "ParallelBUG", "ProjectedRungeKutta", "ProjectorSplitting",
+    "RandRK4", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -46,4 +49,7 @@ INTEGRATORS: dict[str, Integrator] = {
     "projected-runge-kutta-1": ProjectedRungeKutta(),
     "projected-runge-kutta-2": ProjectedRungeKutta(order=2),
     "projected-runge-kutta-3": ProjectedRungeKutta(order=3),
+    "drsvd": DRSVD(),
+    "dynamical-nystroem": DynamicalNystroem(),
+    "rand-rk4": RandRK4(),
 }

@@ -8,6 +8,7 @@ import numpy as np
 
 from integrators import (
     BUG,
+    DRSVD,
     AugmentedBUG,
     BackwardCorrectedSplitting,
     Exact,
@@ -71,6 +72,7 @@ class Conservation(Theorem):
         AugmentedBUG: "the start is in the Galerkin space",
         MidpointBUG: "the start is in the Galerkin space",
         BackwardCorrectedSplitting: "the start is in the space of the L-step",
+        DRSVD: "the start is in the space of the last step",
         ProjectorSplitting: "each sub-flow is a projected Hamiltonian flow",
         FullRank: "the exact flow itself",
     }

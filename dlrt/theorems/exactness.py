@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from integrators import (
+    DRSVD,
     AugmentedBUG,
     BackwardCorrectedSplitting,
+    DynamicalNystroem,
     Exact,
     FixedRank,
     FullRank,
@@ -38,8 +40,9 @@ class Exactness(Theorem):
     (the S-step takes away what the K-step added in the old rows). Strang is two such steps, the second transposed. BUG:
     ``Y1 = U1 U1^H (Y0 + D) V1 V1^H``, with V1 from the L-step in the same way. Augmented BUG: its bases contain those
     of BUG; the result has rank r, so truncation to r changes nothing. Backward-corrected splitting: ``Y1 = U^ U^^H (Y0
-    + D)``, and U^ contains the range of K1. Parallel BUG leaves out ``Ut^H D Vt`` and is not exact. No S is inverted,
-    the singular values may be as small as one likes.
+    + D)``, and U^ contains the range of K1; DRSVD alike, with the range of ``A(t1) Omega``, that of A(t1) almost
+    surely. Parallel BUG leaves out ``Ut^H D Vt`` and is not exact. No S is inverted, the singular values may be as
+    small as one likes.
 
     What is compared: ``||Y_k - A(t_k)|| / ||A(t_k)||`` with 0, from a start in random bases
     ``(U R, R^H S Q, V Q)``. The slack is ``1000 eps kappa k`` with kappa the largest condition number of
@@ -60,9 +63,13 @@ class Exactness(Theorem):
     few = 3
     promised = dict.fromkeys(
         (*SEQUENTIAL, AugmentedBUG, BackwardCorrectedSplitting), "the new bases span the ranges of A(t1)"
-    ) | {FullRank: "the exact flow itself"}
+    ) | {
+        DRSVD: "its basis spans the range of A(t1), almost surely",
+        FullRank: "the exact flow itself",
+    }
     doubts = {
         ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt",
+        DynamicalNystroem: "exact in exact arithmetic, but it divides by the singular values",
         MidpointBUG: "its bases hold the ranges of A(t0), A(t1/2) and A'(t1/2) A(t1/2)^+, not that of A(t1)",
     } | dict.fromkeys((GeoLoRA, *FACTORS), "the method has no exact sub-flows")
 
