@@ -1,8 +1,8 @@
 """Pictures of a sweep: loss or error, order, rank, and work against accuracy, for columns of 3.3 inches.
 
 A method looks the same in every picture, see `style`. Colours are those of Okabe and Ito (with grey for their yellow,
-too pale for lines) and some of the muted ones of Tol, told apart by every kind of colour vision; markers differ too, so
-that the pictures survive grey print. Nothing here touches pyplot or its global state.
+too pale for lines) and some of the muted ones of Tol, told apart by every kind of colour vision as far as they reach;
+markers differ too, so that the pictures survive grey print. Nothing here touches pyplot or its global state.
 """
 
 from __future__ import annotations
@@ -50,6 +50,14 @@ _METHODS = {
     "AugmentedBUG": ("#009E73", "<"),
     "ParallelBUG": ("#56B4E9", ">"),
     "GeoLoRA": ("#0072B2", "o"),
+    "MidpointBUG": ("#44AA99", "H"),
+    "SecondOrderParallelBUG": ("#004488", (5, 0, 180)),
+    "RungeKuttaBUG": ("#AA4499", (6, 1, 0)),
+    "BackwardCorrectedSplitting": ("#CC6677", (4, 1, 0)),
+    "ProjectedRungeKutta": ("#997700", (5, 1, 180)),
+    "DRSVD": ("#661100", (8, 1, 0)),
+    "DynamicalNystroem": ("#6699CC", (7, 0, 0)),
+    "RandRK4": ("#EE3377", (3, 1, 0)),
 }
 _OUTSIDE = [(colour, marker) for marker in ("*", "p", "h", "d", "8") for colour in ("#332288", "#117733", "#999933")]
 

@@ -130,6 +130,8 @@ class Contract:
     """Step size."""
     exact: ClassVar[bool] = False
     """Whether it is exact for F = A'(t) of rank r with exact sub-flows."""
+    scatter: ClassVar[float] = 1.1
+    """Ratio within which the error settles as the last singular value falls; larger where chance has a say."""
     order_truncation: ClassVar[Any] = FixedRank(4)
     """In the order test, where the solution has rank 4."""
     order_steps: ClassVar[tuple[int, ...]] = (16, 32, 64, 128)
@@ -243,7 +245,7 @@ class Contract:
         """
         errors = [self.error_on_given_solution(32, smallest=10.0**-k) for k in (1, 2, 4, 6, 8, 10, 12, 14)]
         assert max(errors) <= 2.5 * errors[0]
-        assert max(errors[4:]) <= 1.1 * min(errors[4:])
+        assert max(errors[4:]) <= self.scatter * min(errors[4:])
 
     # -- 6. counting, saving -----------------------------------------------------------------------------------
 
@@ -309,7 +311,8 @@ class Contract:
         before = state.Y.full().copy()
 
         def field(t, Y):
-            return Projections(*(np.full_like(X, bad) for X in (Y.U, Y.V, Y.S)))
+            (rU, rV), (m, n) = Y.S.shape, Y.shape
+            return Projections(*(np.full(shape, bad) for shape in ((m, rV), (n, rU), (rU, rV))))
 
         with np.errstate(all="ignore"):
             try:

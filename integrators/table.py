@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from .adalora import AdaLoRA
 from .augmented_bug import AugmentedBUG
+from .backward_corrected_splitting import BackwardCorrectedSplitting
 from .bug import BUG
+from .drsvd import DRSVD
+from .dynamical_nystroem import DynamicalNystroem
 from .full_rank import FullRank
 from .geolora import GeoLoRA
 from .integrator import Integrator
 from .lora import LoRA
 from .lora_muon import LoRAMuon
+from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
+from .projected_runge_kutta import ProjectedRungeKutta
 from .projector_splitting import ProjectorSplitting
+from .rand_rk4 import RandRK4
 from .riemannian_lora import RiemannianLoRA
+from .runge_kutta_bug import RungeKuttaBUG
+from .second_order_parallel_bug import SecondOrderParallelBUG
 from .stella import StelLA
 from .stiefel_adamw import StiefelAdamW
 from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "ParallelBUG",
-    "ProjectorSplitting", "RiemannianLoRA", "SVDLoRA", "StelLA", "StiefelAdamW",
+    "BUG", "DRSVD", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "DynamicalNystroem",
+    "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MidpointBUG", "ParallelBUG", "ProjectedRungeKutta",
+    "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG", "StelLA",
+    "StiefelAdamW",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -39,4 +49,16 @@ INTEGRATORS: dict[str, Integrator] = {
     "parallel-bug": ParallelBUG(),
     "parallel-bug-rejection": ParallelBUG(rejection=10.0),
     "geolora": GeoLoRA(),
+    "midpoint-bug": MidpointBUG(),
+    "midpoint-bug-3r": MidpointBUG(columns=3),
+    "second-order-parallel-bug": SecondOrderParallelBUG(),
+    "runge-kutta-bug-2": RungeKuttaBUG(),
+    "runge-kutta-bug-3": RungeKuttaBUG(order=3),
+    "backward-corrected-splitting": BackwardCorrectedSplitting(),
+    "projected-runge-kutta-1": ProjectedRungeKutta(),
+    "projected-runge-kutta-2": ProjectedRungeKutta(order=2),
+    "projected-runge-kutta-3": ProjectedRungeKutta(order=3),
+    "drsvd": DRSVD(),
+    "dynamical-nystroem": DynamicalNystroem(),
+    "rand-rk4": RandRK4(),
 }

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import BUG, AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG, ProjectorSplitting
+from integrators import (
+    BUG,
+    DRSVD,
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    Exact,
+    FixedRank,
+    FullRank,
+    MidpointBUG,
+    ParallelBUG,
+    ProjectorSplitting,
+)
 from problems import Schroedinger, schroedinger
 
 from ..registry import with_options
@@ -30,10 +41,10 @@ class Conservation(Theorem):
 
     where ``Z = Y^ - Y1 = U_2 Sigma_2 V_2^H`` is what was cut.
 
-    Hypotheses: exact sub-flows (for augmented BUG that of S is enough).
+    Hypotheses: exact sub-flows (for augmented and midpoint BUG that of S is enough).
 
-    Proof. Augmented BUG: Y0 lies in the Galerkin space ``{U^ S V^^H}``, an orthogonal projection Pi onto it turns
-    the equation into ``i Y' = Pi H[Y]``, Y = Pi Y; then ``d/dt ||Y||^2 = 2 Re <Y, -i H Y> = 0`` and
+    Proof. Augmented and midpoint BUG: Y0 lies in the Galerkin space ``{U^ S V^^H}``, an orthogonal projection Pi onto
+    it turns the equation into ``i Y' = Pi H[Y]``, Y = Pi Y; then ``d/dt ||Y||^2 = 2 Re <Y, -i H Y> = 0`` and
     ``dE/dt = 2 Re <H Y, Y'> = 2 Re <Pi H Y, -i Pi H Y> = 0``. Each sub-flow of projector splitting has this form
     too, the S-step with the opposite sign, with projections onto ``{K V0^H}``, ``{U1 S V0^H}``, ``{U1 L^H}``. BUG
     of fixed rank changes the bases in between without keeping Y0. The truncated part is orthogonal to Y1:
@@ -59,6 +70,9 @@ class Conservation(Theorem):
 
     promised = {
         AugmentedBUG: "the start is in the Galerkin space",
+        MidpointBUG: "the start is in the Galerkin space",
+        BackwardCorrectedSplitting: "the start is in the space of the L-step",
+        DRSVD: "the start is in the space of the last step",
         ProjectorSplitting: "each sub-flow is a projected Hamiltonian flow",
         FullRank: "the exact flow itself",
     }

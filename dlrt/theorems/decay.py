@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from integrators import AugmentedBUG, Exact, FixedRank, FullRank, ParallelBUG
+from integrators import (
+    DRSVD,
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    Exact,
+    FixedRank,
+    FullRank,
+    MidpointBUG,
+    ParallelBUG,
+)
 from problems import MatrixRegression, synthetic
 
 from ..registry import with_options
@@ -18,7 +27,7 @@ from .theorem import SEQUENTIAL, Measured, Theorem, with_truncation
 
 @dataclass(frozen=True)
 class Decay(Theorem):
-    r"""Augmented BUG decreases the loss for *every* step size, up to the truncation error.
+    r"""Methods whose last step is Galerkin from Y0 decrease the loss for *every* step size, up to the truncation error.
 
     With an exact S-flow, a convex loss f, and ``alpha = ||U^^H G(Y^) V^||_F``, the gradient that is left in the
     Galerkin space at the end of the step:
@@ -28,9 +37,9 @@ class Decay(Theorem):
     Hypotheses: a convex loss; exact sub-flows; any h > 0.
 
     Proof. Y0 is in the Galerkin space, so ``Y^`` is the end of the gradient flow of f restricted to a linear space,
-    ``f(Y^) = f(Y0) - int ||U^^H G V^||^2 dt``. For convex f the norm of the gradient does not increase along its flow
-    (``d/dt ||Y'||^2 = -2 <Y', Hess Y'> <= 0``), so the integrand is at least alpha^2. The second line is the mean
-    value theorem (see :class:`Descent` for B).
+    ``f(Y^) = f(Y0) - int ||U^^H G V^||^2 dt`` (``||U^^H G||`` for backward-corrected splitting and DRSVD, which is no
+    less). For convex f the norm of the gradient does not increase along its flow (``d/dt ||Y'||^2 = -2 <Y', Hess Y'> <=
+    0``), so the integrand is at least alpha^2. The second line is the mean value theorem (see :class:`Descent` for B).
 
     What is compared: ``h alpha^2`` (left) with the measured decrease (right), before and after truncation. Slack:
     rounding.
@@ -47,7 +56,9 @@ class Decay(Theorem):
     statement = "f(Y^) <= f(Y0) - h ||U^^H G V^||^2 for every h, exact sub-flows"
     source = "Ceruti, Kusch, Lubich (2022), Theorem 5; constant derived"
 
-    promised = {AugmentedBUG: "the start is in the Galerkin space", FullRank: "the gradient flow itself"}
+    promised = dict.fromkeys(
+        (AugmentedBUG, BackwardCorrectedSplitting, DRSVD, MidpointBUG), "the start is in the Galerkin space"
+    ) | {FullRank: "the gradient flow itself"}
     doubts = dict.fromkeys((ParallelBUG, *SEQUENTIAL), "a step is no gradient flow in a space that contains the start")
 
     def configured(self, integrator):

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG, Tolerance
+from integrators import (
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    ParallelBUG,
+    ProjectedRungeKutta,
+    SecondOrderParallelBUG,
+    Tolerance,
+)
 from problems import FiniteSum, LinearLeastSquares, MatrixRegression, completion, synthetic
 
 from .certificate import Constant, Hypothesis, Series
@@ -26,7 +36,7 @@ from .measure import (
     tangent_part,
     truncated,
 )
-from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, one_euler_step
 
 SAMPLES = 200
 """Mini-batches in a sampled expectation."""
@@ -53,12 +63,13 @@ class Descent(Theorem):
 
     Proof. Smoothness gives ``f(W + D) <= f(W) + Re<G, D> + L/2 ||D||^2``. With ``D = -lam P g``, P an orthogonal
     projector that depends on W alone, ``Re<G, D> = -lam Re<P G, P g>``; the expectation over g gives the third line,
-    and g = G the first. For augmented BUG with Euler, ``D = -lam U^ U^^H G V^ V^^H`` (projection onto a tensor
-    product, also orthogonal), and as U^ contains the ranges of U and G V, V^ those of V and G^H U, this projection
-    contains P G: ``||U^^H G V^||^2 = ||P G||^2 + ||Ut^H G Vt||^2``; so the first line holds for it too (the third
-    does not: U^ depends on g). So it is for parallel BUG with step rejection, which ends with a projection onto the
-    tangent space in larger bases. The second line is the mean value theorem. B is the smaller of the problem's
-    ``gradient_bound`` on the ball that holds both ends, and ``||G(W^)|| + L theta``.
+    and g = G the first. For augmented BUG with Euler, ``D = -lam U^ U^^H G V^ V^^H`` (projection onto a tensor product,
+    also orthogonal), and as U^ contains the ranges of U and G V, V^ those of V and G^H U, this projection contains P G:
+    ``||U^^H G V^||^2 = ||P G||^2 + ||Ut^H G Vt||^2``; so the first line holds for it too (the third does not: U^
+    depends on g). So it is for backward-corrected splitting, ``D = -lam U^ U^^H G``, and for parallel BUG with step
+    rejection and of second order, which project onto the tangent space in larger bases. The second line is the mean
+    value theorem. B is the smaller of the problem's ``gradient_bound`` on the ball that holds both ends, and
+    ``||G(W^)|| + L theta``.
 
     What is compared, per step: the promised decrease (left) with the measured one (right), before and after
     truncation; ``||W^ - W_1||`` with the tail of singular values that the new rank leaves, and with the error the
@@ -83,8 +94,10 @@ class Descent(Theorem):
 
     few = 2
     promised = dict.fromkeys(
-        (GeoLoRA, ParallelBUG, AugmentedBUG), "W^ - W is -lam times an orthogonal projection of G that contains P G"
+        (GeoLoRA, ParallelBUG, AugmentedBUG, BackwardCorrectedSplitting, SecondOrderParallelBUG, ProjectedRungeKutta),
+        "W^ - W is -lam times an orthogonal projection of G that contains P G",
     ) | {FullRank: "gradient descent, P = I"}
+    unless = {ProjectedRungeKutta: one_euler_step}
     doubts = dict.fromkeys(SEQUENTIAL, "the start is not in the space of the last sub-step") | dict.fromkeys(
         FACTORS, "simultaneous descent follows P^ G, and P^ is no orthogonal projector"
     )
@@ -209,8 +222,8 @@ def upper_end(values: np.ndarray) -> float:
 
 def fixed_projection(integrator) -> tuple[bool, str]:
     """Whether the space a step projects the gradient onto depends on the point alone, and why not."""
-    if isinstance(integrator, AugmentedBUG):
-        return False, "U^ and V^ depend on the gradient"
+    if isinstance(integrator, (AugmentedBUG, BackwardCorrectedSplitting, SecondOrderParallelBUG)):
+        return False, "the bases depend on the gradient"
     if getattr(integrator, "rejection", None) is not None:
         return False, "a rejected step is repeated in bases that depend on the gradient"
     return True, ""

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, Exact, FixedRank, FullRank, GeoLoRA, LowRank, ParallelBUG
+from integrators import (
+    DRSVD,
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    DynamicalNystroem,
+    Exact,
+    FixedRank,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    MidpointBUG,
+    ParallelBUG,
+)
 from problems import Rotating, rotating
 
 from ..registry import with_options
@@ -23,13 +35,14 @@ class Exactness(Theorem):
     Hypotheses: F does not depend on Y and A(t) has exactly rank r; exact sub-flows; rank fixed at r;
     ``V(t1)^H V(t0)`` and ``U(t1)^H U(t0)`` are invertible.
 
-    Proof. Let ``D = A(t1) - A(t0)``, ``Y0 = A(t0)``, so ``Y0 + D = A(t1)``. K-step:
-    ``K1 = (Y0 + D) V0 = A(t1) V0``, whose range is that of A(t1), since V(t1)^H V0 is invertible. Projector
-    splitting: ``Y1 = U1 U1^H (Y0 + D) = A(t1)`` (the S-step takes away what the K-step added in the old rows).
-    Strang is two such steps, the second transposed. BUG: ``Y1 = U1 U1^H (Y0 + D) V1 V1^H``, with V1 from the L-step
-    in the same way. Augmented BUG: its bases contain those of BUG; the result has rank r, so truncation to r
-    changes nothing. Parallel BUG leaves out ``Ut^H D Vt`` and is not exact. No S is inverted, the singular values
-    may be as small as one likes.
+    Proof. Let ``D = A(t1) - A(t0)``, ``Y0 = A(t0)``, so ``Y0 + D = A(t1)``. K-step: ``K1 = (Y0 + D) V0 = A(t1) V0``,
+    whose range is that of A(t1), since V(t1)^H V0 is invertible. Projector splitting: ``Y1 = U1 U1^H (Y0 + D) = A(t1)``
+    (the S-step takes away what the K-step added in the old rows). Strang is two such steps, the second transposed. BUG:
+    ``Y1 = U1 U1^H (Y0 + D) V1 V1^H``, with V1 from the L-step in the same way. Augmented BUG: its bases contain those
+    of BUG; the result has rank r, so truncation to r changes nothing. Backward-corrected splitting: ``Y1 = U^ U^^H (Y0
+    + D)``, and U^ contains the range of K1; DRSVD alike, with the range of ``A(t1) Omega``, that of A(t1) almost
+    surely. Parallel BUG leaves out ``Ut^H D Vt`` and is not exact. No S is inverted, the singular values may be as
+    small as one likes.
 
     What is compared: ``||Y_k - A(t_k)|| / ||A(t_k)||`` with 0, from a start in random bases
     ``(U R, R^H S Q, V Q)``. The slack is ``1000 eps kappa k`` with kappa the largest condition number of
@@ -48,12 +61,17 @@ class Exactness(Theorem):
     source = "Lubich, Oseledets (2014), Theorem 4.1; Ceruti, Lubich (2022), Theorem 3"
 
     few = 3
-    promised = dict.fromkeys((*SEQUENTIAL, AugmentedBUG), "the new bases span the ranges of A(t1)") | {
-        FullRank: "the exact flow itself"
+    promised = dict.fromkeys(
+        (*SEQUENTIAL, AugmentedBUG, BackwardCorrectedSplitting), "the new bases span the ranges of A(t1)"
+    ) | {
+        DRSVD: "its basis spans the range of A(t1), almost surely",
+        FullRank: "the exact flow itself",
     }
-    doubts = {ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt"} | dict.fromkeys(
-        (GeoLoRA, *FACTORS), "the method has no exact sub-flows"
-    )
+    doubts = {
+        ParallelBUG: "parallel BUG leaves out the block Ut^H D Vt",
+        DynamicalNystroem: "exact in exact arithmetic, but it divides by the singular values",
+        MidpointBUG: "its bases hold the ranges of A(t0), A(t1/2) and A'(t1/2) A(t1/2)^+, not that of A(t1)",
+    } | dict.fromkeys((GeoLoRA, *FACTORS), "the method has no exact sub-flows")
 
     def configured(self, integrator):
         """Exact sub-flows, rank fixed at that of the small case."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG
+from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG, ProjectedRungeKutta
 from problems import MatrixRegression
 
 from .certificate import Series
 from .hypotheses import euler_steps, no_rejection, plain_descent
 from .measure import attempt, bases, dense, gradient_at, norm, rounding, tangent_part
-from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, one_euler_step
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ class RiemannianStep(Theorem):
     few = 3
     promised = dict.fromkeys(
         (GeoLoRA, ParallelBUG), "K, L and S move along the same gradient from orthonormal bases"
-    ) | {FullRank: "P is the identity for the full matrix"}
+    ) | {
+        FullRank: "P is the identity for the full matrix",
+        ProjectedRungeKutta: "Euler's method along P(W) G, by definition",
+    }
+    unless = {ProjectedRungeKutta: one_euler_step}
     doubts = {AugmentedBUG: "it moves by the larger projection U^ U^^H G V^ V^^H"} | dict.fromkeys(
         (*FACTORS, *SEQUENTIAL), "it does not move by the projected gradient"
     )

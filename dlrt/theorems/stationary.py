@@ -7,13 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from integrators import AugmentedBUG, FullRank, GeoLoRA, LowRank, ParallelBUG
+from integrators import (
+    AugmentedBUG,
+    BackwardCorrectedSplitting,
+    FullRank,
+    GeoLoRA,
+    LowRank,
+    ParallelBUG,
+    ProjectedRungeKutta,
+    SecondOrderParallelBUG,
+)
 from problems import MatrixRegression
 
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import euler_steps, plain_descent
 from .measure import attempt, bases, dense, gradient_at, norm, rounding, tangent_part
-from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem
+from .theorem import FACTORS, SEQUENTIAL, Measured, Theorem, one_euler_step
 
 CASES = ("column", "row")
 
@@ -66,9 +75,18 @@ class Stationary(Theorem):
 
     own_problem = "resting points"
     promised = dict.fromkeys(
-        (GeoLoRA, ParallelBUG, AugmentedBUG, FullRank),
+        (
+            GeoLoRA,
+            ParallelBUG,
+            AugmentedBUG,
+            BackwardCorrectedSplitting,
+            SecondOrderParallelBUG,
+            ProjectedRungeKutta,
+            FullRank,
+        ),
         "it descends by an orthogonal projection of G that contains P G",
     )
+    unless = {ProjectedRungeKutta: one_euler_step}
     doubts = dict.fromkeys(FACTORS, "its points of rest are not those of P G") | dict.fromkeys(
         SEQUENTIAL, "no such bound is known"
     )

@@ -33,6 +33,11 @@ SEQUENTIAL = (BUG, ProjectorSplitting)
 """Methods of fixed rank whose sub-steps follow one another."""
 
 
+def one_euler_step(method: Any) -> str:
+    """Why a projected Runge-Kutta method is not the Riemannian gradient step; empty where it is."""
+    return "" if method.order == 1 else "its stages move along the gradient at other points"
+
+
 @dataclass
 class Measured:
     """What a theorem measures.
