@@ -44,9 +44,9 @@ class DRSVD(Randomised):
 
     Notes
     -----
-    Order 1, robust; 2 power + 2 fields per step with Euler. Exact for F = A'(t) of rank r. Norm and energy are kept,
-    and gradient flows decay, up to the truncation, since the last step is Galerkin in matrices that contain Y0. Cost
-    O((m + n) (r + p)^2).
+    Order 1, robust; 2 power + 3 fields per step with Euler (the first, at Y0, moves nothing). Exact for F = A'(t) of
+    rank r. Norm and energy are kept, and gradient flows decay, up to the truncation, since the last step is Galerkin in
+    matrices that contain Y0. Cost O((m + n) (r + p)^2).
 
     Raises TypeError or ValueError if power, seed or oversampling is not an integer >= 0.
 
@@ -70,7 +70,7 @@ class DRSVD(Randomised):
     def stages(self, t, state, h):
         """The range by sketches, then C in it."""
         Y = state.Y
-        yield from self.moments(t, Y)
+        yield from self.first_field(t, Y)
         [Omega] = self.sketches(state, (Y.shape[-1], Y.rank + self.oversampling))
         Q = yield from bases_in_turn(t, Y, h, "K", Omega, 2 * self.power + 1, self.substep)
         return (yield from galerkin_L(t, Y.embed(concat(Y.U, complement(Y.U, Q)), Y.V), h, self.substep))

@@ -43,9 +43,11 @@ class DynamicalNystroem(Randomised):
         Of the sketches; oversampling is p.
     optimizer : Optimizer
 
-    Notes ----- Order 1. B, C and D may run in parallel. 4 power + 3 fields per step with Euler. Exact for F = A'(t) of
-    rank r. It divides by the singular values of D that the truncation keeps: no error bound free of them is known. Cost
-    O((m + n) (r + p)^2).
+    Notes
+    -----
+    Order 1. B, C and D may run in parallel. 4 power + 4 fields per step with Euler (the first, at Y0, moves nothing).
+    Exact for F = A'(t) of rank r. It divides by the singular values of D that the truncation keeps: no error bound free
+    of them is known. Cost O((m + n) (r + p)^2).
 
     Raises TypeError or ValueError if power, seed or oversampling is not an integer >= 0.
 
@@ -68,7 +70,7 @@ class DynamicalNystroem(Randomised):
     def stages(self, t, state, h):
         """Range and co-range, then B, C and D from Y0 in them."""
         Y = state.Y
-        yield from self.moments(t, Y)
+        yield from self.first_field(t, Y)
         (m, n), r, p = Y.shape, Y.rank, self.oversampling
         Omega, Psi = self.sketches(state, (n, r + p), (m, r + 2 * p))
         times = 2 * self.power + 1

@@ -26,8 +26,8 @@ class RandRK4(Randomised):
         Y_1 = \mathrm{truncate}\Big(N\Big(Y_0 + h \sum_j b_j\, F(t_0 + c_j h, N(Z_j))\Big)\Big).
 
     No stage is formed: :math:`Z \Omega` and :math:`\Psi^H Z` follow from the sketches of Y0 and of the fields. The
-    sketches are drawn anew in each step and shared by its stages, so that each field is evaluated once; the paper draws
-    them for each N.
+    sketches are drawn anew in each step and shared by its stages, so that each field is seen through one pair; the
+    paper draws them for each N.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ class RandRK4(Randomised):
 
     Notes
     -----
-    Order 4 down to the error of approximation by rank r + p, four fields per step. The stages are at O(h^2) from the
-    matrices of rank r, and the columns must have room for that: on a nonlinear equation with a solution of rank 4, p =
-    3, 5, 7 gave orders 3.3, 3.5, 3.9. Nothing is projected onto a tangent space: the method is for fields that leave
-    it, too. With an orthonormal basis Q of the range of Z Omega,
-    :math:`N(Z) = Q (\Psi^H Q)^+ \Psi^H Z` is an oblique projection, which divides by no singular value of Z, and
-    whose norm the oversampling keeps small. Cost O((m + n) (r + p)^2).
+    Order 4 down to the error of approximation by rank r + p. Five fields per step, of which the first, at Y0, moves
+    nothing. The stages are at O(h^2) from the matrices of rank r, and the columns must have room for that: on a
+    nonlinear equation with a solution of rank 4, p = 3, 5, 7 gave orders 3.3, 3.5, 3.9. Nothing is projected onto a
+    tangent space: the method is for fields that leave it, too. With an orthonormal basis Q of the range of Z Omega,
+    :math:`N(Z) = Q (\Psi^H Q)^+ \Psi^H Z` is an oblique projection, which divides by no singular value of Z, and whose
+    norm the oversampling keeps small. Cost O((m + n) (r + p)^2).
 
     Raises TypeError or ValueError if seed or oversampling is not an integer >= 0.
 
@@ -62,7 +62,7 @@ class RandRK4(Randomised):
     def stages(self, t, state, h):
         """Sketches of the stages, and the field at what they stand for."""
         Y0 = Z = state.Y  # Y0 = N(Y0), its rank being less than the number of columns of the sketches
-        yield from self.moments(t, Y0)
+        yield from self.first_field(t, Y0)
         (m, n), r, p = Y0.shape, Y0.rank, self.oversampling
         Omega, Psi = self.sketches(state, (n, r + p), (m, r + 2 * p))
         fields = []  # F Omega and F^H Psi of each stage

@@ -11,9 +11,8 @@ from array_api_compat import device
 
 from .checks import check_integer
 from .integrator import Integrator
-from .linalg import array_namespace, complement, haar, is_complex
+from .linalg import array_namespace, check_finite, complement, haar, is_complex
 from .lowrank import LowRank
-from .optimizers import SGD
 from .state import State
 from .substeps import Substep
 
@@ -26,6 +25,9 @@ class Randomised(Integrator):
 
     The sketches of a step are a function of ``seed`` and of the number of steps taken, which the state remembers as
     ``draws``: a run that is saved and goes on has the same numbers as one that never stopped.
+
+    The first field of any method is that at Y0 in its own bases: a network has it at hand, and the moments of an
+    optimiser take it in. Methods that sketch need it for nothing else, see :meth:`first_field`.
 
     Parameters
     ----------
@@ -58,10 +60,10 @@ class Randomised(Integrator):
         after = yield from super().advance(t, state, h)
         return replace(after, memory={**after.memory, "draws": int(state.memory["draws"]) + 1})
 
-    def moments(self, t: float, Y: LowRank) -> Generator[tuple, Any, None]:
-        """The field at Y for the moments of an optimiser, which has to see it first; nothing without one."""
-        if type(self.optimizer) is not SGD:
-            yield t, Y
+    def first_field(self, t: float, Y: LowRank) -> Generator[tuple, Any, None]:
+        """Ask for the field at Y, and see that it is finite."""
+        f = yield t, Y, "S"
+        check_finite(f.S)
 
     def sketches(self, state: State, *sizes: tuple[int, int]) -> list:
         """Independent random matrices of these sizes (n, k) with orthonormal columns, k at most n."""
@@ -71,7 +73,9 @@ class Randomised(Integrator):
         return [xp.asarray(X, dtype=Y.dtype, device=device(Y.S)) for X in drawn]
 
 
-def bases_in_turn(t: float, Y: LowRank, h: float, part: str, X, times: int, substep: Substep) -> Generator[tuple, Any, Any]:
+def bases_in_turn(
+    t: float, Y: LowRank, h: float, part: str, X, times: int, substep: Substep
+) -> Generator[tuple, Any, Any]:
     """Dynamical rangefinder: a basis of the range, or of the co-range, of the solution at t + h.
 
     K-steps from ``Y X`` with V = X and L-steps from ``Y^H X`` with U = X take turns, as often as ``times`` says, each

@@ -1,12 +1,10 @@
 """Randomised methods: sketches that depend on the seed and the number of steps, in any library; the range they find."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from dlrt.testing import DTYPES, LIBRARIES, defect, one_step, point, regression, rng, run
-from integrators import DRSVD, Euler, Exact, LowRank, Momentum, RandRK4, State
+from dlrt.testing import DTYPES, LIBRARIES, defect, point, regression, rng, run
+from integrators import DRSVD, DynamicalNystroem, Euler, Exact, LowRank, Momentum, Projections, RandRK4, State
 from integrators.linalg import to_numpy
 from integrators.sketches import bases_in_turn
 from problems import rotating
@@ -37,13 +35,20 @@ def test_the_state_counts_the_steps():
         assert state.memory["draws"] == 3
 
 
-def test_an_optimiser_costs_one_field():
-    """The one that its moments take in."""
+@pytest.mark.parametrize("method", [DRSVD(), DynamicalNystroem(), RandRK4()], ids=lambda m: type(m).__name__)
+def test_the_first_field_is_that_at_the_start(method):
+    """In the bases of the start, where a network has it; the numbers do not depend on it."""
     problem = regression((14, 20))
-    steps = [
-        one_step(replace(DRSVD(), optimizer=o), problem, point(problem, 3)) for o in (DRSVD().optimizer, Momentum())
-    ]
-    assert [step.evaluations for step in steps] == [4, 5]
+    state = method.init(point(problem, 3))
+    asked = []
+
+    def field(t, Y):
+        asked.append(Y)
+        return problem.field(t, Y) if len(asked) > 1 else Projections(S=np.eye(3))
+
+    step = method.step(field, 0.0, state, 0.05)
+    assert asked[0].S.shape == (3, 3) and np.array_equal(asked[0].full(), state.Y.full())
+    assert np.array_equal(step.state.Y.full(), method.step(problem.field, 0.0, state, 0.05).state.Y.full())
 
 
 def test_the_range_of_the_solution_is_found():
