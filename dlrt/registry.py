@@ -209,6 +209,16 @@ def fokker_planck(*, size=100, dtype="float64"):
     return problems.fokker_planck(size, dtype=_dtype(dtype))
 
 
+def landau_damping(*, size=16, dtype="float64"):
+    """Vlasov-Poisson equation in x and v: a wave damped without collisions; larger sizes need smaller steps."""
+    return replace(problems.landau(size, size, dtype=_dtype(dtype)), t_end=6.0)
+
+
+def two_stream(*, size=16, dtype="float64"):
+    """Vlasov-Poisson equation of two streams, which are unstable; larger sizes need smaller steps."""
+    return replace(problems.two_stream(size, size, dtype=_dtype(dtype)), t_end=10.0)
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -229,6 +239,8 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         anisotropic_diffusion,
         solid_body_rotation,
         fokker_planck,
+        landau_damping,
+        two_stream,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn

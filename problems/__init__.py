@@ -17,12 +17,13 @@ from .rotating import Rotating, rotating
 from .schroedinger import Schroedinger, schroedinger
 from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
+from .vlasov import Vlasov, landau, two_stream
 
 __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
     "LinearField", "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
     "MatrixRegression", "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating", "Schroedinger",
-    "Sylvester", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck", "from_function",
-    "given_solution", "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati", "rotating",
-    "schroedinger", "solid_body_rotation", "synthetic",
+    "Sylvester", "Vlasov", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck", "from_function",
+    "given_solution", "landau", "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati",
+    "rotating", "schroedinger", "solid_body_rotation", "synthetic", "two_stream",
 ]  # fmt: skip

@@ -90,8 +90,8 @@ def compare(
         str | None,
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
-            f"Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, else "
-            f"euler, heun for projector-splitting-strang. "
+            f"Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
+            f"landau-damping and two-stream, else euler, heun for projector-splitting-strang. "
             f"Not for {WITHOUT_SUBSTEP}."
         ),
     ] = None,
@@ -108,7 +108,7 @@ def compare(
         _problem(
             help="Rows and columns; all problems unless a target is given. "
             "Default: 100, but allen-cahn, anisotropic-diffusion and solid-body-rotation 64, given-solution 30, "
-            "manufactured 7."
+            "landau-damping and two-stream 16, manufactured 7."
         ),
     ] = None,
     true_rank: Annotated[
