@@ -18,6 +18,7 @@ not trace the maps with them): Hessians by x are ``jacrev(jacrev(f))``.
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -120,6 +121,9 @@ class _Map(Function):
 
     generate_vmap_rule = True
 
+    def __init_subclass__(cls):
+        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]  # torch asks at each call
+
     @staticmethod
     def _keep(ctx, *tensors):
         """For the backward pass."""
@@ -151,13 +155,17 @@ class _Linear(_Map):
         x, z, U, S, V = ctx.saved_tensors
         needs_x, needs_U, needs_S, needs_V, needs_base = ctx.needs_input_grad[:5]
         flat = g.reshape(-1, g.shape[-1])
-        if needs_x:  # the adjoint is the map of W^T
-            dx, gU = _adjoint(_Linear, g, V, S.mT, U, None, ctx.scale)
+        dx = None
+        if needs_x and torch.is_grad_enabled():  # the adjoint is the map of W^T
+            dx, gU = _Linear.apply(g, V, S.mT, U, None, ctx.scale)
         else:
-            dx, gU = None, flat @ U
-        gU, sz = (gU, z) if ctx.scale == 1.0 else (ctx.scale * gU, ctx.scale * z)
-        dK = flat.mT @ sz if needs_U else None
-        dS = gU.mT @ z if needs_S else None
+            gU = flat @ U
+        if ctx.scale != 1.0:
+            gU, z = ctx.scale * gU, ctx.scale * z
+        if needs_x and dx is None:
+            dx = ((gU @ S) @ V.mT).reshape(x.shape)
+        dK = flat.mT @ z if needs_U else None
+        dS = (gU.mT @ z) / ctx.scale if needs_S else None
         dL = x.reshape(-1, x.shape[-1]).mT @ gU if needs_V else None
         return dx, *_final(dK, dS, dL), g if needs_base else None, *_nothing(ctx)
 

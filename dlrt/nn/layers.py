@@ -126,7 +126,7 @@ class LowRankLayer(nn.Module):
             parameters = self.__dict__
         U, S, V = parameters["U"], parameters["S"], parameters["V"]
         kind, dtype = U.device.type, U.dtype
-        autocast = torch.is_autocast_enabled(kind) and dtype is not torch.float64
+        autocast = kind != "meta" and torch.is_autocast_enabled(kind) and dtype is not torch.float64
         if autocast:
             dtype = torch.get_autocast_dtype(kind)
             U, S, V = U.to(dtype), S.to(dtype), V.to(dtype)
@@ -311,7 +311,7 @@ class TrainedLayer(LowRankLayer):
     def forward(self, x, **options):
         """The output of the torch layer of the same weight and bias."""
         y = self._lift(x, **options)
-        if not torch.is_autocast_enabled(y.device.type):
+        if y.is_meta or not torch.is_autocast_enabled(y.device.type):
             y = y.to(self.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)[(..., *[None] * self.map.pixels(self))]
 

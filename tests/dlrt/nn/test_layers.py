@@ -161,6 +161,12 @@ def test_copies_of_data_parallel_have_their_factors_as_attributes():
     assert torch.equal(replica(torch.ones(4)), expected)
 
 
+def test_shapes_without_memory():
+    with torch.device("meta"):
+        layers, x = (LowRankLinear(4, 3, rank=2), Adapter(nn.Linear(4, 3), rank=2)), torch.ones(5, 4)
+    assert [(layer(x).shape, layer.dense().shape) for layer in layers] == [((5, 3), (3, 4))] * 2
+
+
 def test_integers_of_numpy():
     layer = LowRankLinear(np.int64(4), 6, rank=np.int64(2))
     assert layer.rank == 2 and layer(torch.ones(4)).shape == (6,)
