@@ -1,6 +1,7 @@
 """Dynamical low-rank integrators on plain matrices, numpy or torch alike: one method per file, one interface."""
 
 from . import table
+from .bibliography import citation
 from .factor_optimizers import LoRAPlus, Muon
 from .fields import Projections, combine, tangent
 from .integrator import Integrator, Step, conclude, count_evaluations
@@ -14,6 +15,6 @@ from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Tr
 __all__ = [
     "RK4", "SGD", "Adam", "Euler", "Exact", "FixedRank", "GlobalBudget", "Heun", "ImportanceBudget", "Integrator",
     "LoRAPlus", "LowRank", "Momentum", "Muon", "Optimizer", "Projections", "Repeated", "State", "Step", "Substep",
-    "Tolerance", "Truncation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
+    "Tolerance", "Truncation", "citation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
 ]  # fmt: skip
 __all__ += table.__all__

@@ -22,8 +22,6 @@ Two kinds of method use it.
     bases does not change it, so it need not be moved, and the step stays independent of the choice of U, S, V for the
     same matrix. Without the lower bound a row whose gradient is always zero (a constant input) would blow up:
     projecting the first moment to new bases puts something into it, which would be divided by nothing.
-
-References: Polyak (1964), doi:10.1016/0041-5553(64)90137-5; Kingma, Ba (2015), arXiv:1412.6980.
 """
 
 from __future__ import annotations
@@ -96,6 +94,10 @@ class Momentum(Optimizer):
     """Heavy-ball momentum, ``M <- beta M + F``.
 
     Raises ValueError unless 0 <= beta < 1.
+
+    References
+    ----------
+    Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
     """
 
     beta: float = 0.9
@@ -114,6 +116,10 @@ class Adam(Optimizer):
     """Adam with bias correction; ``eps`` is added to the root of the second moment.
 
     Raises ValueError unless 0 <= beta1, beta2 < 1 and eps > 0.
+
+    References
+    ----------
+    Kingma, Ba (2015), arXiv:1412.6980.
     """
 
     beta1: float = 0.9

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..version import __version__
+from .cite import cite
 from .compare import compare
 from .figure import figure, table
 from .list import list_
@@ -105,6 +106,6 @@ def main(
 
 
 app.command("list")(list_)
-for command in (compare, figure, table, verify, runs):
+for command in (compare, figure, table, verify, runs, cite):
     app.command()(command)
 app.add_typer(train, name="train")
