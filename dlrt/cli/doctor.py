@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import sys
@@ -26,7 +27,7 @@ def doctor() -> None:
     from ..registry import ORIGINS
 
     say(f"Python    {sys.version.split()[0]} on {platform.platform()}, {sys.executable}")
-    found = versions("torch", *OPTIONAL)
+    found = versions("torch", *filter(importlib.util.find_spec, OPTIONAL))
     say("Versions  " + ", ".join(f"{name} {version}" for name, version in found.items() if name != "python"))
     pools = {f"{pool['internal_api']} {pool['num_threads']}" for pool in threadpoolctl.threadpool_info()}
     say(f"Threads   {os.cpu_count()} processors; torch {torch.get_num_threads()}, {', '.join(sorted(pools))}")
@@ -58,9 +59,9 @@ def devices() -> list[str]:
 
 def caches() -> dict[str, Path]:
     """The folders that this project keeps things in; that of what was fetched needs the extra `finetuning`."""
-    from ..finetune.assets import cache
-
     try:
+        from ..finetune.assets import cache
+
         return {"pretrained networks and data": cache()}
     except ModuleNotFoundError:
         return {}
