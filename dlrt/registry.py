@@ -2,7 +2,8 @@
 
 For the command line and for loops over methods; whoever needs more than the common options calls the classes in
 `integrators` and `problems` themselves. A method is an instance in `INTEGRATORS`, a problem a function in `PROBLEMS`,
-and an entry here is all it takes to be known by name.
+and an entry here is all it takes to be known by name. Those of other packages are added when this module is imported,
+see `dlrt.plugins`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import problems
 from integrators import INTEGRATORS
 from integrators.checks import check_instance
 
+from . import plugins
+
 __all__ = [
     "INTEGRATORS",
     "OPTIMIZERS",
+    "ORIGINS",
     "PROBLEMS",
     "SUBSTEPS",
     "build_problem",
@@ -245,6 +249,12 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn
 with a fixed seed."""
+
+ORIGINS: dict[str, dict[str, str]] = {
+    "integrator": plugins.load(plugins.INTEGRATORS, INTEGRATORS, plugins.method),
+    "problem": plugins.load(plugins.PROBLEMS, PROBLEMS, plugins.problem),
+}
+"""The names that other packages added, and which package: ``{"integrator": {"halfway": "dlrt-example 1.0"}, ...}``."""
 
 
 def lookup(kind, name, table):

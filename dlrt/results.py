@@ -3,7 +3,8 @@
 Schema, version 1. Strict JSON: what is not finite or not known is ``null``; times are in seconds. An object with::
 
     schema_version   1
-    settings         object: options of the command that made the file, by name
+    settings         object: options of the command that made the file, by name; origins: the package and version that
+                     a method or problem of this name is from, where that is another one
     seeds            [int]: all seeds, ascending
     versions         object of str: versions of python, dlrt, numpy and scipy
     cases            [object], one for each run:
@@ -27,6 +28,7 @@ Schema, version 1. Strict JSON: what is not finite or not known is ``null``; tim
         evaluations      int: field evaluations (gradient tapes)
         rejected         int: rejected steps
         wall_time        number: seconds spent in steps
+        references       [str]: keys of what it rests on, in the BibTeX of `integrators.citation` and `dlrt cite`
         code             str: digest of the code that made it, see `dlrt.runs.identity`
         trajectory       str: file beside this one, see `Trajectory.load`
 
@@ -40,6 +42,8 @@ import json
 import logging
 import math
 from pathlib import Path
+
+from integrators.bibliography import keys
 
 from .runs import describe, digest, set_aside, write_json
 from .trajectory import core_versions
@@ -165,6 +169,7 @@ def _case(result):
         "evaluations": int(run.evaluations[-1]),
         "rejected": int(run.rejected[-1]),
         "wall_time": float(run.wall_times[-1]),
+        "references": keys(case.integrator, case.problem),
         "code": case.identity["code"],
         "trajectory": case.file,
     }

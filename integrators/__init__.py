@@ -2,6 +2,7 @@
 
 from . import table
 from .adam import Adam, AlignedAdam, FactoredAdam
+from .bibliography import citation
 from .factor_optimizers import LoRAPlus, Muon
 from .fields import Projections, combine, tangent
 from .integrator import Integrator, Step, conclude, count_evaluations
@@ -16,7 +17,7 @@ from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Tr
 __all__ = [
     "RK4", "SGD", "Adam", "AlignedAdam", "Euler", "Exact", "FactoredAdam", "FixedRank", "GlobalBudget", "Heun",
     "ImportanceBudget", "Integrator", "LoRAPlus", "LowRank", "Momentum", "Muon", "Normalised", "Optimizer",
-    "Projections", "Repeated", "Spectral", "State", "Step", "Substep", "Tolerance", "Truncation", "combine",
-    "conclude", "count_evaluations", "stack", "tangent", "unstack",
+    "Projections", "Repeated", "Spectral", "State", "Step", "Substep", "Tolerance", "Truncation", "citation",
+    "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
 ]  # fmt: skip
 __all__ += table.__all__

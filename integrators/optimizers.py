@@ -108,6 +108,10 @@ class Momentum(Optimizer):
     """Heavy-ball momentum, ``M <- beta M + F``.
 
     Raises ValueError unless 0 <= beta < 1.
+
+    References
+    ----------
+    Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
     """
 
     beta: float = 0.9

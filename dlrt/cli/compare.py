@@ -18,7 +18,7 @@ from ..accuracy import ended, lost, solutions
 from ..results import write_results
 from ..runs import check_folder, cluster
 from ..sweep import Case, sweep
-from .terminal import FRESH, JOBS, SCHEDULER, bar, interrupted, option, say, show, width
+from .terminal import FRESH, JOBS, SCHEDULER, bar, interrupted, option, say, say_origins, show, width
 
 FOR_LOSSES = "lora,svd-lora,adalora,geolora"
 FOR_EQUATIONS = "projector-splitting,projector-splitting-strang,bug,augmented-bug,parallel-bug"
@@ -176,7 +176,8 @@ def compare(
     found = sum(result.found for result in results)
     if found:
         say(f"{found} of {len(results)} runs were there already.")
-    write_results(out, results, settings | {"out": str(out)})
+    origins = say_origins(problem=[problem], integrator=methods)
+    write_results(out, results, settings | {"out": str(out), "origins": origins})
     save_figures(results, out)
     say(f"Wrote results.json, trajectories and plots to {out}")
 

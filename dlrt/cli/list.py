@@ -10,11 +10,15 @@ from .terminal import say, width
 
 def list_() -> None:
     """Show the integrators, problems, figures and tables known by name."""
-    from ..registry import INTEGRATORS, PROBLEMS, description  # slow to import
+    from ..registry import INTEGRATORS, ORIGINS, PROBLEMS, description  # slow to import
+
+    def described(table, kind):
+        origins = {name: f" (from {origin})" for name, origin in ORIGINS[kind].items()}
+        return {name: description(thing) + origins.get(name, "") for name, thing in table.items()}
 
     sections = {
-        "Integrators": {name: description(method) for name, method in INTEGRATORS.items()},
-        "Problems": {name: description(problem) for name, problem in PROBLEMS.items()},
+        "Integrators": described(INTEGRATORS, "integrator"),
+        "Problems": described(PROBLEMS, "problem"),
         "Figures": {name: item.description for name, item in known("FIGURES").items()},
         "Tables": {name: item.description for name, item in known("TABLES").items()},
     }

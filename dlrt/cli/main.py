@@ -16,7 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 from ..version import __version__
+from .cite import cite
 from .compare import compare
+from .doctor import doctor
 from .figure import figure, table
 from .list import list_
 from .runs import runs
@@ -82,11 +84,21 @@ app = typer.Typer(
     cls=Program,
     name="dlrt",
     help="Compare dynamical low-rank integrators on matrix problems, and redo the figures of the GeoLoRA paper.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+START = """\
+Dynamical low-rank integrators for matrix equations and for low-rank training. To begin with:
+
+  dlrt compare matrix-regression    GeoLoRA beside LoRA, in a table and pictures (10 s)
+  dlrt verify                       what theory promises the methods, checked (1 min)
+  dlrt train digits --seeds 1       all methods train a network (5 min)
+  dlrt list                         the methods, problems, figures and tables by name
+  dlrt doctor                       whether all is well on this machine (5 s)
+
+dlrt --help has all commands; dlrt --install-completion completes them in your shell."""
 
 
 def _version(wanted: bool) -> None:
@@ -97,14 +109,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Compare dynamical low-rank integrators on matrix problems, and redo the figures of the GeoLoRA paper."""
+    if context.invoked_subcommand is None:
+        say(START)
 
 
 app.command("list")(list_)
-for command in (compare, figure, table, verify, runs):
+for command in (compare, figure, table, verify, runs, cite, doctor):
     app.command()(command)
 app.add_typer(train, name="train")

@@ -29,6 +29,7 @@ __all__ = [
     "interrupted",
     "option",
     "say",
+    "say_origins",
     "show",
     "width",
     "writable",
@@ -100,6 +101,16 @@ def show(rows: Iterable[Mapping[str, object] | str], title: str = "") -> None:
 
     rows = [plain(row) if isinstance(row, str) else {plain(k): plain(row[k]) for k in row} for row in rows]
     say(aligned(rows, title=plain(title), width=width()))
+
+
+def say_origins(**names: Iterable[str]) -> dict[str, str]:
+    """A line for each method and problem of another package among the names, and the packages by name."""
+    from ..registry import ORIGINS  # slow to import
+
+    found = {name: ORIGINS[kind][name] for kind, used in names.items() for name in used if name in ORIGINS[kind]}
+    for name, origin in found.items():
+        say(f"{name}: from {origin}")
+    return found
 
 
 def bar() -> Progress:

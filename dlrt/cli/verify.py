@@ -15,7 +15,7 @@ import typer
 from integrators.checks import check_positive
 
 from ..runs import check_folder, write_atomically
-from .terminal import errors, option, say, show, width
+from .terminal import errors, option, say, say_origins, show, width
 
 
 def verify(
@@ -54,6 +54,7 @@ def verify(
         found = _all(theorem, integrator, full)
     if out is not None and write_matrix is None:
         _save(found, out)
+    say_origins(problem=[problem or ""], integrator=[integrator or ""])
     if any(c.failed for c in found):
         raise typer.Exit(1)
 

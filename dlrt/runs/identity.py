@@ -4,8 +4,8 @@ Two runs are the same if both agree. The code of a run is
 
 - the packages `integrators`, `problems` and `dlrt`, without what only shows results: all files, as syntax trees;
 - every class and function met in the settings, with the bases of the classes and with what they use of their own
-  package or of files that are not installed (a notebook's cells, a script, a module of the user's): as bytecode, which
-  is there also where no file is, and which is what runs.
+  package or of files that are not installed (a notebook's cells, a script, a module of the user's) or belong to a
+  package of plug-ins (`dlrt.plugins`): as bytecode, which is there also where no file is, and which is what runs.
 
 So neither comments nor layout nor docstrings count, while global data that a user's function reads do, with their
 contents (a list that grows with each run makes each run another one; behind a function it does not). Two things are not
@@ -40,10 +40,12 @@ from array_api_compat import is_torch_array as is_torch
 
 from integrators.linalg import to_numpy
 
+from .. import plugins
+
 PACKAGES = ("integrators", "problems", "dlrt")
 """Those whose files belong to every run."""
-WITHOUT = ("cli", "plots.py", "testing.py")
-"""What shows or tests results, and cannot change them."""
+WITHOUT = ("cli", "plots.py", "testing.py", "bibliography.py")
+"""What shows or tests results or says what to cite, and cannot change them."""
 
 
 def describe(thing):
@@ -426,6 +428,8 @@ def _is_library(module: str | None, user: str | None) -> bool:
         return False
     if top in PACKAGES or top in sys.stdlib_module_names:
         return True
+    if top in plugins.packages():
+        return False
     file = getattr(sys.modules.get(module or ""), "__file__", None)
     return file is not None and any(Path(file).is_relative_to(folder) for folder in _INSTALLED)
 

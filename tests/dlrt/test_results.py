@@ -8,6 +8,7 @@ import pytest
 import problems
 from dlrt import Case, Trajectory, read_results, results, sweep, write_results
 from integrators import BUG, GeoLoRA, SVDLoRA
+from integrators.bibliography import keys
 
 REGRESSION = problems.MatrixRegression(problems.synthetic((10, 8), [4.0, 3.0, 2.0], np.random.default_rng(0)))
 
@@ -39,6 +40,7 @@ def test_results_are_strict_json(tmp_path):
         assert record["loss"] == run.losses[-1] and record["error"] is None
         assert record["status"] == run.status and record["label"] == result.case.label
         assert record["evaluations"] == run.evaluations[-1]
+        assert record["references"] == keys(result.case.integrator) == keys(result.case.integrator, REGRESSION)
         assert record["steps_taken"] == run.steps[-1] and record["steps"] == 30
     assert all(f" {key} " in results.__doc__ for key in (*content, *content["cases"][0]) if key != "settings")
 

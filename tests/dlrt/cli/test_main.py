@@ -1,10 +1,12 @@
 """The program: help, version, exit codes, ``python -m dlrt``."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import dlrt
@@ -87,8 +89,42 @@ def test_ctrl_c_during_start_up_is_one_line(tmp_path):
     assert done.returncode == 130 and done.stderr == "Interrupted.\n", done.stderr
 
 
+def test_alone_it_says_how_to_begin():
+    """In a few lines, with commands that exist."""
+    result = run()
+    commands = re.findall(r"^  dlrt (.+?)  ", result.stdout, re.MULTILINE)
+    assert result.exit_code == 0 and 3 <= len(commands) <= 5 and len(result.stdout.splitlines()) <= 10
+    assert all(len(line) <= 100 for line in result.stdout.splitlines())
+    for text in commands:
+        command, arguments = typer.main.get_command(app), text.split()
+        while hasattr(command, "commands"):
+            command = command.commands[arguments.pop(0)]
+        command.make_context(command.name, arguments)
+
+
+def test_completion_in_bash(tmp_path):
+    """Installed into a home of its own; the shell's function then finds commands and options."""
+    command, options = program("--install-completion", "bash", HOME=str(tmp_path))
+    done = subprocess.run(command, stdout=subprocess.PIPE, **options)
+    assert done.returncode == 0, done.stderr
+    [script] = tmp_path.rglob("dlrt.sh")
+    assert f"{script}" in (tmp_path / ".bashrc").read_text()
+    binary = tmp_path / "dlrt"
+    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m dlrt "$@"\n')
+    binary.chmod(0o755)
+    [function] = re.findall(r"^(\w+)\(\) ", script.read_text(), re.MULTILINE)
+    for words, expected in (("dlrt comp", {"compare"}), ("dlrt verify --f", {"--full"})):
+        ask = f"source {script}; COMP_WORDS=({words}); COMP_CWORD={words.count(' ')}; {function} {binary}"
+        shown = subprocess.run(
+            ["bash", "-c", ask + '; printf "%s\\n" "${COMPREPLY[@]}"'],
+            env=options["env"], capture_output=True, text=True,
+        )  # fmt: skip
+        assert set(shown.stdout.split()) == expected, shown.stderr
+
+
 def test_help_everywhere():
-    for arguments in ([], ["list"], ["compare"], ["figure"], ["table"], ["verify"], ["train"]):
+    commands = ["list", "compare", "figure", "table", "verify", "train", "runs", "cite", "doctor"]
+    for arguments in ([], *([command] for command in commands)):
         result = runner.invoke(app, [*arguments, "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0 and "Usage" in result.output
     assert run("--version").output.strip() == f"dlrt {dlrt.__version__}"
