@@ -34,6 +34,10 @@ class Adam(Optimizer):
     moved.
 
     Raises ValueError unless 0 <= beta1, beta2 < 1 and eps > 0.
+
+    References
+    ----------
+    Kingma, Ba (2015), arXiv:1412.6980.
     """
 
     beta1: float = 0.9

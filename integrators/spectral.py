@@ -86,10 +86,12 @@ class Spectral(Optimizer):
     tau^2 >= 1/2. Smaller ones without a ``max_rank`` are refused; use GlobalBudget or FixedRank. Which of equal values
     a fixed rank keeps is for rounding to say.
 
+    Raises ValueError unless 0 <= beta < 1, or for another method.
+
     References
     ----------
-    The sign of a momentum: Jordan et al. (2024), Muon. On the tangent space: Riemannion, arXiv:2507.12142; its
-    factored relative: LoRA-Muon, arXiv:2606.12921. Raises ValueError unless 0 <= beta < 1, or for another method.
+    Bogachev et al. (2025), arXiv:2507.12142, where it is called Riemannion. The sign of a momentum as such: Jordan et
+    al. (2024), https://kellerjordan.github.io/posts/muon. Its factored relative: LoRA-Muon, arXiv:2606.12921.
     """
 
     beta: float = 0.9

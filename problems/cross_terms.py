@@ -47,7 +47,7 @@ class LinearTerms(Problem):
 
     References
     ----------
-    D. Appeloe, Y. Cheng, arXiv:2402.05347.
+    D. Appelö, Y. Cheng, J. Sci. Comput. (2025), arXiv:2402.05347.
     """
 
     terms: tuple[tuple[Matrix, Matrix], ...]
