@@ -25,12 +25,9 @@ FOR_EQUATIONS = "projector-splitting,projector-splitting-strang,bug,augmented-bu
 FOR_STIFF = "bug,augmented-bug,parallel-bug"
 """The equations' methods without backward S-steps, which no step size saves on a stiff dissipative field."""
 LEAST = {"rank": 1, "steps": 1, "seeds": 1, "spare": 0, "size": 2, "true_rank": 1, "batch_size": 1}
-TOLERANT = ", ".join(name for name, method in INTEGRATORS.items() if isinstance(method.truncation, Tolerance))
 MOST = 10**9
 """Steps to the time horizon that are taken for a mistake: days of work."""
 OF_PROBLEMS = ("size", "true_rank", "batch_size", "target", "dtype")
-WITHOUT_SUBSTEP = ", ".join(name for name, method in INTEGRATORS.items() if not hasattr(method, "substep"))
-
 _run, _method, _problem = (
     functools.partial(typer.Option, rich_help_panel=panel)
     for panel in ("What to run", "Options of the methods (each takes those that it has)", "The problem")
@@ -80,7 +77,7 @@ def compare(
     ] = None,
     tau: Annotated[
         float | None,
-        _method(help=f"Relative truncation tolerance: {TOLERANT}. Default: 0.1 for losses, else 1e-6."),
+        _method(help="Relative truncation tolerance of methods whose rank adapts. Default: 0.1 for losses, else 1e-6."),
     ] = None,
     spare: Annotated[
         int | None,
@@ -90,9 +87,9 @@ def compare(
         str | None,
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
-            f"Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
-            f"landau-damping and two-stream, else euler, heun for projector-splitting-strang. "
-            f"Not for {WITHOUT_SUBSTEP}."
+            "Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
+            "landau-damping and two-stream, else euler, or heun for methods of order 2. "
+            "For methods that split a step into those of K, L and S."
         ),
     ] = None,
     optimizer: Annotated[str | None, _method(help="sgd, momentum or adam; all methods. Default: their own.")] = None,
