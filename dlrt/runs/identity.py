@@ -375,7 +375,7 @@ _JUMPS = {*dis.hasjrel, *dis.hasjabs}
 
 def _has_docstring(code) -> bool:
     if sys.version_info >= (3, 13):
-        return bool(code.co_flags & inspect.CO_HAS_DOCSTRING)  # type: ignore[attr-defined]
+        return bool(code.co_flags & 0x4000000)  # CO_HAS_DOCSTRING, which `inspect` names from 3.14 on
     return isinstance(code.co_consts[0], str) and not code.co_name.startswith("<")
 
 
