@@ -374,7 +374,7 @@ _JUMPS = {*dis.hasjrel, *dis.hasjabs}
 
 
 def _has_docstring(code) -> bool:
-    if sys.version_info >= (3, 13):
+    if sys.version_info >= (3, 14):  # before, the first constant is the docstring or None
         return bool(code.co_flags & inspect.CO_HAS_DOCSTRING)  # type: ignore[attr-defined]
     return isinstance(code.co_consts[0], str) and not code.co_name.startswith("<")
 
