@@ -104,8 +104,9 @@ class Prepared:
 
 
 def prepare(
-    model, method: str, lr: float, *, rank: int, tau: float, budget: int | None, steps: int, seed: int
-) -> Prepared:
+    model, method: str, lr: float, *, rank: int, tau: float, budget: int | None, steps: int, seed: int,
+    weight_decay: float = 0.0,
+) -> Prepared:  # fmt: skip
     """Put the adapters of a method into a network of transformers, in place, and make its optimiser.
 
     Adapters go to all linear layers in repeated blocks; what is not of the pretrained body is trained beside them.
@@ -125,7 +126,7 @@ def prepare(
         columns = unmasked if isinstance(integrator, AdaLoRA) else ranks
         return Prepared(
             model,
-            LowRankOptimizer(model, integrator, lr, rest=rest),
+            LowRankOptimizer(model, integrator, lr, weight_decay=weight_decay, rest=rest),
             functools.partial(trained, model, integrator),
             functools.partial(columns, model),
             head=number,
@@ -137,11 +138,11 @@ def prepare(
     if method == "full":
         mine = set(map(id, head))
         body = [p for p in model.parameters() if id(p) not in mine]
-        return Prepared(model, _adamw(body, lr, head), functools.partial(trained, model))
-    return _peft(model, method, names, head, lr, plan)
+        return Prepared(model, _adamw(body, lr, head, weight_decay), functools.partial(trained, model))
+    return _peft(model, method, names, head, lr, plan, weight_decay)
 
 
-def _peft(model, method, names, head, lr, plan) -> Prepared:
+def _peft(model, method, names, head, lr, plan, weight_decay) -> Prepared:
     """LoRA and AdaLoRA of PEFT, with torch's AdamW."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
@@ -159,7 +160,7 @@ def _peft(model, method, names, head, lr, plan) -> Prepared:
     adapters = [p for p in model.parameters() if p.requires_grad]
     _open(head)
     number = sum(map(torch.numel, head))
-    prepared = Prepared(model, _adamw(adapters, lr, head), functools.partial(trained, model), head=number)
+    prepared = Prepared(model, _adamw(adapters, lr, head, weight_decay), functools.partial(trained, model), head=number)
     if method == "peft-lora":
         prepared.ranks = lambda: dict.fromkeys(names, plan.rank)
         return prepared
@@ -181,8 +182,8 @@ def _open(parameters) -> None:
         p.requires_grad_(True)
 
 
-def _adamw(parameters, lr, head=()) -> torch.optim.Optimizer:
-    groups: list[dict] = [{"params": parameters, "lr": lr}]
+def _adamw(parameters, lr, head=(), weight_decay=0.0) -> torch.optim.Optimizer:
+    groups: list[dict] = [{"params": parameters, "lr": lr, "weight_decay": weight_decay}]
     return torch.optim.AdamW(groups + [{"params": head, "lr": HEAD_LR}] * bool(head), weight_decay=0.0)
 
 
