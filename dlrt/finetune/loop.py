@@ -22,7 +22,10 @@ from ..runs import report
 from .data import Setting, Task, load
 from .methods import Prepared, prepare, size
 
-__all__ = ["accuracy", "blank", "examples", "fine_tune", "one_thread", "random_batches", "steps", "time_steps", "warm_up_and_decay"]
+__all__ = [
+    "accuracy", "blank", "examples", "fine_tune", "one_thread", "random_batches", "steps", "time_steps",
+    "warm_up_and_decay",
+]  # fmt: skip
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------

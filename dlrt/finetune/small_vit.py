@@ -33,10 +33,10 @@ def turned(images: torch.Tensor) -> torch.Tensor:
 def shuffled(images: torch.Tensor) -> torch.Tensor:
     """Pictures (N, 1, 28, 28) with their 16 patches transposed and in another order, the same for all pictures."""
     grid = SIDE // PATCH
-    patches = images.unflatten(-2, (grid, PATCH)).unflatten(-1, (grid, PATCH)).movedim(-2, -3)  # (N, 1, grid, grid, 7, 7)
+    patches = images.unflatten(-1, (grid, PATCH)).unflatten(-3, (grid, PATCH)).transpose(-3, -2)  # (N, 1, 4, 4, 7, 7)
     order = torch.from_numpy(np.random.default_rng(0).permutation(grid * grid))
     patches = patches.mT.flatten(2, 3)[:, :, order].unflatten(2, (grid, grid))
-    return patches.movedim(-3, -2).flatten(-2).flatten(-3, -2)
+    return patches.transpose(-3, -2).flatten(-4, -3).flatten(-2)
 
 
 CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"turned": turned, "shuffled": shuffled}
@@ -85,6 +85,7 @@ class Pretraining:
     def write(self, folder: Path) -> None:
         """Pretrain on one thread, and write the network to a folder."""
         from transformers import Dinov2Config, Dinov2ForImageClassification
+        from transformers.utils import logging
 
         config = Dinov2Config(
             hidden_size=self.width, num_hidden_layers=self.blocks, num_attention_heads=self.heads, mlp_ratio=4,
@@ -99,6 +100,7 @@ class Pretraining:
                 self._train(model, *pictures()["pretraining"])
         finally:
             torch.set_num_threads(threads)
+        logging.disable_progress_bar()
         model.save_pretrained(folder)
 
     def _train(self, model, images, labels) -> None:
