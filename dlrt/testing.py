@@ -374,7 +374,7 @@ class Contract:
         assert distance(state.Y, end) <= 100 * eps(end) * end.norm()
         if self.integrator.manifold:
             assert max(defect(state.Y.U), defect(state.Y.V)) <= 100 * eps(end)
-        assert problem.loss(run(self.integrator, problem.field, state, 0.02, 5).Y) < problem.loss(end)
+        assert problem.loss(run(self.integrator, problem.field, state, min(0.02, self.h), 5).Y) < problem.loss(end)
 
     def test_bad_start(self):
         with pytest.raises(TypeError, match="Y must be a LowRank, got ndarray"):

@@ -1,6 +1,7 @@
 """Dynamical low-rank integrators on plain matrices, numpy or torch alike: one method per file, one interface."""
 
 from . import table
+from .factor_optimizers import LoRAPlus, Muon
 from .fields import Projections, combine, tangent
 from .integrator import Integrator, Step, conclude, count_evaluations
 from .lowrank import LowRank
@@ -12,7 +13,7 @@ from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Tr
 
 __all__ = [
     "RK4", "SGD", "Adam", "Euler", "Exact", "FixedRank", "GlobalBudget", "Heun", "ImportanceBudget", "Integrator",
-    "LowRank", "Momentum", "Optimizer", "Projections", "Repeated", "State", "Step", "Substep", "Tolerance",
-    "Truncation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
+    "LoRAPlus", "LowRank", "Momentum", "Muon", "Optimizer", "Projections", "Repeated", "State", "Step", "Substep",
+    "Tolerance", "Truncation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
 ]  # fmt: skip
 __all__ += table.__all__

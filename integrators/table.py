@@ -9,19 +9,21 @@ from .full_rank import FullRank
 from .geolora import GeoLoRA
 from .integrator import Integrator
 from .lora import LoRA
+from .lora_muon import LoRAMuon
 from .parallel_bug import ParallelBUG
 from .projector_splitting import ProjectorSplitting
 from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "FullRank", "GeoLoRA", "LoRA", "ParallelBUG", "ProjectorSplitting",
-    "SVDLoRA",
+    "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "ParallelBUG",
+    "ProjectorSplitting", "SVDLoRA",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
     "full-rank": FullRank(),
     "lora": LoRA(),
+    "lora-muon": LoRAMuon(),
     "svd-lora": SVDLoRA(),
     "adalora": AdaLoRA(),
     "projector-splitting": ProjectorSplitting(),

@@ -11,7 +11,19 @@ from typing import Any
 
 import torch
 
-from integrators import INTEGRATORS, AdaLoRA, Adam, GlobalBudget, ImportanceBudget, Integrator, Tolerance, Truncation
+from integrators import (
+    INTEGRATORS,
+    AdaLoRA,
+    Adam,
+    GlobalBudget,
+    ImportanceBudget,
+    Integrator,
+    LoRAPlus,
+    Momentum,
+    Muon,
+    Tolerance,
+    Truncation,
+)
 
 from ..nn import LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
 
@@ -71,6 +83,9 @@ METHODS = {
     "full": Method("full fine-tuning"),
     "probe": Method("linear probe"),
     "lora": Method("LoRA", WITH_ADAM["lora"]),
+    "lora-plus": Method("LoRA+", replace(INTEGRATORS["lora"], optimizer=LoRAPlus())),
+    "lora-factor-muon": Method("LoRA, Muon on each factor", replace(INTEGRATORS["lora"], optimizer=Muon())),
+    "lora-muon": Method("LoRA-Muon", replace(INTEGRATORS["lora-muon"], optimizer=Momentum(0.9))),
     "svd-lora": Method("SVD-LoRA", WITH_ADAM["svd-lora"]),
     "adalora": Method(
         "AdaLoRA",
