@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 from collections.abc import Callable
@@ -192,6 +193,8 @@ def _read_pictures(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _changed(setting: Setting) -> Task:
     """Pictures as bytes (N, 1, 28, 28), already changed; the network keeps its head, since the classes are the same."""
+    from transformers import AutoModelForImageClassification
+
     if setting.size != small_vit.SIDE:
         raise ValueError(f"size must be {small_vit.SIDE} for {setting.task} pictures, got {setting.size}")
     if setting.data is not None:
@@ -203,13 +206,12 @@ def _changed(setting: Setting) -> Task:
         images, labels = data["test" if name == "test" else "train"]
         splits[name] = small_vit.CHANGES[setting.task](images[indices]), labels[indices]
     folder = _folder(setting.model, small_vit.Pretraining().folder)
+    network = _quietly(AutoModelForImageClassification, folder, 10)
 
-    def build():
-        from transformers import AutoModelForImageClassification
+    def batch(images, indices):
+        return {"pixel_values": small_vit.scaled(images[indices])}
 
-        return _quietly(AutoModelForImageClassification, folder, 10)
-
-    return Task(splits, lambda images, indices: {"pixel_values": small_vit.scaled(images[indices])}, build)
+    return Task(splits, batch, functools.partial(copy.deepcopy, network))
 
 
 def _folder(model: str | None, default: Callable[[], Path]) -> str:

@@ -6,6 +6,7 @@ are as good as eight. On these pictures it does, since early layers must change 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -43,6 +44,7 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"turned": turned, 
 """What is done to the pictures of each task."""
 
 
+@functools.cache  # 55 MB, which take a second to unpack
 def pictures() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Bytes (N, 1, 28, 28) and labels: ``pretraining`` (50,000), ``train`` (10,000 others), ``test`` (10,000)."""
     data = {
