@@ -190,7 +190,7 @@ GOOD: dict[str, Callable[[np.random.Generator], Any]] = {
     "substep": _pick(*(make() for make in registry.SUBSTEPS.values())),
     "optimizer": _pick(*(make() for make in registry.OPTIMIZERS.values())),
     "truncation": _pick(
-        integrators.FixedRank(2), integrators.Tolerance(relative=0.1), integrators.GlobalBudget(total_rank=20)
+        integrators.FixedRank(2), integrators.Tolerance(relative=0.1), integrators.GlobalBudget(columns=20)
     ),
     "dtype": _pick(np.float64, np.float32, "float32", np.complex128, "float64"),
     "precision": _pick(np.complex64, np.complex128),

@@ -174,7 +174,7 @@ class Contract:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
     def test_zero_tolerance_is_the_identity(self, shape, dtype):
-        integrator = replace(self.integrator, truncation=Tolerance(relative=0.0))
+        integrator = replace(self.integrator, truncation=Tolerance(absolute=0.0))
         problem = regression(shape, dtype=dtype)
         step = integrator.step(problem.field, 0.0, integrator.init(point(problem, 4)), self.h)
         assert distance(step.augmented, step.state.Y) <= 100 * eps(step.state.Y) * step.augmented.norm()

@@ -6,6 +6,7 @@ from .fields import Projections, combine, tangent
 from .integrator import Integrator, Step, conclude, count_evaluations
 from .lowrank import LowRank
 from .optimizers import SGD, Adam, Momentum, Optimizer
+from .spectral import Spectral
 from .state import State, stack, unstack
 from .substeps import RK4, Euler, Exact, Heun, Repeated, Substep
 from .table import *  # noqa: F403  the methods
@@ -13,7 +14,7 @@ from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Tr
 
 __all__ = [
     "RK4", "SGD", "Adam", "Euler", "Exact", "FixedRank", "GlobalBudget", "Heun", "ImportanceBudget", "Integrator",
-    "LoRAPlus", "LowRank", "Momentum", "Muon", "Optimizer", "Projections", "Repeated", "State", "Step", "Substep",
-    "Tolerance", "Truncation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
+    "LoRAPlus", "LowRank", "Momentum", "Muon", "Optimizer", "Projections", "Repeated", "Spectral", "State", "Step",
+    "Substep", "Tolerance", "Truncation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
 ]  # fmt: skip
 __all__ += table.__all__

@@ -15,7 +15,7 @@ from .lowrank import LowRank
 from .optimizers import SGD, Optimizer, steered
 from .state import State, is_array
 from .substeps import Substep
-from .truncation import ImportanceBudget, Truncation
+from .truncation import ImportanceBudget, Tolerance, Truncation
 
 __all__ = ["Integrator", "Step", "conclude", "count_evaluations"]
 
@@ -99,6 +99,8 @@ class Integrator:
             check_instance("truncation", self.truncation, Truncation, "Tolerance(relative=0.1)")
             if self.manifold and isinstance(self.truncation, ImportanceBudget):
                 raise TypeError(f"truncation must not be AdaLoRA's ImportanceBudget for {type(self).__name__}")
+            if self.optimizer.flat:
+                check_flat(self.truncation, self.optimizer)
         if hasattr(self, "substep"):
             check_instance("substep", self.substep, Substep, "Heun()")
 
@@ -145,7 +147,8 @@ class Integrator:
 
     def memory(self, Y: LowRank) -> Mapping[str, Any]:
         """Memory at the start."""
-        return self.optimizer.init({"K": Y.U, "L": Y.V, "S": Y.S}, Y)
+        memory = self.optimizer.init({"K": Y.U, "L": Y.V, "S": Y.S}, Y)
+        return memory if self.truncation is None else {**memory, **self.truncation.memory(Y)}
 
     def stages(self, t: float, state: State, h: float) -> Generator[tuple, Any, LowRank | State]:
         """The method itself: yields points, is sent fields, returns the matrix before truncation.
@@ -160,6 +163,8 @@ class Integrator:
         stages = self.stages(t, replace(state, Y=state.Y.with_notes()), h)
         if self.manifold and type(self.optimizer) is not SGD:
             stages = steered(stages, self.optimizer, state)
+        if self.manifold and self.truncation is not None and self.truncation.memory(state.Y):
+            stages = observed(stages, self.truncation, state)
         result = yield from stages
         after = result if isinstance(result, State) else State(result, state.memory)
         return replace(after, Y=LowRank(*after.Y))  # what was noted does not outlive the step
@@ -203,6 +208,20 @@ class Integrator:
             )
 
 
+def observed(stages: Generator[tuple, Any, Any], truncation: Truncation, state: State) -> Generator[tuple, Any, State]:
+    """Run the generator ``stages`` with a truncation that looks at the first field, at ``state.Y`` itself."""
+    request = next(stages)
+    f = yield request
+    learned = truncation.learn(state.memory, f, state.Y)
+    try:
+        while True:
+            f = yield stages.send(f)
+    except StopIteration as stop:
+        result = stop.value
+    after = result if isinstance(result, State) else State(result, state.memory)
+    return replace(after, memory={**after.memory, **learned})
+
+
 def conclude(truncation: Truncation | None, states: Sequence[State]) -> list[tuple[State, Any]]:
     """Truncate all matrices together: the state after it and the truncation error of each, an array for a stack."""
     truncated: list[tuple[LowRank, Any]] = [(s.Y, 0.0) for s in states] if truncation is None else truncation(states)
@@ -235,3 +254,17 @@ def count_evaluations(integrator: Integrator, like: Any = None) -> int:
             request = stages.send(Constant(request[1]))
     except StopIteration:
         return count
+
+
+def check_flat(truncation: Truncation, optimizer: Optimizer) -> None:
+    """Raise ValueError for a tolerance that would keep on raising the rank, where all singular values are alike.
+
+    Of 2 r equal values the rule of a relative tolerance tau keeps 2 r (1 - tau^2).
+    """
+    if not isinstance(truncation, Tolerance) or truncation.max_rank is not None or truncation.relative is None:
+        return
+    if truncation.relative**2 < 0.5:
+        raise ValueError(
+            f"{optimizer!r} makes singular values of equal size, of which {truncation!r} keeps so many that the rank "
+            "grows without bound: take GlobalBudget(parameters=...) or FixedRank(...), or give it a max_rank"
+        )

@@ -29,6 +29,7 @@ __all__ = [
     "is_complex",
     "is_floating",
     "largest",
+    "msign",
     "norm",
     "orth",
     "polish",
@@ -445,6 +446,26 @@ def double_svd(S):
     check_finite(S, "the coefficient matrix S")
     P, d, QH = array_namespace(S).linalg.svd(in_double(S), full_matrices=False)
     return P, d, dagger(QH)
+
+
+@one_thread
+def msign(C):
+    r"""The matrix sign ``A B^H`` of C = A diag(d) B^H: its singular values become one, or zero where d is zero.
+
+    d counts as zero up to ``100 eps d_1``, as much as rounding puts there. Zero rows and columns of C stay zero. In a
+    stack a matrix that is not finite becomes not a number; a single one raises FloatingPointError. Cost O(r^3).
+    """
+    xp = array_namespace(C)
+    if 0 in C.shape:
+        return C
+    if C.ndim == 2:
+        check_finite(C, "the tangent vector")
+    rows, columns = (xp.sum(xp.abs(C), axis=axis, keepdims=True) for axis in (-1, -2))
+    lost = ~xp.isfinite(xp.sum(rows, axis=-2, keepdims=True))
+    A, d, BH = xp.linalg.svd(xp.where(lost, xp.zeros_like(C), C), full_matrices=False)
+    kept = xp.astype(d > 100 * eps(C) * d[..., :1], C.dtype)
+    sign = xp.where((rows > 0) & (columns > 0), (A * kept[..., None, :]) @ BH, xp.zeros_like(C))
+    return xp.where(lost, xp.full_like(C, math.nan), sign)
 
 
 @one_thread

@@ -104,6 +104,16 @@ class LowRank:
         """Which columns of U (..., rU) and of V (..., rV) are not zero."""
         return columns(self.U), columns(self.V)
 
+    @property
+    def widths(self) -> tuple[Any, Any]:
+        """Numbers of columns of U and V; those that are not zero of each matrix of a stack, as arrays (..., 1, 1)."""
+        if self.U.ndim == 2:
+            return tuple(self.S.shape)  # type: ignore[return-value]
+        xp = array_namespace(self.U)
+        dtype = xp.real(self.S).dtype if is_complex(self.S) else self.dtype
+        rU, rV = (xp.sum(xp.astype(used, dtype), axis=-1)[..., None, None] for used in self.columns)
+        return rU, rV
+
     # -- views -----------------------------------------------------------------------------------------------------
 
     def __iter__(self):

@@ -56,9 +56,20 @@ class Optimizer:
 
     decay: float = 0.0
     gain: float = 1.0
+    nesterov: ClassVar[bool] = False
+    """Whether the direction is that of ``decay M + gain F``, one step ahead of M (Nesterov), and not of M itself."""
+    whole: ClassVar[bool] = False
+    """Whether K, L and S have a direction together only: none for K or L alone, which some methods ask for at a later
+    stage. S alone, a step in fixed bases, has one."""
+    flat: ClassVar[bool] = False
+    """Whether all singular values of a direction are about the same."""
 
     def init(self, blocks: Blocks, Y: LowRank | None = None) -> dict:
-        """Zero memory for blocks of these shapes."""
+        """Zero memory for blocks of these shapes. Raises TypeError where they are no tangent vector and must be one."""
+        if self.whole and Y is None:
+            raise TypeError(
+                f"{self!r} is for methods with orthonormal bases (GeoLoRA, BUG, ...), not for fixed factors"
+            )
         return {f"first.{name}": 0.0 * block for name, block in blocks.items()} if self.decay else {}
 
     def update(self, memory: Mapping, F: Blocks, Y: LowRank | None = None) -> tuple[Blocks, dict]:
@@ -67,7 +78,7 @@ class Optimizer:
         M = {name: self.blend(memory.get(f"first.{name}"), block) for name, block in F.items()}
         if self.decay:
             memory |= {f"first.{name}": X for name, X in M.items()}
-        return self.direction(M, memory, Y), memory
+        return self.direction(self.ahead(M, F), memory, Y), memory
 
     def learn(self, memory: Mapping, F: Blocks, Y: LowRank | None) -> dict:
         """The memory after the field F, first moments apart."""
@@ -77,6 +88,10 @@ class Optimizer:
         """``decay M + gain F``; M is None where there is no first moment."""
         new = block if self.gain == 1.0 else self.gain * block
         return new if first is None else self.decay * first + new
+
+    def ahead(self, M: Blocks, F: Blocks) -> Blocks:
+        """What the direction is taken of: M, or a step ahead of it."""
+        return {name: self.blend(X, F[name]) for name, X in M.items()} if self.nesterov else M
 
     def direction(self, M: Blocks, memory: Mapping, Y: LowRank | None) -> Blocks:
         """The direction of the first moment M: blocks of the same names and shapes.
@@ -166,18 +181,9 @@ class Adam(Optimizer):
         square = xp.real(X) ** 2 + xp.imag(X) ** 2 if is_complex(X) else X * X
         if Y is None:
             return square
-        rows = xp.sum(square, axis=self.OVER[name], keepdims=True) / _number(name, Y, square.dtype)
+        rU, rV = Y.widths
+        rows = xp.sum(square, axis=self.OVER[name], keepdims=True) / {"K": rV, "L": rU, "S": rU * rV}[name]
         return xp.maximum(rows, xp.mean(rows, axis=-2, keepdims=True))
-
-
-def _number(name, Y: LowRank, dtype):
-    """Over how many columns of K or L, or entries of S, an average goes: zeros that fill up a stack do not count."""
-    if Y.U.ndim == 2:
-        rU, rV = Y.S.shape
-    else:
-        xp = array_namespace(Y.U)
-        rU, rV = (xp.sum(xp.astype(used, dtype), axis=-1)[..., None, None] for used in Y.columns)
-    return {"K": rV, "L": rU, "S": rU * rV}[name]
 
 
 # -- methods whose bases move ------------------------------------------------------------------------------------------
@@ -199,11 +205,17 @@ def steered(stages: Generator[tuple, Any, Any], optimizer: Optimizer, state: Sta
             request = stages.send(Projections(**direction))
             f = yield request
             point, parts = request[1], request[2:] or PARTS
+            if optimizer.whole and parts not in (PARTS, ("S",)):
+                raise ValueError(
+                    f"{optimizer!r} has a direction for K, L and S together, not for {parts[0]} alone: take GeoLoRA, "
+                    "ParallelBUG, BUG or AugmentedBUG with Euler's substep"
+                )
+            F = {part: getattr(f, part) for part in parts}
             M = {
-                part: optimizer.blend(None if first is None else seen(first, Y, point, part), getattr(f, part))
-                for part in parts
+                part: optimizer.blend(None if first is None else seen(first, Y, point, part), X)
+                for part, X in F.items()
             }
-            direction = optimizer.direction(M, memory, point)
+            direction = optimizer.direction(optimizer.ahead(M, F), memory, point)
     except StopIteration as stop:
         result = stop.value
     if isinstance(result, LowRank):

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_integer, check_not_negative
+from .checks import check_fraction, check_integer, check_not_negative
 from .linalg import array_namespace, host_svds, is_complex, read, rotate, sizes, to_numpy, write
 from .lowrank import LowRank
 from .state import State
@@ -50,6 +50,19 @@ class Truncation:
         """
         raise TypeError(f"{type(self).__name__} must define ranks(values)")
 
+    def kept(self, values: list[np.ndarray], owners: Sequence[Owner]) -> list[int]:
+        """How many directions of each matrix stay, spare ones included; ``owners`` says what the values belong to."""
+        ranks = self.ranks(values)
+        return [int(min(r + self.spare, self.limit, len(d))) for r, d in zip(ranks, values, strict=True)]
+
+    def memory(self, Y: LowRank) -> dict[str, Any]:
+        """What the rule remembers of each matrix, at the start; it travels in the State's memory."""
+        return {}
+
+    def learn(self, memory: Mapping, f: Any, Y: LowRank) -> dict[str, Any]:
+        """Those entries of the memory after a step from Y, where the field was f."""
+        return {}
+
     def __call__(self, states: Sequence[State]) -> list[tuple[LowRank, Any]]:
         """Truncate all matrices together: (truncated matrix, Frobenius norm of what was cut) for each.
 
@@ -66,8 +79,9 @@ class Truncation:
         values = [svd[1] for svd in svds if svd is not None]
         live = [i for i, svd in enumerate(svds) if svd is not None]
         kept, cut = [0] * len(cores), np.full(len(cores), math.nan)
-        for i, rank, d in zip(live, self.ranks(values), values, strict=True):
-            kept[i] = int(min(rank + self.spare, self.limit, len(d)))
+        owners = [owner for s in states for owner in _owners(s)]
+        for i, rank in zip(live, self.kept(values, [owners[i] for i in live]), strict=True):
+            kept[i] = rank
         cut[live] = [tails[kept[i]] for i, tails in zip(live, _tails(values), strict=True)]
         return _turned(points, cores, svds, kept, cut)
 
@@ -156,28 +170,98 @@ class Tolerance(Truncation):
 
 @dataclass(frozen=True)
 class GlobalBudget(Truncation):
-    """Keep the ``total_rank`` largest singular values over all matrices together, at least one in each.
+    r"""Keep the directions of all matrices together that are worth most, as many as a budget allows.
 
-    Equal to truncating the block-diagonal matrix of them all. Each matrix keeps ``spare`` directions more, outside the
-    budget. Raises ValueError unless total_rank >= 1 and spare >= 0 are integers, or if there are more matrices
-    than total_rank.
+    Direction i of a matrix (m, n) costs its m + n parameters, and is worth
+
+    .. math:: \sigma_i^2\, w / (m + n).
+
+    Each matrix keeps its first, and its spare ones; then the worthiest follow while they fit. What is kept, spare
+    directions included, never exceeds the budget, in any step.
+
+    Parameters
+    ----------
+    parameters : int, optional
+        The budget as a number of parameters in U and V, the (m + n) r of all matrices. (The r^2 of S are not counted.)
+    columns : int, optional
+        The budget as a number of directions, whatever they cost: a direction is then worth :math:`\sigma_i^2 w`, and
+        without a weight the rule is the truncation of the block-diagonal matrix of them all. Exactly one of the two
+        budgets is given.
+    spare : int
+        Directions of each matrix beyond those that its values earn.
+    fisher : float, optional
+        A decay such as 0.98 makes w the running mean of :math:`\|U^H F V\|_F^2 / r^2` of each matrix, the mean square
+        of the entries of the S-gradient: a Fisher information, which says how much the loss sees of a change of W.
+        Methods with orthonormal bases keep it as ``fisher`` in their memory. Without it w = 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not exactly one budget is given, a number does not fit, or the budget is too small for one direction of each
+        matrix and its spare ones.
+
+    Notes
+    -----
+    All w start from zero and have had the same number of updates, so that their comparison needs no bias correction.
     """
 
-    total_rank: int
+    parameters: int | None = None
+    columns: int | None = None
     spare: int = 0
+    fisher: float | None = None
 
     def __post_init__(self):
-        check_integer("total_rank", self.total_rank, 1)
+        if (self.parameters is None) == (self.columns is None):
+            raise ValueError(
+                f"give either parameters or columns, got parameters={self.parameters} and columns={self.columns}"
+            )
+        check_integer(*self.budget, 1)
         check_integer("spare", self.spare, 0)
+        if self.fisher is not None:
+            object.__setattr__(self, "fisher", check_fraction("fisher", self.fisher))
 
-    def ranks(self, values):
-        """First one direction for each, then the largest of the rest."""
-        if self.total_rank < len(values):
-            raise ValueError(f"total_rank {self.total_rank} is less than the number of matrices, {len(values)}")
-        pool = np.concatenate([d[1:] for d in values])
-        owner = np.concatenate([np.full(len(d) - 1, i) for i, d in enumerate(values)]).astype(int)
-        chosen = np.argsort(-pool, kind="stable")[: self.total_rank - len(values)]
-        return [1 + int(np.sum(owner[chosen] == i)) for i in range(len(values))]
+    @property
+    def budget(self) -> tuple[str, int]:
+        """Its name and size."""
+        return ("columns", self.columns or 0) if self.parameters is None else ("parameters", self.parameters)
+
+    def memory(self, Y):
+        """A weight of zero, where there is one."""
+        return {} if self.fisher is None else {"fisher": 0.0 * _mean_square(Y.S, Y)}
+
+    def learn(self, memory, f, Y):
+        """One step of the running mean."""
+        if self.fisher is None:
+            return {}
+        return {"fisher": self.fisher * memory["fisher"] + (1.0 - self.fisher) * _mean_square(f.S, Y)}
+
+    def kept(self, values, owners):
+        """First those that each matrix keeps, then by worth."""
+        name, total = self.budget
+        costs = [1 if self.parameters is None else sum(owner.shape) for owner in owners]
+        kept = [min(1 + self.spare, len(d)) for d in values]
+        left = total - sum(cost * k for cost, k in zip(costs, kept, strict=True))
+        if left < 0:
+            raise ValueError(
+                f"{name} {total} is less than one direction{f' and {self.spare} spare' * bool(self.spare)} of each of "
+                f"{len(values)} matrices: {total - left}"
+            )
+        pool = [
+            (-(d[i - self.spare] ** 2) * self._weight(owner) / cost, j)
+            for j, (d, cost, owner) in enumerate(zip(values, costs, owners, strict=True))
+            for i in range(kept[j], len(d))
+        ]
+        for _, j in sorted(pool):  # the values of a matrix fall: it keeps its largest, and one after the other
+            if costs[j] <= left:
+                kept[j], left = kept[j] + 1, left - costs[j]
+        return kept
+
+    def _weight(self, owner: Owner) -> float:
+        if self.fisher is None:
+            return 1.0
+        if owner.fisher is None:
+            raise ValueError("fisher needs states that remember it, as those of a method with this truncation do")
+        return owner.fisher
 
 
 @dataclass(frozen=True)
@@ -285,6 +369,28 @@ def single(states: Sequence[State]) -> list[LowRank]:
 def vector(d) -> np.ndarray:
     """A short real vector of any library as a float64 numpy array."""
     return to_numpy(d).astype(float)
+
+
+class Owner(NamedTuple):
+    """The matrix that some singular values belong to: its shape, and its Fisher weight if it has one."""
+
+    shape: tuple[int, int]
+    fisher: float | None = None
+
+
+def _owners(state: State) -> list[Owner]:
+    """Those of all matrices of a state."""
+    *count, m, n = state.Y.shape
+    if "fisher" not in state.memory:
+        return [Owner((m, n))] * math.prod(count)
+    return [Owner((m, n), w) for w in vector(state.memory["fisher"]).ravel().tolist()]
+
+
+def _mean_square(S, Y: LowRank):
+    """The mean of the squared entries of S (..., rU, rV), as a matrix (..., 1, 1)."""
+    xp = array_namespace(S)
+    square, (rU, rV) = xp.real(S) ** 2 + xp.imag(S) ** 2 if is_complex(S) else S * S, Y.widths
+    return xp.sum(square, axis=(-2, -1), keepdims=True) / (rU * rV)
 
 
 class _Core(NamedTuple):

@@ -97,7 +97,7 @@ METHODS = {
     "geolora-budget": Method(
         "GeoLoRA, global budget",
         WITH_ADAM["geolora"],
-        lambda p: GlobalBudget(p.total - p.layers, spare=1),
+        lambda p: GlobalBudget(columns=p.total, spare=1),
         lambda p: max(1, p.total // p.layers),
     ),
     "peft-lora": Method("LoRA (PEFT)"),

@@ -73,7 +73,7 @@ class Structure(Theorem):
     .. math:: \mathrm{step}(\mathrm{blkdiag}(W_i)) = \mathrm{blkdiag}(\mathrm{step}(W_i)),
 
     with a truncation of all matrices together: the singular values of the block-diagonal matrix are those of the
-    blocks, so its ``FixedRank(b)`` is ``GlobalBudget(b)`` on the blocks.
+    blocks, so its ``FixedRank(b)`` is ``GlobalBudget(columns=b)`` on the blocks.
 
     Hypotheses: plain descent (memory elementwise or by rows would do too); the global truncation keeps at least one
     direction of every block (a matrix of rank 0 is not represented); no two singular values at the cut are equal to
@@ -127,7 +127,7 @@ class Structure(Theorem):
         ]
         together = with_truncation(integrator, FixedRank(self.budget))
         adaptive = cuts_values(integrator)
-        rule = GlobalBudget(self.budget) if adaptive else integrator.truncation
+        rule = GlobalBudget(columns=self.budget) if adaptive else integrator.truncation
         states = [integrator.init(Y) for Y in starts]
         block = LowRank(*(scipy.linalg.block_diag(*(getattr(Y, x) for Y in starts)) for x in "USV"))
         rows, lost, gap = [], 0, np.inf

@@ -21,6 +21,7 @@ from integrators import (
     ParallelBUG,
     Projections,
     ProjectorSplitting,
+    Spectral,
     SVDLoRA,
     Tolerance,
 )
@@ -39,7 +40,11 @@ METHODS = [
     ParallelBUG(truncation=FixedRank(4)),
     GeoLoRA(),
     GeoLoRA(optimizer=Adam()),
-    GeoLoRA(truncation=GlobalBudget(9), optimizer=Momentum()),
+    GeoLoRA(truncation=GlobalBudget(columns=9), optimizer=Momentum()),
+    GeoLoRA(truncation=FixedRank(4), optimizer=Spectral()),
+    GeoLoRA(truncation=GlobalBudget(parameters=42 * 9, fisher=0.9), optimizer=Spectral()),
+    BUG(optimizer=Spectral()),
+    AugmentedBUG(truncation=Tolerance(absolute=1e-8), optimizer=Spectral()),
 ]
 
 

@@ -6,7 +6,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrators import FixedRank, GlobalBudget, ImportanceBudget, LowRank, State, Tolerance, stack
+from integrators import (
+    SGD,
+    Adam,
+    FixedRank,
+    GeoLoRA,
+    GlobalBudget,
+    ImportanceBudget,
+    LowRank,
+    Spectral,
+    State,
+    Tolerance,
+    stack,
+)
 
 
 def state(values, shape=(12, 10), seed=0, **kw):
@@ -74,7 +86,7 @@ def test_spare_directions_keep_their_values():
 def test_global_budget_is_truncation_of_the_block_diagonal_matrix(spectra, extra):
     """The total is kept, each matrix keeps one, and beyond those the largest of all are kept."""
     total = len(spectra) + extra
-    result = GlobalBudget(total)([state(d, seed=i) for i, d in enumerate(spectra)])
+    result = GlobalBudget(columns=total)([state(d, seed=i) for i, d in enumerate(spectra)])
     ranks = [Y.rank for Y, _ in result]
     assert sum(ranks) == min(total, sum(map(len, spectra))) and min(ranks) >= 1
     kept = [x for d, r in zip(spectra, ranks, strict=True) for x in d[1:r]]
@@ -84,10 +96,50 @@ def test_global_budget_is_truncation_of_the_block_diagonal_matrix(spectra, extra
 
 def test_global_budget_against_a_dense_svd():
     spectra = [[5.0, 0.3, 0.2], [4.0, 3.0, 2.0], [1.0, 0.9]]
-    ranks = [Y.rank for Y, _ in GlobalBudget(5)([state(d, seed=i) for i, d in enumerate(spectra)])]
+    ranks = [Y.rank for Y, _ in GlobalBudget(columns=5)([state(d, seed=i) for i, d in enumerate(spectra)])]
     assert ranks == [1, 3, 1]
-    ranks = [Y.rank for Y, _ in GlobalBudget(5, spare=1)([state(d, seed=i) for i, d in enumerate(spectra)])]
-    assert ranks == [2, 3, 2]
+    ranks = [Y.rank for Y, _ in GlobalBudget(columns=8, spare=1)([state(d, seed=i) for i, d in enumerate(spectra)])]
+    assert ranks == [3, 3, 2]  # the second has no more
+
+
+shapes = st.sampled_from([(12, 10), (8, 20), (9, 8)])
+
+
+@given(st.lists(st.tuples(values, shapes, st.floats(0.1, 10)), min_size=1, max_size=4), st.integers(0, 200))
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_budget_in_parameters(spare, cases, extra):
+    """It is held, spare directions included, and used up; each keeps its first; no cheaper one is worth more."""
+    costs = [sum(shape) for _, shape, _ in cases]
+    budget = extra + sum(cost * min(1 + spare, len(d)) for cost, (d, _, _) in zip(costs, cases, strict=True))
+    rule = GlobalBudget(parameters=budget, spare=spare, fisher=0.98)
+    states = [state(d, shape, memory={"fisher": np.full((1, 1), w)}) for d, shape, w in cases]
+    kept = [Y.rank for Y, _ in rule(states)]
+    used = sum(cost * r for cost, r in zip(costs, kept, strict=True))
+    assert used <= budget
+    taken, refused = [], []
+    for (d, _, w), cost, r in zip(cases, costs, kept, strict=True):
+        worth = [x**2 * w / cost for x in d]
+        assert r >= min(1 + spare, len(d))
+        taken += [(x, cost) for x in worth[1 : r - spare]]
+        refused += [(x, cost) for x in worth[r - spare : r - spare + 1] if r < len(d)]
+    for x, cost in refused:
+        assert used + cost > budget
+        assert not any(y < x * (1 - 1e-9) - 1e-20 and price >= cost for y, price in taken)
+
+
+def test_the_fisher_weight_is_a_running_mean(problem, Y):
+    """w <- .9 w + .1 ||U^T F V||^2 / r^2, with the field as it is, whatever the optimiser makes of it."""
+    rule = GlobalBudget(parameters=16 * 4, fisher=0.9)
+    for optimizer in (SGD(), Adam(), Spectral()):
+        method = GeoLoRA(truncation=rule, optimizer=optimizer)
+        state, w = method.init(Y), 0.0
+        assert not state.memory["fisher"].any()
+        for _ in range(3):
+            Z = state.Y
+            w = 0.9 * w + 0.1 * np.mean((Z.U.T @ (problem.target - Z.full()) @ Z.V) ** 2)
+            state = method.step(problem.field, 0.0, state, 0.01).state
+            assert state.memory["fisher"].shape == (1, 1)
+            assert state.memory["fisher"].item() == pytest.approx(w, rel=1e-12)
 
 
 def triplets(lam, importance, step):
@@ -136,8 +188,17 @@ def test_importance_budget_ties_and_equal_budgets():
         (lambda: Tolerance(relative=-0.1), "relative must be >= 0, got -0.1"),
         (lambda: Tolerance(absolute=float("nan")), "absolute must be >= 0, got nan"),
         (lambda: Tolerance(relative=0.1, max_rank=2, min_rank=3), "max_rank must be at least 3, got 2"),
-        (lambda: GlobalBudget(0), "total_rank must be at least 1"),
-        (lambda: GlobalBudget(1)([state([1.0]), state([1.0])]), "total_rank 1 is less than the number"),
+        (lambda: GlobalBudget(), "give either parameters or columns, got parameters=None and columns=None"),
+        (lambda: GlobalBudget(parameters=100, columns=3), "give either parameters or columns"),
+        (lambda: GlobalBudget(columns=0), "columns must be at least 1"),
+        (lambda: GlobalBudget(parameters=100.0), "parameters must be an integer"),
+        (lambda: GlobalBudget(columns=1)([state([1.0]), state([1.0])]), "columns 1 is less than one direction of each"),
+        (
+            lambda: GlobalBudget(parameters=80, spare=1)([state([1.0, 0.5]), state([1.0, 0.5])]),
+            "parameters 80 is less than one direction and 1 spare of each of 2 matrices: 88",
+        ),
+        (lambda: GlobalBudget(columns=1, fisher=1.0), "fisher must lie in"),
+        (lambda: GlobalBudget(columns=1, fisher=0.9)([state([1.0, 0.5])]), "fisher needs states that remember it"),
         (lambda: ImportanceBudget(2, 3, 10), "initial must be at least 3, got 2"),
         (lambda: ImportanceBudget(3, 2, 10, warmup=6, cooldown=4), "total_steps must be at least 11, got 10"),
     ],
@@ -154,7 +215,9 @@ def test_a_stack_is_refused_where_whole_columns_matter():
 
 
 @pytest.mark.parametrize("like", [np.zeros(()), torch.zeros((), dtype=torch.float64)], ids=["numpy", "torch"])
-@pytest.mark.parametrize("rule", [FixedRank(2, spare=1), Tolerance(relative=0.1, spare=1), GlobalBudget(6)], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [FixedRank(2, spare=1), Tolerance(relative=0.1, spare=1), GlobalBudget(columns=6)], ids=repr
+)
 def test_a_stack_is_truncated_as_its_matrices(rule, like):
     """Of different ranks, zero singular values among them, and one that is not finite: that is left out."""
     values = [[4.0, 2.0, 1.0, 0.1], [3.0, 0.2], [0.0, 0.0, 0.0]]

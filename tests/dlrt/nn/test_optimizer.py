@@ -43,6 +43,7 @@ from integrators import (
     ParallelBUG,
     Projections,
     ProjectorSplitting,
+    Spectral,
     SVDLoRA,
     Tolerance,
     count_evaluations,
@@ -70,7 +71,8 @@ METHODS = {
     "geolora published": GeoLoRA(truncation=Tolerance(relative=0.1)),
     "geolora momentum": GeoLoRA(truncation=TAU, optimizer=Momentum(0.9)),
     "geolora adam": GeoLoRA(truncation=TAU, optimizer=Adam()),
-    "geolora budget": GeoLoRA(truncation=GlobalBudget(9, spare=1)),
+    "geolora budget": GeoLoRA(truncation=GlobalBudget(columns=12, spare=1)),
+    "geolora spectral": GeoLoRA(truncation=FixedRank(4), optimizer=Spectral()),
 }
 
 
@@ -230,9 +232,10 @@ def train(model, optimizer, first, last, scheduler=None, clip=None):
 def test_every_method_trains_a_mixed_network(method):
     integrator = METHODS[method]
     if isinstance(integrator.truncation, GlobalBudget):
-        integrator = GeoLoRA(truncation=GlobalBudget(18, spare=1))
+        integrator = GeoLoRA(truncation=GlobalBudget(columns=23, spare=1))
     model = Mixed()
-    lr = 2e-3 if isinstance(integrator.optimizer, Adam) else 0.02 if isinstance(integrator.optimizer, Momentum) else 0.1
+    rates = {Adam: 2e-3, Spectral: 2e-3, Momentum: 0.02}
+    lr = rates.get(type(integrator.optimizer), 0.1)
     optimizer = LowRankOptimizer(model, integrator, lr, rest=functools.partial(torch.optim.AdamW, lr=1e-2))
     losses = train(model, optimizer, 0, 40)
     assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
@@ -384,9 +387,24 @@ def test_the_rest_moves_with_the_first_gradient_after_all_stages():
 
 def test_global_budget_over_layers():
     model = Mixed()
-    optimizer = LowRankOptimizer(model, GeoLoRA(truncation=GlobalBudget(11)), 0.1)
+    optimizer = LowRankOptimizer(model, GeoLoRA(truncation=GlobalBudget(columns=11)), 0.1)
     train(model, optimizer, 0, 3)
     assert sum(ranks(model).values()) == 11
+
+
+def test_a_budget_in_parameters_is_held_in_every_step():
+    """Spare directions included, with the weights in the memory of each layer."""
+    model = Mixed()
+    rule = GlobalBudget(parameters=500, spare=1, fisher=0.98)
+    optimizer = LowRankOptimizer(model, GeoLoRA(truncation=rule, optimizer=Spectral()), 1e-3)
+    for k in range(5):
+        train(model, optimizer, k, 1)
+        columns = ranks(model)
+        sizes = {name: sum(layer.Y.shape) for name, layer in optimizer.layers.items()}
+        used = sum(sizes[name] * r for name, r in columns.items())
+        assert 500 - max(sizes.values()) < used <= 500 and min(columns.values()) >= 2
+    weights = [entry["memory"]["fisher"] for entry in optimizer.state_dict()["state"].values()]
+    assert all(w.shape == (1, 1) and w > 0 for w in weights)
 
 
 def test_adalora_allocates_over_layers():
@@ -643,7 +661,13 @@ def test_inductor_compiles_a_whole_training_step():
 
 ANY_RANKS = {
     "geolora": (GeoLoRA(truncation=TAU), {"weight_decay": 0.1}),
-    "geolora momentum budget": (GeoLoRA(truncation=GlobalBudget(24, spare=1), optimizer=Momentum(0.9)), {}),
+    "geolora momentum budget": (GeoLoRA(truncation=GlobalBudget(columns=36, spare=1), optimizer=Momentum(0.9)), {}),
+    "geolora spectral": (GeoLoRA(truncation=FixedRank(3), optimizer=Spectral()), {"lr": 1e-3, "weight_decay": 0.1}),
+    "geolora spectral budget": (
+        GeoLoRA(truncation=GlobalBudget(parameters=2000, spare=1, fisher=0.98), optimizer=Spectral()),
+        {"lr": 1e-3},
+    ),
+    "augmented bug spectral": (AugmentedBUG(truncation=FixedRank(3), optimizer=Spectral()), {"lr": 1e-3}),
     "geolora adam": (GeoLoRA(truncation=TAU, optimizer=Adam()), {"lr": 0.02}),
     "geolora coefficient steps": (
         GeoLoRA(truncation=TAU, optimizer=Momentum(0.9)),
