@@ -39,7 +39,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _METHODS = {
     "FullRank": ("#000000", "s"),
     "LoRA": ("#D55E00", "^"),
+    "LoRAMuon": ("#661100", "H"),
+    "RiemannianLoRA": ("#44AA99", (4, 1, 0)),
+    "StiefelAdamW": ("#AA4499", (6, 1, 0)),
     "SVDLoRA": ("#E69F00", "D"),
+    "StelLA": ("#DDCC77", (3, 1, 0)),
     "AdaLoRA": ("#CC79A7", "v"),
     "ProjectorSplitting": ("#882255", "P"),
     "BUG": ("#7F7F7F", "X"),

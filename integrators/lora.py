@@ -16,7 +16,24 @@ __all__ = ["LoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA(Integrator):
+class TwoFactors(Integrator):
+    """Base class of methods that move the factors of ``W = B A``, kept as ``Y = B I (A^H)^H``."""
+
+    manifold: ClassVar[bool] = False
+    factors: ClassVar[tuple[str, ...]] = ("U", "V")
+
+    def start(self, Y: LowRank) -> LowRank:
+        """(U S, I, V)."""
+        one = array_namespace(Y.S).eye(Y.S.shape[-1], dtype=Y.dtype, device=device(Y.S))
+        return LowRank(Y.K, one, Y.V)
+
+    def memory(self, Y):
+        """Moments of B and A^H."""
+        return self.optimizer.init({"B": Y.U, "A": Y.V})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(TwoFactors):
     r"""Low-rank adaptation (LoRA): simultaneous gradient descent on the two factors of the matrix.
 
     With ``W = B A``:
@@ -42,18 +59,7 @@ class LoRA(Integrator):
     Hu et al. (2022), LoRA: Low-rank adaptation of large language models, arXiv:2106.09685.
     """
 
-    manifold: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = ("U", "V")
     stackable: ClassVar[bool] = True
-
-    def start(self, Y: LowRank) -> LowRank:
-        """(U S, I, V)."""
-        one = array_namespace(Y.S).eye(Y.S.shape[-1], dtype=Y.dtype, device=device(Y.S))
-        return LowRank(Y.K, one, Y.V)
-
-    def memory(self, Y):
-        """Moments of B and A^H."""
-        return self.optimizer.init({"B": Y.U, "A": Y.V})
 
     def stages(self, t, state, h):
         """B1 = B + h F A^H and A1^H = A^H + h F^H B."""

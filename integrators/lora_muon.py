@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .factor_optimizers import inverse_root, polar
 from .linalg import array_namespace
-from .lora import LoRA
+from .lora import TwoFactors
 from .lowrank import LowRank
 from .state import State
 
@@ -15,7 +16,7 @@ __all__ = ["LoRAMuon"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRAMuon(LoRA):
+class LoRAMuon(TwoFactors):
     r"""LoRA-Muon: descent on the two factors, steepest in the spectral norm of the product.
 
     With ``W = B A`` and the field, or its momentum, F:
@@ -48,7 +49,7 @@ class LoRAMuon(LoRA):
     arXiv:2606.12921.
     """
 
-    stackable = True
+    stackable: ClassVar[bool] = True
 
     def stages(self, t, state, h):
         """B and A^H along the whitened, orthogonalised momenta."""

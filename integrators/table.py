@@ -12,19 +12,25 @@ from .lora import LoRA
 from .lora_muon import LoRAMuon
 from .parallel_bug import ParallelBUG
 from .projector_splitting import ProjectorSplitting
+from .riemannian_lora import RiemannianLoRA
+from .stella import StelLA
+from .stiefel_adamw import StiefelAdamW
 from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
     "BUG", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "ParallelBUG",
-    "ProjectorSplitting", "SVDLoRA",
+    "ProjectorSplitting", "RiemannianLoRA", "SVDLoRA", "StelLA", "StiefelAdamW",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
     "full-rank": FullRank(),
     "lora": LoRA(),
     "lora-muon": LoRAMuon(),
+    "riemannian-lora": RiemannianLoRA(),
+    "stiefel-adamw": StiefelAdamW(),
     "svd-lora": SVDLoRA(),
+    "stella": StelLA(),
     "adalora": AdaLoRA(),
     "projector-splitting": ProjectorSplitting(),
     "projector-splitting-strang": ProjectorSplitting(order=2, substep=Heun()),

@@ -15,12 +15,14 @@ from integrators import (
     INTEGRATORS,
     AdaLoRA,
     Adam,
+    FixedRank,
     GlobalBudget,
     ImportanceBudget,
     Integrator,
     LoRAPlus,
     Momentum,
     Muon,
+    Spectral,
     Tolerance,
     Truncation,
 )
@@ -36,18 +38,31 @@ HEAD_LR = 1e-3
 
 @dataclass(frozen=True)
 class Plan:
-    """Hyper-parameters of the adapters: rank at the start, tolerance, and columns of all layers together."""
+    """Hyper-parameters of the adapters: rank at the start, tolerance, and columns of all layers together.
+
+    ``direction`` is the number of parameters of one direction in each layer, the m + n of all layers.
+    """
 
     rank: int
     tau: float
     budget: int | None
     layers: int
     steps: int
+    direction: int = 0
 
     @property
     def total(self) -> int:
         """The budget, by default as much as the rank of all layers."""
         return self.layers * self.rank if self.budget is None else self.budget
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of U and V, so that with those of S there are no more than LoRA has at this rank.
+
+        S has rank^2 in each layer where all ranks are alike, and more where they are not: twice as many are left for
+        it.
+        """
+        return self.rank * self.direction - 2 * self.layers * self.rank**2
 
     @property
     def start(self) -> int:
@@ -78,6 +93,7 @@ class Method:
         return replace(self.integrator, **changes)
 
 
+SPECTRAL = replace(INTEGRATORS["geolora"], optimizer=Spectral())
 WITH_ADAM = {name: replace(integrator, optimizer=Adam()) for name, integrator in INTEGRATORS.items()}
 METHODS = {
     "full": Method("full fine-tuning"),
@@ -86,7 +102,10 @@ METHODS = {
     "lora-plus": Method("LoRA+", replace(INTEGRATORS["lora"], optimizer=LoRAPlus())),
     "lora-factor-muon": Method("LoRA, Muon on each factor", replace(INTEGRATORS["lora"], optimizer=Muon())),
     "lora-muon": Method("LoRA-Muon", replace(INTEGRATORS["lora-muon"], optimizer=Momentum(0.9))),
+    "riemannian-lora": Method("Riemannian LoRA", WITH_ADAM["riemannian-lora"]),
+    "stiefel-adamw": Method("Stiefel-AdamW", WITH_ADAM["stiefel-adamw"]),
     "svd-lora": Method("SVD-LoRA", WITH_ADAM["svd-lora"]),
+    "stella": Method("StelLA", WITH_ADAM["stella"]),
     "adalora": Method(
         "AdaLoRA",
         WITH_ADAM["adalora"],
@@ -100,8 +119,13 @@ METHODS = {
         lambda p: GlobalBudget(columns=p.total, spare=1),
         lambda p: max(1, p.total // p.layers),
     ),
+    "geolora-spectral": Method("GeoLoRA, spectral, fixed rank", SPECTRAL, lambda p: FixedRank(p.rank)),
+    "geolora-spectral-budget": Method(
+        "GeoLoRA, spectral, budget", SPECTRAL, lambda p: GlobalBudget(parameters=p.parameters, fisher=0.98)
+    ),
     "peft-lora": Method("LoRA (PEFT)"),
     "peft-adalora": Method("AdaLoRA (PEFT)"),
+    "peft-dora": Method("DoRA (PEFT)"),
 }
 
 
@@ -126,10 +150,11 @@ def prepare(
 
     Adapters go to all linear layers in repeated blocks; what is not of the pretrained body is trained beside them.
     """
-    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)]
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)}
+    names = list(layers)
     if not names:
         raise ValueError("model has no linear layers in repeated blocks")
-    plan = Plan(rank, tau, budget, len(names), steps)
+    plan = Plan(rank, tau, budget, len(names), steps, sum(m.in_features + m.out_features for m in layers.values()))
     heads = [n for n, _ in model.named_children() if n != model.base_model_prefix] + ["pooler"]
     head = [p for n, p in model.named_parameters() if any(part in heads for part in n.split("."))]
     number = sum(map(torch.numel, head))
@@ -158,12 +183,12 @@ def prepare(
 
 
 def _peft(model, method, names, head, lr, plan, weight_decay) -> Prepared:
-    """LoRA and AdaLoRA of PEFT, with torch's AdamW."""
+    """LoRA, DoRA and AdaLoRA of PEFT, with torch's AdamW."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
     shared: dict[str, Any] = {"lora_dropout": 0.0, "target_modules": names}
-    if method == "peft-lora":
-        config: Any = LoraConfig(r=plan.rank, lora_alpha=plan.rank, **shared)
+    if method != "peft-adalora":
+        config: Any = LoraConfig(r=plan.rank, lora_alpha=plan.rank, use_dora=method == "peft-dora", **shared)
     else:
         first, last, interval = plan.ramp()
         config = AdaLoraConfig(
@@ -176,7 +201,7 @@ def _peft(model, method, names, head, lr, plan, weight_decay) -> Prepared:
     _open(head)
     number = sum(map(torch.numel, head))
     prepared = Prepared(model, _adamw(adapters, lr, head, weight_decay), functools.partial(trained, model), head=number)
-    if method == "peft-lora":
+    if method != "peft-adalora":
         prepared.ranks = lambda: dict.fromkeys(names, plan.rank)
         return prepared
     layers = {name: model.get_submodule(f"base_model.model.{name}") for name in names}

@@ -29,11 +29,14 @@ from ..statements import finding, where
 from .compared import text
 
 PACKAGES = ("torch", "transformers", "peft")
-COMPARED = ("full", "lora", "adalora", "geolora", "geolora-budget")
+COMPARED = (
+    "full", "lora", "lora-plus", "peft-dora", "riemannian-lora", "stiefel-adamw", "stella", "adalora",
+    "lora-factor-muon", "lora-muon", "geolora-budget", "geolora-spectral", "geolora-spectral-budget",
+)  # fmt: skip
 """Methods of ``METHODS``, in the order of the table."""
-OURS, RIVALS = "geolora-budget", ("lora",)
-AT_ALL_SIZES = (*RIVALS, "geolora-budget")
-LONGER = ("full", *AT_ALL_SIZES)
+OURS, RIVALS = "geolora-spectral-budget", ("lora", "lora-muon")
+AT_ALL_SIZES = (*RIVALS, "geolora-spectral", OURS)
+LONGER = ("full", *RIVALS, OURS)
 """Methods that are run with fewer parameters, and for a longer time too."""
 RANKS = {"equal": 4, "three quarters": 3, "half": 2}
 """Ranks of the adapters, of a budget on average, by how many parameters they have."""

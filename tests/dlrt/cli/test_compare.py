@@ -160,7 +160,7 @@ def test_help_says_what_an_option_applies_to():
     for option in ("target", "batch_size"):
         assert ", ".join(name for name in PROBLEMS if option in uses(PROBLEMS[name])) in text
     assert "tolerance: augmented-bug, parallel-bug, parallel-bug-rejection, geolora." in text
-    assert "Not for lora, svd-lora, adalora, geolora." in text
+    assert "Not for lora, lora-muon, riemannian-lora, stiefel-adamw, svd-lora, stella, adalora, geolora." in text
 
 
 class Network(problems.Problem):
