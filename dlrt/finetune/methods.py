@@ -16,6 +16,7 @@ from integrators import (
     AdaLoRA,
     Adam,
     FixedRank,
+    GeoLoRA,
     GlobalBudget,
     ImportanceBudget,
     Integrator,
@@ -59,10 +60,10 @@ class Plan:
     def parameters(self) -> int:
         """Parameters of U and V, so that with those of S there are no more than LoRA has at this rank.
 
-        S has rank^2 in each layer where all ranks are alike, and more where they are not: twice as many are left for
-        it.
+        S has rank^2 in each layer where all ranks are alike, and more where they are not: three times as many are left
+        for it.
         """
-        return self.rank * self.direction - 2 * self.layers * self.rank**2
+        return self.rank * self.direction - 3 * self.layers * self.rank**2
 
     @property
     def start(self) -> int:
@@ -93,7 +94,7 @@ class Method:
         return replace(self.integrator, **changes)
 
 
-SPECTRAL = replace(INTEGRATORS["geolora"], optimizer=Spectral())
+SPECTRAL = GeoLoRA(optimizer=Spectral(), truncation=FixedRank(1))  # a plan tells the rank
 WITH_ADAM = {name: replace(integrator, optimizer=Adam()) for name, integrator in INTEGRATORS.items()}
 METHODS = {
     "full": Method("full fine-tuning"),

@@ -7,9 +7,8 @@ was chosen on pictures that are turned and inverted; those with shuffled patches
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,14 @@ COMPARED = (
 """Methods of ``METHODS``, in the order of the table."""
 OURS, RIVALS = "geolora-spectral-budget", ("lora", "lora-muon")
 AT_ALL_SIZES = (*RIVALS, "geolora-spectral", OURS)
-LONGER = ("full", *RIVALS, OURS)
-"""Methods that are run with fewer parameters, and for a longer time too."""
+CONFIRMED, LONGER = ("full", *AT_ALL_SIZES), ("full", "lora", OURS)
+"""Methods that are run with fewer parameters too, on the second task too, and for a longer time too."""
 RANKS = {"equal": 4, "three quarters": 3, "half": 2}
 """Ranks of the adapters, of a budget on average, by how many parameters they have."""
 LONG = 3
 """Times as many steps, to see whether training has converged."""
-TUNING, SEEDS = (100, 101), tuple(range(6))
-"""Seeds of the tuning, and of the results."""
+TUNING, SEEDS, LONG_SEEDS = 100, tuple(range(5)), tuple(range(3))
+"""Seeds of the tuning, of the results, and of longer runs."""
 FIRST, ENDS = (-6, -5, -4, -3), (-11, 1)
 """Half decades of the rate: those tried first, and the smallest and the largest ever tried."""
 DECAYS = (0.1, 1.0)
@@ -55,112 +54,90 @@ QUICK = Pretraining(width=16, blocks=2, heads=2, steps=4, batch=16)
 
 @dataclass(frozen=True)
 class Study:
-    """What is run on one task: the setting, the journal, and how much of it."""
+    """What is run on one task: the setting, the methods, the journal, and how much of it."""
 
     setting: Setting
+    methods: tuple[str, ...]
     journal: Path
     jobs: int | None
     progress: Callable | None
     quick: bool
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of the results."""
-        return SEEDS[:2] if self.quick else SEEDS
-
-    def run(self, arguments: Iterable[dict], steps: int = 1) -> list[dict]:
-        """Results of runs of `steps` times the usual length."""
-        setting = replace(self.setting, steps=steps * self.setting.steps)
-        return self.tasks([(fine_tune, {"setting": setting.json(), **given}) for given in arguments])
-
-    def trials(self, wanted: Sequence[tuple[str, float, float]], steps: int = 1) -> list[dict]:
-        """For each method, rate and weight decay the mean over the seeds of the tuning; no test data are looked at."""
-        seeds = TUNING[:1] if self.quick or steps > 1 else TUNING
-        setting = replace(self.setting, steps=steps * self.setting.steps, test=1)
-        tasks: list[Task] = [
-            (fine_tune, {"setting": setting.json(), "rank": RANKS["equal"], "method": m, "lr": lr, "weight_decay": wd,
-                         "seed": seed})
-            for m, lr, wd in wanted for seed in seeds
-        ]  # fmt: skip
-        found = self.tasks(tasks)
-        return [_mean(found[i : i + len(seeds)]) for i in range(0, len(found), len(seeds))]
-
-    def tasks(self, tasks: list[Task]) -> list[dict]:
-        """Through the journal."""
+    def run(self, arguments: Iterable[dict], steps: int = 1, test: int | None = None) -> list[dict]:
+        """Results of runs of `steps` times the usual length, on a number of test examples (all of them)."""
+        usual = self.setting
+        setting = replace(usual, steps=steps * usual.steps, test=usual.test if test is None else test).json()
+        tasks: list[Task] = [(fine_tune, {"setting": setting, **given}) for given in arguments]
         return run_tasks(tasks, journal=self.journal, jobs=self.jobs, progress=self.progress)
+
+    def trials(self, wanted: Iterable[tuple[str, float, float]], steps: int = 1) -> list[dict]:
+        """Runs by method, rate and weight decay, with the seed of the tuning; no test data are looked at."""
+        given = [
+            {"method": m, "lr": lr, "weight_decay": decay, "rank": RANKS["equal"], "seed": TUNING}
+            for m, lr, decay in wanted
+        ]
+        return self.run(given, steps, test=1)
 
     def tuned(self) -> list[dict]:
         """Each method with its best rate, its best weight decay at that rate, and all that was tried."""
         first, ends = (FIRST[1:2], (FIRST[1], FIRST[1])) if self.quick else (FIRST, ENDS)
-        tried = tune(
-            COMPARED, lambda ks: self.trials([(m, rate(k), 0.0) for m, k in ks]), first=first, ends=ends, score=_score
-        )
-        lrs = {m: rate(best(tried[m], _score)) for m in COMPARED}
         decays = DECAYS[:1] if self.quick else DECAYS
-        wanted = [(m, lrs[m], wd) for m in COMPARED for wd in decays]
+        tried = tune(
+            self.methods, lambda ks: self.trials((m, rate(k), 0.0) for m, k in ks), first=first, ends=ends, score=_score
+        )
+        ks = {m: best(tried[m], _score) for m in self.methods}
+        wanted = [(m, rate(ks[m]), decay) for m in self.methods for decay in decays]
         decayed = dict(zip(wanted, self.trials(wanted), strict=True))
         rows = []
-        for m in COMPARED:
-            at = {0.0: tried[m][best(tried[m], _score)]} | {wd: decayed[m, lrs[m], wd] for wd in decays}
+        for m, k in ks.items():
+            at = {0.0: tried[m][k]} | {decay: decayed[m, rate(k), decay] for decay in decays}
+            scores = {decay: _finished_score(record) for decay, record in at.items()}
             rows.append(
                 {
                     "method": m,
                     "label": METHODS[m].label,
-                    "lr": lrs[m],
-                    "weight_decay": max(at, key=lambda wd: _finished_score(at[wd])),
+                    "lr": rate(k),
+                    "weight_decay": max(scores, key=scores.__getitem__),
                     "rates": [[rate(k), *_numbers(record)] for k, record in sorted(tried[m].items())],
-                    "decays": [[wd, *_numbers(record)] for wd, record in at.items()],
+                    "decays": [[decay, *_numbers(record)] for decay, record in at.items()],
                 }
             )
         return rows
 
-    def results(self, tuned: list[dict], steps: int = 1) -> list[dict]:
+    def results(
+        self, tuned: Iterable[dict], sizes: Callable[[str], Iterable[str]], seeds, steps: int = 1
+    ) -> list[dict]:
         """A row for each method and number of parameters, with paired differences to the rivals."""
-        wanted = [(row, size) for row in tuned for size in RANKS if self.wants(row["method"], size, steps)]
-        runs = iter(
-            self.run(
-                [
-                    {key: row[key] for key in ("method", "lr", "weight_decay")} | {"rank": RANKS[size], "seed": seed}
-                    for row, size in wanted
-                    for seed in self.seeds
-                ],
-                steps,
-            )
-        )
-        found = {(row["method"], size): [next(runs) for _ in self.seeds] for row, size in wanted}
-        rivals = [found[rival, "equal"] for rival in RIVALS]
+        seeds = seeds[:2] if self.quick else seeds
+        wanted = [(row, size) for row in tuned for size in sizes(row["method"])]
+        given = [
+            {key: row[key] for key in ("method", "lr", "weight_decay")} | {"rank": RANKS[size], "seed": seed}
+            for row, size in wanted
+            for seed in seeds
+        ]
+        runs = iter(self.run(given, steps))
+        found = {(row["method"], size): [next(runs) for _ in seeds] for row, size in wanted}
+        rivals = {m: found[m, "equal"] for m in RIVALS if (m, "equal") in found}
+        against = {
+            key: {m: paired(group, rival, self.setting.test) for m, rival in rivals.items()}
+            for key, group in found.items()
+        }
         return [
-            _row(method, size, group, self.setting.test)
-            | {"against": {m: paired(group, rival, self.setting.test) for m, rival in zip(RIVALS, rivals, strict=True)}}
-            for (method, size), group in found.items()
+            {"lr": row["lr"], **_row(row["method"], size, found[row["method"], size])}
+            | {"against": against[row["method"], size]}
+            for row, size in wanted
         ]
 
-    def wants(self, method: str, size: str, steps: int) -> bool:
-        """Which methods are run at which size, for how long."""
-        if steps > 1:
-            return method in LONGER and size == "equal"
-        return size == "equal" or method in AT_ALL_SIZES
-
     def longer(self, tuned: list[dict]) -> list[dict]:
-        """Results of longer runs, their rates tuned anew between a decade below and half a decade above."""
-        chosen = {row["method"]: row for row in tuned if row["method"] in LONGER}
-        ks = {m: round(2 * math.log10(row["lr"])) for m, row in chosen.items()}
-        rows = []
-        for m, row in chosen.items():
-            first = (ks[m],) if self.quick else (ks[m] - 1, ks[m])
-            tried = tune(
-                [m],
-                partial(self._longer_trials, row["weight_decay"]),
-                first=first,
-                ends=(ks[m], ks[m]) if self.quick else (ks[m] - 2, ks[m] + 1),
-                score=_score,
-            )[m]
-            rows.append(row | {"lr": rate(best(tried, _score))})
-        lrs = {row["method"]: row["lr"] for row in rows}
-        return [result | {"lr": lrs[result["method"]]} for result in self.results(rows, LONG)]
-
-    def _longer_trials(self, decay: float, wanted: list[tuple[str, int]]) -> list[dict]:
-        return self.trials([(method, rate(k), decay) for method, k in wanted], LONG)
+        """Results of longer runs, at the same rate or half a decade below, whichever is better on validation data."""
+        rows = [row for row in tuned if row["method"] in LONGER]
+        ks = {row["method"]: round(2 * math.log10(row["lr"])) for row in rows}
+        decays = {row["method"]: row["weight_decay"] for row in rows}
+        wanted = [(m, i) for m, k in ks.items() for i in ((k,) if self.quick else (k - 1, k))]
+        tried = dict(zip(wanted, self.trials(((m, rate(i), decays[m]) for m, i in wanted), LONG), strict=True))
+        chosen = {m: best({i: record for (n, i), record in tried.items() if n == m}, _score) for m in ks}
+        again = [row | {"lr": rate(chosen[row["method"]])} for row in rows]
+        return self.results(again, lambda method: ("equal",), LONG_SEEDS, LONG)
 
 
 def compute(runs, quick: bool) -> dict:
@@ -169,23 +146,26 @@ def compute(runs, quick: bool) -> dict:
     folder = network.folder()
     weights = checksum(folder)
     small: dict[str, Any] = {"train": 64, "validation": 40, "test": 40, "batch": 8, "steps": 3} if quick else {}
-    tasks = {}
-    for name in CHANGED:
+    tasks, studies = {}, {}
+    for name, methods in (("turned", COMPARED), ("shuffled", CONFIRMED)):
         setting = replace(CHANGED[name], model=str(folder) if quick else None, **small)
-        study = Study(setting, runs.out / f"{name}-{weights}.jsonl", runs.jobs, runs.progress, quick)
+        journal = runs.out / f"{name}-{weights}.jsonl"
+        study = studies[name] = Study(setting, methods, journal, runs.jobs, runs.progress, quick)
         tuned = study.tuned()
-        tasks[name] = {"tuned": tuned, "results": study.results(tuned)}
-        if name == "turned":
-            tasks[name]["longer"] = study.longer(tuned)
-            rounds, journal = 1 if quick else ROUNDS, runs.out / "times.jsonl"
-            seconds = times(setting, tuned, rounds=rounds, journal=journal, rank=RANKS["equal"])
+        results = study.results(tuned, lambda method: RANKS if method in AT_ALL_SIZES else ("equal",), SEEDS)
+        tasks[name] = {"tuned": tuned, "results": results}
+    first = tasks["turned"]
+    first["longer"] = studies["turned"].longer(first["tuned"])
+    seconds = times(
+        studies["turned"].setting, first["tuned"], rounds=1 if quick else ROUNDS, journal=runs.out / "times.jsonl",
+        rank=RANKS["equal"],
+    )  # fmt: skip
     return {
         "title": "Small ViT, changed pictures of Fashion-MNIST",
         "settings": {
             "task": CHANGED["turned"].json() | small,
             "pretraining": asdict(network) | {"weights": weights},
-            "seeds": len(study.seeds),
-            "tuning seeds": 1 if quick else len(TUNING),
+            "seeds": 2 if quick else len(SEEDS),
             "optimiser": f"AdamW at {HEAD_LR:g} for the head; linear warm-up over a tenth of the steps and decay",
         },
         "tasks": tasks,
@@ -204,26 +184,12 @@ def _finished_score(record: dict) -> float:
     return _score(record) if record["status"] == "finished" else -math.inf
 
 
-def _mean(records: list[dict]) -> dict:
-    """Means of the validation loss and accuracy over seeds, and what one seed differs from another in the loss."""
-    for record in records:
-        if record["status"] != "finished":
-            return {"status": record["status"]}
-    losses = [record["validation_loss"] for record in records]
-    return {
-        "status": "finished",
-        "validation_loss": float(np.mean(losses)),
-        "validation": float(np.mean([record["validation"] for record in records])),
-        "deviation": float(np.std(losses, ddof=1)) if len(losses) > 1 else None,
-    }
-
-
 def _numbers(record: dict) -> list:
-    """Validation loss, its deviation over seeds, and accuracy; None where a run diverged."""
-    return [record.get(key) for key in ("validation_loss", "deviation", "validation")]
+    """Validation loss and accuracy; None where a run diverged."""
+    return [record.get(key) for key in ("validation_loss", "validation")]
 
 
-def _row(method: str, size: str, runs: list[dict], tested: int) -> dict:
+def _row(method: str, size: str, runs: list[dict]) -> dict:
     """Means over seeds of a method at a size, and the runs."""
     done = [run for run in runs if run["status"] == "finished"]
     return {
@@ -259,11 +225,10 @@ def paired(runs: list[dict], others: list[dict], tested: int) -> dict | None:
     }
 
 
-def standard_error(data: dict, task: str) -> float | None:
-    """Of a mean validation loss over the seeds of the tuning: deviations at the best rates, pooled over the methods."""
-    found = [min(known, key=lambda row: row[1])[2] for row in data["tasks"][task]["tuned"] if (known := _known(row))]
-    pooled = [deviation for deviation in found if deviation is not None]
-    return float(np.sqrt(np.mean(np.square(pooled)) / data["settings"]["tuning seeds"])) if pooled else None
+def standard_error(task: dict) -> float | None:
+    """Of the validation loss of a run: its deviation over the seeds of the results, pooled over the methods."""
+    groups = [[run["validation_loss"] for run in row["runs"]] for row in task["results"] if not row["diverged"]]
+    return float(np.sqrt(np.mean([np.var(losses, ddof=1) for losses in groups]))) if groups else None
 
 
 def rate_range(tuned: dict, error: float | None) -> tuple[float, float] | None:
@@ -308,7 +273,7 @@ def _table_row(row: dict, tuned: list[dict], seconds: dict) -> dict:
     return {
         "method": row["label"],
         "size": row["size"],
-        "rate": f"{row.get('lr', chosen['lr']):g}",
+        "rate": f"{row['lr']:g}",
         "decay": f"{chosen['weight_decay']:g}",
         "adapter parameters": text(row["parameters"], ",.0f"),
         "test accuracy": text(row["accuracy"], ".4f") + (f" ± {row['deviation']:.4f}" if row["deviation"] else ""),
@@ -320,11 +285,11 @@ def _table_row(row: dict, tuned: list[dict], seconds: dict) -> dict:
 def _rate_rows(data: dict) -> list[dict]:
     rows = []
     for name, task in data["tasks"].items():
-        error = standard_error(data, name)
+        error = standard_error(task)
         for tuned in task["tuned"]:
             span = rate_range(tuned, error)
             decades = "—" if span is None else f"{math.log10(span[1] / span[0]):.2f}"
-            losses = ", ".join(f"{lr:g}: {text(loss, '.3f', none='diverged')}" for lr, loss, *_ in tuned["rates"])
+            losses = ", ".join(f"{lr:g}: {text(loss, '.3f', none='diverged')}" for lr, loss, _ in tuned["rates"])
             rows.append({"task": name, "method": tuned["label"], "validation loss by rate": losses,
                          "decades within a standard error": decades})  # fmt: skip
     return rows
@@ -351,9 +316,8 @@ def statements(data: dict) -> dict[str, dict]:
                 words = {"equal": "equal parameters", "half": "half of the parameters"}.get(size, f"{size} of them")
                 claim(f"{name}: {label}, {words}: {what} than {METHODS[rival].label}",
                       task["results"], OURS, size, rival, factor)  # fmt: skip
-    for rival in RIVALS:
-        claim(f"turned, {LONG} times the steps: {label} better by two standard errors than {METHODS[rival].label}",
-              data["tasks"]["turned"]["longer"], OURS, "equal", rival, 2)  # fmt: skip
+    claim(f"turned, {LONG} times the steps: {label} better by two standard errors than LoRA",
+          data["tasks"]["turned"]["longer"], OURS, "equal", "lora", 2)  # fmt: skip
     short, long = (
         next(row for row in data["tasks"]["turned"][key] if row["method"] == "full") for key in ("results", "longer")
     )
@@ -364,7 +328,7 @@ def statements(data: dict) -> dict[str, dict]:
     ratio = data["seconds"][OURS]["median"] / data["seconds"]["lora"]["median"]
     claims[f"a whole step of {label} takes at most 1.15 times that of LoRA"] = finding(f"{ratio:.2f}", [ratio <= 1.15])
     for name, task in data["tasks"].items():
-        spans = {t["method"]: rate_range(t, standard_error(data, name)) for t in task["tuned"]}
+        spans = {t["method"]: rate_range(t, standard_error(task)) for t in task["tuned"]}
         widths = [math.log10(s[1] / s[0]) if (s := spans[m]) else math.nan for m in (OURS, "lora")]
         claims[f"{name}: rates within a standard error of the best: {label} has at least as many decades as LoRA"] = (
             finding("{:.2f} against {:.2f}".format(*widths), [widths[0] >= widths[1]])
@@ -426,7 +390,7 @@ def _with_errors(axes, at: list[float], rows: list[dict], data: dict) -> None:
 def _rates(data: dict) -> Figure:
     figure, panels = column_figure(len(data["tasks"]))
     for axes, (name, task) in zip(panels, data["tasks"].items(), strict=True):
-        error = standard_error(data, name)
+        error = standard_error(task)
         for y, tuned in enumerate(task["tuned"]):
             looks, span = look(tuned["method"]), rate_range(tuned, error)
             tried = [row[0] for row in _known(tuned)]
