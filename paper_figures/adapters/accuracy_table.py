@@ -24,6 +24,9 @@ from .compared import SEEDS, against, compared, draw_against_size, mean_text, se
 PACKAGES = ("torch", "transformers", "peft")
 ROUNDS = 12
 """Timed steps of each method."""
+ADAPTERS = ("lora", "svd-lora", "adalora", "geolora", "geolora-budget", "peft-lora", "peft-adalora")
+COMPARED = {name: METHODS[name] for name in ("full", "probe", *ADAPTERS)}
+"""The methods of the paper's tables, and those of PEFT."""
 SETTINGS = {"images": IMAGES, "sentences": SENTENCES}
 NAMES = {"images": ("ViT-S/14", "Fashion-MNIST"), "sentences": ("MiniLM", "movie reviews")}
 
@@ -37,7 +40,7 @@ def compute(runs, quick: bool, task: str, model: str | None = None, data: str | 
     if quick:
         small = {"images": 28, "sentences": 16}[task]
         setting = replace(setting, train=32, validation=20, test=20, size=small, batch=8, steps=4)
-    found = compared(fine_tune, METHODS, {"setting": setting.json()}, runs, quick)
+    found = compared(fine_tune, COMPARED, {"setting": setting.json()}, runs, quick)
     seconds = times(setting, found, rounds=1 if quick else ROUNDS, journal=runs.out / "times.jsonl")
     default = inspect.signature(fine_tune).parameters
     return {
@@ -50,7 +53,7 @@ def compute(runs, quick: bool, task: str, model: str | None = None, data: str | 
             "optimiser": f"Adam on the factors, AdamW at {HEAD_LR:g} for the head; linear warm-up and decay",
         },
         "methods": [
-            summary(row, METHODS, list(map(trimmed, row["runs"])), accuracy="test", parameters="parameters")
+            summary(row, COMPARED, list(map(trimmed, row["runs"])), accuracy="test", parameters="parameters")
             | {"seconds": seconds[row["method"]]}
             for row in found
         ],

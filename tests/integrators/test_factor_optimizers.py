@@ -69,11 +69,12 @@ def test_muon_is_that_of_torch(problem, Y):
     assert np.linalg.norm(moved / scale - P * gains @ QT) <= 0.05  # Newton-Schulz runs in bfloat16
 
 
-def test_lora_plus(problem, Y):
-    """PEFT's groups: B at ratio times the rate of A, ten steps of Adam."""
-    B = torch.tensor(Y.K, requires_grad=True)
-    A = torch.tensor(Y.V.T.copy(), requires_grad=True)
-    adam = torch.optim.Adam([{"params": [A], "lr": 0.01}, {"params": [B], "lr": 0.08}])
+def test_lora_plus_is_that_of_peft(problem, Y, peft_lora):
+    """create_loraplus_optimizer on a layer with the same loss, ten steps of Adam."""
+    from peft.optimizers import create_loraplus_optimizer
+
+    model, A, B = peft_lora
+    adam = create_loraplus_optimizer(model, torch.optim.Adam, lr=0.01, loraplus_lr_ratio=8.0)
     method = LoRA(optimizer=LoRAPlus(ratio=8.0))
     state = method.init(Y)
     for _ in range(10):

@@ -31,19 +31,11 @@ def test_riemannian_lora(problem, Y):
 
 
 @pytest.mark.parametrize(("kind", "optimizer"), [("SGD", None), ("AdamW", Adam())])
-def test_it_is_that_of_peft(problem, Y, kind, optimizer):
-    """create_riemannian_optimizer on a linear layer of the same loss, ten steps."""
-    peft = pytest.importorskip("peft")
+def test_it_is_that_of_peft(problem, Y, peft_lora, kind, optimizer):
+    """create_riemannian_optimizer on a layer with the same loss, ten steps."""
     from peft.optimizers import create_riemannian_optimizer
 
-    model = torch.nn.Sequential(torch.nn.Linear(7, 9, bias=False, dtype=torch.float64))
-    model = peft.get_peft_model(model, peft.LoraConfig(r=3, lora_alpha=3, target_modules=["0"]))
-    layer = model.base_model.model[0]
-    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    layer.lora_A.to(torch.float64), layer.lora_B.to(torch.float64)
-    with torch.no_grad():
-        A.copy_(torch.tensor(Y.V.T))
-        B.copy_(torch.tensor(Y.K))
+    model, A, B = peft_lora
     options = {"weight_decay": 0.0} if kind == "AdamW" else {}
     theirs = create_riemannian_optimizer(model, getattr(torch.optim, kind), lr=0.02, reg=0.05, **options)
     method = RiemannianLoRA(delta=0.05) if optimizer is None else RiemannianLoRA(delta=0.05, optimizer=optimizer)

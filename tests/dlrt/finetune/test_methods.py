@@ -26,7 +26,12 @@ def test_parameters_are_those_counted_by_hand(setting):
 
     lora = 4 * sum(m + n for m, n in MATRICES)
     assert count("lora")[:2] == count("peft-lora")[:2] == (lora + HEAD, HEAD)
-    assert count("svd-lora")[0] == lora + len(MATRICES) * 16 + HEAD
+    for method in ("lora-plus", "lora-factor-muon", "lora-muon", "riemannian-lora", "stiefel-adamw"):
+        assert count(method)[:2] == (lora + HEAD, HEAD)
+    assert count("svd-lora")[0] == count("stella")[0] == lora + len(MATRICES) * 16 + HEAD
+    parameters, _, ranks = count("peft-dora")
+    assert parameters == lora + sum(m for m, _ in MATRICES) + HEAD  # a length for each output
+    assert set(ranks.values()) == {4}
     assert count("probe")[:2] == (HEAD, HEAD)
     for method, extra in (("geolora", 2), ("geolora-budget", 2), ("adalora", 1), ("peft-adalora", 1)):
         parameters, _, ranks = count(method)

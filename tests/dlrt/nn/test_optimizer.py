@@ -441,7 +441,7 @@ def test_a_layer_turned_to_double_precision_is_made_orthonormal():
 def test_an_overflow_in_a_step_changes_nothing(method):
     """The gradient is finite, the step is not."""
     net, x, y = linear_network(["a"], [(6, 9)], 4, torch.float32)
-    optimizer = LowRankOptimizer(net, method, lr=1e30)
+    optimizer = LowRankOptimizer(net, method, lr=1e39)
     before = [p.detach().clone() for p in net.parameters()]
     scale = 1e25 if type(method.optimizer) is Adam else 1e10  # Adam squares it, and would stand still at infinity
 

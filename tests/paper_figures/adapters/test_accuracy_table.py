@@ -1,6 +1,6 @@
 """Counterparts of Tables 2 and 3: the references, and a small run of all methods."""
 
-from dlrt.finetune.methods import METHODS
+from paper_figures.adapters.accuracy_table import COMPARED
 from tests.paper_figures.contract import ItemContract
 
 ITEMS = ["table2", "table3"]
@@ -11,7 +11,7 @@ class TestItem(ItemContract):
 
 
 def test_reference_is_a_full_run_of_all_methods(reference):
-    assert [m["method"] for m in reference["methods"]] == list(METHODS)
+    assert [m["method"] for m in reference["methods"]] == list(COMPARED)
     assert all(len(m["runs"]) == reference["settings"]["seeds"] == 3 for m in reference["methods"])
 
 
@@ -25,7 +25,7 @@ def test_rates_are_the_best_ones_tried(reference):
 
 
 def test_small_run(fresh):
-    assert [m["method"] for m in fresh["methods"]] == list(METHODS)
+    assert [m["method"] for m in fresh["methods"]] == list(COMPARED)
     for m in fresh["methods"]:
         assert m["diverged"] == 0 and m["seconds"]["median"] > 0
     counts = {m["method"]: m["parameters"] for m in fresh["methods"]}
