@@ -33,9 +33,9 @@ COMPARED = (
     "lora-factor-muon", "lora-muon", "geolora-budget", "geolora-spectral", "geolora-spectral-budget",
 )  # fmt: skip
 """Methods of ``METHODS``, in the order of the table."""
-OURS, RIVALS = "geolora-spectral-budget", ("lora", "lora-muon")
-AT_ALL_SIZES = (*RIVALS, "geolora-spectral", OURS)
-CONFIRMED, LONGER = ("full", *AT_ALL_SIZES), ("full", "lora", OURS)
+OURS, RIVALS = "geolora-spectral-budget", ("lora", "lora-muon", "lora-factor-muon")
+AT_ALL_SIZES = ("lora", "lora-muon", "geolora-spectral", OURS)
+CONFIRMED, LONGER = ("full", "lora-factor-muon", *AT_ALL_SIZES), ("full", "lora", OURS)
 """Methods that are run with fewer parameters too, on the second task too, and for a longer time too."""
 RANKS = {"equal": 4, "three quarters": 3, "half": 2}
 """Ranks of the adapters, of a budget on average, by how many parameters they have."""
