@@ -34,8 +34,8 @@ COMPARED = (
 )  # fmt: skip
 """Methods of ``METHODS``, in the order of the table."""
 OURS, RIVALS = "geolora-spectral-budget", ("lora", "lora-muon", "lora-factor-muon")
-AT_ALL_SIZES = ("lora", "lora-muon", "geolora-spectral", OURS)
-CONFIRMED, LONGER = ("full", "lora-factor-muon", *AT_ALL_SIZES), ("full", "lora", OURS)
+AT_ALL_SIZES = ("lora", OURS)
+CONFIRMED, LONGER = ("full", "lora", "lora-factor-muon", "lora-muon", "geolora-spectral", OURS), ("full", "lora", OURS)
 """Methods that are run with fewer parameters too, on the second task too, and for a longer time too."""
 RANKS = {"equal": 4, "three quarters": 3, "half": 2}
 """Ranks of the adapters, of a budget on average, by how many parameters they have."""
@@ -45,7 +45,7 @@ TUNING, SEEDS, LONG_SEEDS = 100, tuple(range(5)), tuple(range(3))
 """Seeds of the tuning, of the results, and of longer runs."""
 FIRST, ENDS = (-6, -5, -4, -3), (-11, 1)
 """Half decades of the rate: those tried first, and the smallest and the largest ever tried."""
-DECAYS = (0.1, 1.0)
+DECAYS = (0.1,)
 """Weight decays tried besides none, at the rate that is best without."""
 ROUNDS = 40
 """Timed steps of each method."""
@@ -81,16 +81,15 @@ class Study:
     def tuned(self) -> list[dict]:
         """Each method with its best rate, its best weight decay at that rate, and all that was tried."""
         first, ends = (FIRST[1:2], (FIRST[1], FIRST[1])) if self.quick else (FIRST, ENDS)
-        decays = DECAYS[:1] if self.quick else DECAYS
         tried = tune(
             self.methods, lambda ks: self.trials((m, rate(k), 0.0) for m, k in ks), first=first, ends=ends, score=_score
         )
         ks = {m: best(tried[m], _score) for m in self.methods}
-        wanted = [(m, rate(ks[m]), decay) for m in self.methods for decay in decays]
+        wanted = [(m, rate(ks[m]), decay) for m in self.methods for decay in DECAYS]
         decayed = dict(zip(wanted, self.trials(wanted), strict=True))
         rows = []
         for m, k in ks.items():
-            at = {0.0: tried[m][k]} | {decay: decayed[m, rate(k), decay] for decay in decays}
+            at = {0.0: tried[m][k]} | {decay: decayed[m, rate(k), decay] for decay in DECAYS}
             scores = {decay: _finished_score(record) for decay, record in at.items()}
             rows.append(
                 {
@@ -259,26 +258,26 @@ def difference_text(against: dict | None) -> str:
 
 def tables(data: dict) -> dict[str, list[dict]]:
     """One table for each task, one of the longer runs, one of the rates."""
-    seconds, ours = {m: s["median"] for m, s in data["seconds"].items()}, {}
-    for name, task in data["tasks"].items():
-        for key in ("results", "longer"):
-            if key in task:
-                ours[f"{name}-{key}"] = [_table_row(row, task["tuned"], seconds) for row in task[key]]
-    rows = ours.pop("turned-results")
-    return {"rows": rows, **ours, "rates": _rate_rows(data)}
+    turned, shuffled = (data["tasks"][name] for name in ("turned", "shuffled"))
+    step = {m: found["median"] / data["seconds"]["lora"]["median"] for m, found in data["seconds"].items()}
+    return {
+        "rows": [_table_row(row, turned) | {"step / LoRA": f"{step[row['method']]:.2f}"} for row in turned["results"]],
+        "longer": [_table_row(row, turned) for row in turned["longer"]],
+        "shuffled": [_table_row(row, shuffled) for row in shuffled["results"]],
+        "rates": _rate_rows(data),
+    }
 
 
-def _table_row(row: dict, tuned: list[dict], seconds: dict) -> dict:
-    [chosen] = [t for t in tuned if t["method"] == row["method"]]
+def _table_row(row: dict, task: dict) -> dict:
+    [tuned] = where(task["tuned"], method=row["method"])
     return {
         "method": row["label"],
-        "size": row["size"],
+        "parameters": row["size"],
         "rate": f"{row['lr']:g}",
-        "decay": f"{chosen['weight_decay']:g}",
-        "adapter parameters": text(row["parameters"], ",.0f"),
+        "decay": f"{tuned['weight_decay']:g}",
+        "as stored": text(row["parameters"], ",.0f"),
         "test accuracy": text(row["accuracy"], ".4f") + (f" ± {row['deviation']:.4f}" if row["deviation"] else ""),
         **{f"− {METHODS[m].label}": difference_text(found) for m, found in row["against"].items()},
-        "step / LoRA": f"{seconds[row['method']] / seconds['lora']:.2f}",
     }
 
 
@@ -347,17 +346,24 @@ def draw(data: dict) -> dict[str, Figure]:
 def _sizes(data: dict) -> Figure:
     figure, panels = column_figure(len(data["tasks"]))
     for axes, (name, task) in zip(panels, data["tasks"].items(), strict=True):
+        beside = 0.0
         for method in dict.fromkeys(row["method"] for row in task["results"]):
-            rows = [row for row in task["results"] if row["method"] == method and row["accuracy"] is not None]
+            rows = [row for row in where(task["results"], method=method) if row["accuracy"] is not None]
             if not rows:
                 continue
-            looks = look(method)
             if method == "full":
-                axes.axhline(rows[0]["accuracy"], color=looks["color"], linewidth=0.8, label=rows[0]["label"])
+                label = rows[0]["label"]
+                axes.axhline(rows[0]["accuracy"], color=look(method)["color"], linewidth=0.8, label=label)
                 continue
-            _with_errors(axes, [row["parameters"] / 1000 for row in rows], rows, data)
+            at = [row["parameters"] / 1000 for row in rows]
+            if method not in AT_ALL_SIZES:  # they would lie on each other
+                beside += 0.03 * at[0]
+                at = [x + beside for x in at]
+            _with_errors(axes, at, rows, data)
         axes.set(ylabel="test accuracy", title=f"{name} pictures")
-    panels[-1].set_xlabel("parameters of the adapters, as stored (thousands)")
+    panels[-1].set_xlabel(
+        "parameters of the adapters, as stored (thousands);\nmethods of one size side by side to its right"
+    )
     return shared_legend(figure, panels, _title(data, "mean and standard error"))
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from dlrt.finetune.data import CHANGED
 from paper_figures.adapters.directions import (
     AT_ALL_SIZES,
     COMPARED,
@@ -23,6 +24,25 @@ ITEMS = ["directions"]
 
 class TestItem(ItemContract):
     """Of the table."""
+
+
+def test_reference_is_a_full_run_of_all_methods(reference):
+    for task, methods in zip(reference["tasks"].values(), (COMPARED, CONFIRMED), strict=True):
+        assert [row["method"] for row in task["tuned"]] == list(methods)
+        assert all([run["seed"] for run in row["runs"]] == list(SEEDS) for row in task["results"])
+    assert reference["settings"]["task"] == CHANGED["turned"].json()
+
+
+def test_rates_are_the_best_ones_tried(reference):
+    """By the validation loss, and not at an end of those tried; of two decays at that rate the better one."""
+    for task in reference["tasks"].values():
+        for row in task["tuned"]:
+            losses = {lr: loss for lr, loss, _ in row["rates"] if loss is not None}
+            assert losses[row["lr"]] == min(losses.values())
+            rates = [lr for lr, *_ in row["rates"]]
+            assert min(rates) < row["lr"] < max(rates)
+            decays = {decay: loss for decay, loss, _ in row["decays"] if loss is not None}
+            assert decays[row["weight_decay"]] == min(decays.values()) and decays[0] == losses[row["lr"]]
 
 
 def test_small_run(fresh):
