@@ -7,6 +7,7 @@ was chosen on pictures that are turned and inverted; those with shuffled patches
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dlrt.finetune.comparison import times
 from dlrt.finetune.data import CHANGED, Setting
 from dlrt.finetune.loop import examples, fine_tune
 from dlrt.finetune.methods import HEAD_LR, METHODS
 from dlrt.finetune.small_vit import Pretraining, checksum
-from dlrt.plots import column_figure, shared_legend
+from dlrt.plots import WIDTH, column_figure, shared_legend
 from dlrt.runs import Task, best, rate, run_tasks, tune
 
 from ..pictures import look
@@ -380,6 +382,9 @@ def _times(data: dict) -> Figure:
         if points:
             _with_errors(axes, [at for at, _ in points], [row for _, row in points], data)
     axes.set(xscale="log", xlabel="seconds of training on one thread", ylabel="test accuracy")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     what = f"turned pictures, equal parameters, {steps} and {LONG * steps} steps"
     return shared_legend(figure, [axes], _title(data, what))
 
@@ -394,25 +399,28 @@ def _with_errors(axes, at: list[float], rows: list[dict], data: dict) -> None:
 
 
 def _rates(data: dict) -> Figure:
-    figure, panels = column_figure(len(data["tasks"]))
+    heights = [len(task["tuned"]) for task in data["tasks"].values()]
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.14 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for axes, (name, task) in zip(panels, data["tasks"].items(), strict=True):
         error = standard_error(task)
         for y, tuned in enumerate(task["tuned"]):
-            looks, span = look(tuned["method"]), rate_range(tuned, error)
+            looks, span = look(tuned["method"]) | {"linestyle": "none"}, rate_range(tuned, error)
             tried = [row[0] for row in _known(tuned)]
             axes.plot(tried, [y] * len(tried), "|", color="0.6", markersize=5)
             if span is not None:
-                axes.plot(span, [y, y], color=looks["color"], linewidth=3, solid_capstyle="butt")
-            axes.plot(tuned["lr"], y, marker=looks["marker"], color=looks["color"], markersize=4)
+                axes.plot(span, [y, y], color=looks["color"], linewidth=3, alpha=0.4, solid_capstyle="butt")
+            axes.plot(tuned["lr"], y, **looks | {"markersize": 4})
         labels = [tuned["label"] for tuned in task["tuned"]]
         axes.set(xscale="log", title=f"{name} pictures", yticks=range(len(labels)), ylim=(len(labels) - 0.5, -0.5))
         axes.set_yticklabels(labels, fontsize=6)
-        axes.grid(False)
+        axes.xaxis.set_minor_formatter(NullFormatter())
     panels[-1].set_xlabel("learning rate")
-    figure.set_figheight(0.8 + 0.14 * sum(len(task["tuned"]) for task in data["tasks"].values()) + 0.3 * len(panels))
-    return shared_legend(figure, panels, _title(data, "rates within a standard error of the best validation loss"))
+    figure.suptitle(_title(data, "rates within a standard error of the best; grey: those tried"), fontsize=7)
+    return figure
 
 
 def _title(data: dict, what: str) -> str:
     settings: Any = data["settings"]
-    return f"{data['title']}\n{what}; {settings['task']['test']} test pictures, {settings['seeds']} seeds"
+    about = f"{what}; {settings['task']['test']} test pictures, {settings['seeds']} seeds"
+    return "\n".join([data["title"], *textwrap.wrap(about, 55)])
