@@ -45,6 +45,8 @@ NAMES = {
     "geolora held": "GeoLoRA, rank held",
     "geolora momentum": "GeoLoRA, momentum",
     "geolora adam": "GeoLoRA, Adam",
+    "geolora spectral": "GeoLoRA, spectral, rank held",
+    "geolora spectral budget": "GeoLoRA, spectral, budget",
     "geolora 10 S-steps": "GeoLoRA, 10 steps on S",
     "full": "all parameters, AdamW",
 }

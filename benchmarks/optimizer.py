@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from integrators import SGD, Adam, GeoLoRA, LowRank, Momentum, Tolerance
+from integrators import SGD, Adam, GeoLoRA, LowRank, Momentum, Spectral, Tolerance
 from tests.dlrt.nn.counting import counted, give_gradients, stepper
 
 TWO, FOUR = [(384, 384), (384, 1536)], [(256, 256), (256, 320), (320, 256), (192, 192)]
-DIRECTIONS = {"plain": SGD(), "momentum": Momentum(0.9), "Adam": Adam()}
+DIRECTIONS = {"plain": SGD(), "momentum": Momentum(0.9), "Adam": Adam(), "spectral": Spectral()}
 
 
 def of_equal_squares(ranks: list[int]) -> list[int]:
@@ -35,7 +35,8 @@ CASES: dict[str, tuple[list[tuple[int, int]], list[int]]] = {
 
 def integrator(direction: str) -> GeoLoRA:
     """GeoLoRA whose ranks change."""
-    return GeoLoRA(truncation=Tolerance(relative=0.1, spare=1), optimizer=DIRECTIONS[direction])
+    optimizer = DIRECTIONS[direction]
+    return GeoLoRA(truncation=Tolerance(relative=0.75 if optimizer.flat else 0.1, spare=1), optimizer=optimizer)
 
 
 class Repeatable:

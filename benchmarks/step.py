@@ -12,7 +12,7 @@ from torch import nn
 
 from dlrt.nn import LowRankOptimizer, adapt
 from dlrt.nn.model import low_rank_layers
-from integrators import SGD, Adam, FixedRank, GeoLoRA, Momentum, Tolerance
+from integrators import SGD, Adam, FixedRank, GeoLoRA, GlobalBudget, Momentum, Spectral, Tolerance
 
 TARGETS = ["query", "key", "value", "output", "up", "down"]
 
@@ -100,12 +100,15 @@ def adalora(model, rank, steps=10**6):
     return model, adamw(model.parameters())
 
 
-def geolora(model, rank, optimizer=None, held=False, **options):
-    """GeoLoRA whose ranks adapt, up to ``rank``, or are held there."""
+def geolora(model, rank, optimizer=None, held=False, budget=False, **options):
+    """GeoLoRA whose ranks adapt, up to ``rank``, are held there, or share a budget of as many parameters."""
     adapt(model, TARGETS[:1] if isinstance(model, Single) else TARGETS, rank)
     truncation = FixedRank(rank) if held else Tolerance(relative=0.1, max_rank=rank, spare=1)
+    if budget:
+        cost = sum(sum(layer.Y.shape) for layer in low_rank_layers(model).values())
+        truncation = GlobalBudget(parameters=rank * cost, fisher=0.98)
     integrator = GeoLoRA(truncation=truncation, optimizer=optimizer or SGD())
-    lr = 1e-3 if isinstance(optimizer, Adam) else 1e-1
+    lr = 1e-3 if isinstance(optimizer, Adam | Spectral) else 1e-1
     return model, LowRankOptimizer(model, integrator, lr, **options)
 
 
@@ -121,6 +124,8 @@ METHODS: dict[str, Callable] = {
     "geolora held": lambda m, r: geolora(m, r, held=True),
     "geolora momentum": lambda m, r: geolora(m, r, Momentum(0.9)),
     "geolora adam": lambda m, r: geolora(m, r, Adam()),
+    "geolora spectral": lambda m, r: geolora(m, r, Spectral(), held=True),
+    "geolora spectral budget": lambda m, r: geolora(m, r, Spectral(), budget=True),
     "geolora 10 S-steps": lambda m, r: geolora(m, r, coefficient_steps=10, coefficient_lr=1e-3),
     "full": full,
 }

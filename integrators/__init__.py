@@ -1,11 +1,12 @@
 """Dynamical low-rank integrators on plain matrices, numpy or torch alike: one method per file, one interface."""
 
 from . import table
+from .adam import Adam, AlignedAdam, FactoredAdam
 from .factor_optimizers import LoRAPlus, Muon
 from .fields import Projections, combine, tangent
 from .integrator import Integrator, Step, conclude, count_evaluations
 from .lowrank import LowRank
-from .optimizers import SGD, Adam, Momentum, Optimizer
+from .optimizers import SGD, Momentum, Normalised, Optimizer
 from .spectral import Spectral
 from .state import State, stack, unstack
 from .substeps import RK4, Euler, Exact, Heun, Repeated, Substep
@@ -13,8 +14,9 @@ from .table import *  # noqa: F403  the methods
 from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Truncation
 
 __all__ = [
-    "RK4", "SGD", "Adam", "Euler", "Exact", "FixedRank", "GlobalBudget", "Heun", "ImportanceBudget", "Integrator",
-    "LoRAPlus", "LowRank", "Momentum", "Muon", "Optimizer", "Projections", "Repeated", "Spectral", "State", "Step",
-    "Substep", "Tolerance", "Truncation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
+    "RK4", "SGD", "Adam", "AlignedAdam", "Euler", "Exact", "FactoredAdam", "FixedRank", "GlobalBudget", "Heun",
+    "ImportanceBudget", "Integrator", "LoRAPlus", "LowRank", "Momentum", "Muon", "Normalised", "Optimizer",
+    "Projections", "Repeated", "Spectral", "State", "Step", "Substep", "Tolerance", "Truncation", "combine",
+    "conclude", "count_evaluations", "stack", "tangent", "unstack",
 ]  # fmt: skip
 __all__ += table.__all__

@@ -37,14 +37,17 @@ class Projections:
         ``F^H U``.
     S : array (..., rU, rV), optional
         ``U^H F V``. A part that was not asked for may be left out.
+    complements : pair of arrays, optional
+        Orthonormal bases of what K has outside of the span of U, and L outside of that of V, where they are known.
     """
 
     K: Array
     L: Array
     S: Array
+    complements: tuple[Array, Array] | None
 
-    def __init__(self, K: Array = None, L: Array = None, S: Array = None):
-        self.K, self.L, self.S = K, L, S
+    def __init__(self, K: Array = None, L: Array = None, S: Array = None, complements=None):
+        self.K, self.L, self.S, self.complements = K, L, S, complements
 
     @classmethod
     def of(cls, F: Array, Y: LowRank) -> Projections:

@@ -56,4 +56,4 @@ class GeoLoRA(Integrator):
         """The increments of K, L and S are h times the field through the bases."""
         Y = state.Y
         f = yield t, Y
-        return augmented(Y, h * f.K, h * f.L, h * f.S)
+        return augmented(Y, h * f.K, h * f.L, h * f.S, getattr(f, "complements", None))

@@ -163,7 +163,7 @@ class Integrator:
         stages = self.stages(t, replace(state, Y=state.Y.with_notes()), h)
         if self.manifold and type(self.optimizer) is not SGD:
             stages = steered(stages, self.optimizer, state)
-        if self.manifold and self.truncation is not None and self.truncation.memory(state.Y):
+        if self.manifold and self.truncation is not None and self.truncation.remembers:
             stages = observed(stages, self.truncation, state)
         result = yield from stages
         after = result if isinstance(result, State) else State(result, state.memory)

@@ -12,6 +12,7 @@ import numpy as np
 from array_api_compat import device, is_torch_array
 
 __all__ = [
+    "alignment",
     "array_namespace",
     "check_finite",
     "columns",
@@ -31,14 +32,17 @@ __all__ = [
     "largest",
     "msign",
     "norm",
+    "on_host",
     "orth",
     "polish",
     "qr",
+    "quintics",
     "read",
     "rotate",
     "rows",
     "select",
     "sizes",
+    "smooth_sign",
     "stacked",
     "to_numpy",
     "write",
@@ -448,6 +452,11 @@ def double_svd(S):
     return P, d, dagger(QH)
 
 
+def on_host(X):
+    """Whether the entries of X are in the memory of the processor."""
+    return not is_torch_array(X) or X.device.type == "cpu"
+
+
 @one_thread
 def msign(C):
     r"""The matrix sign ``A B^H`` of C = A diag(d) B^H: its singular values become one, or zero where d is zero.
@@ -458,14 +467,84 @@ def msign(C):
     xp = array_namespace(C)
     if 0 in C.shape:
         return C
+    C, lost = _finite_ones(C)
+    rows, columns = (xp.any(C != 0, axis=axis, keepdims=True) for axis in (-1, -2))
+    A, d, BH = xp.linalg.svd(C, full_matrices=False)
+    kept = xp.astype(d > 100 * eps(C) * d[..., :1], C.dtype)
+    sign = xp.where(rows & columns, (A * kept[..., None, :]) @ BH, xp.zeros_like(C))
+    return xp.where(lost, xp.full_like(C, math.nan), sign)
+
+
+def _finite_ones(C):
+    """C with zeros for the matrices of a stack that are not finite, and which these are."""
+    xp = array_namespace(C)
     if C.ndim == 2:
         check_finite(C, "the tangent vector")
-    rows, columns = (xp.sum(xp.abs(C), axis=axis, keepdims=True) for axis in (-1, -2))
-    lost = ~xp.isfinite(xp.sum(rows, axis=-2, keepdims=True))
-    A, d, BH = xp.linalg.svd(xp.where(lost, xp.zeros_like(C), C), full_matrices=False)
-    kept = xp.astype(d > 100 * eps(C) * d[..., :1], C.dtype)
-    sign = xp.where((rows > 0) & (columns > 0), (A * kept[..., None, :]) @ BH, xp.zeros_like(C))
-    return xp.where(lost, xp.full_like(C, math.nan), sign)
+    lost = ~xp.isfinite(xp.sum(xp.abs(C), axis=(-2, -1), keepdims=True))
+    return xp.where(lost, xp.zeros_like(C), C), lost
+
+
+SIGN_FROM = 1e-3
+"""Singular values of C / ||C||_F from which on :func:`smooth_sign` gives (nearly) one."""
+SIGN_STEPS = 6
+
+
+def smooth_sign(C):
+    r"""The matrix sign of C by matrix products alone, smoothly down to zero for small singular values.
+
+    It is ``A diag(f(d / ||d||_2)) B^H``, f the composition of six odd polynomials of degree five (:func:`quintics`).
+    With ``l = SIGN_FROM`` and ``delta`` = 9.2e-4
+
+    - ``|f(x) - 1| <= delta`` for x from l to 1,
+    - ``(1 - delta) x / l <= f(x) <= 1 + delta`` for x from 0 to l.
+
+    Zero rows and columns stay zero, and what is not finite is not a number. Cost O(r^3): 18 products of the size of C.
+    """
+    if 0 in C.shape:
+        return C
+    xp, (C, lost) = array_namespace(C), _finite_ones(C)
+
+    def scaled(X, size):
+        return X / xp.where(size == 0, xp.ones_like(size), size)
+
+    X = scaled(C, xp.max(xp.abs(C), axis=(-2, -1), keepdims=True))  # so that no square overflows
+    X = scaled(X, xp.linalg.vector_norm(X, axis=(-2, -1), keepdims=True))
+    fused = is_torch_array(X) and X.ndim == 3
+    for a, b, c in quintics(SIGN_FROM, SIGN_STEPS)[0]:
+        gram = X @ dagger(X)
+        if fused:
+            gram = xp.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            X = xp.baddbmm(X, gram, X, beta=a)
+        else:
+            X = a * X + (b * gram + c * (gram @ gram)) @ X
+    return xp.where(lost, xp.full_like(X, math.nan), X)
+
+
+@functools.cache
+def quintics(lower, steps):
+    r"""Odd polynomials ``a x + b x^3 + c x^5`` whose composition is close to one on [lower, 1], and its error there.
+
+    Each is the best uniform approximation of one on the interval [l, u] that the one before maps to, [1 - E, 1 + E]
+    with E its error; a composition of best ones is the best composition. By Remez' algorithm: 1 - p takes the values
+    E, -E, E, -E at l, q, r and u, where q and r are the extrema of p.
+
+    p rises from 0 to its maximum 1 + E at q, and p(x) / x falls from 0 to l: it is a parabola in x^2, whose minimum
+    -b / (2 c) is 5/6 (q^2 + r^2), since q^2 and r^2 are the roots of p' = a + 3 b x^2 + 5 c x^4. So 0 <= p <= 1 + E on
+    [0, u] and p(x) >= (1 - E) x / l on [0, l], and by induction the composition f is at least (1 - E) x / lower up to
+    ``lower``, with the E of the last.
+
+    Reference for compositions: Amsel, Persson, Musco, Gower (2025), The Polar Express, arXiv:2505.16932.
+    """
+    found, l, u, E = [], lower, 1.0, 0.0
+    for _ in range(steps):
+        q, r = (3 * l + u) / 4, (l + 3 * u) / 4
+        for _ in range(12):
+            x = np.array([l, q, r, u])
+            a, b, c, E = np.linalg.solve(np.stack([x, x**3, x**5, [1.0, -1.0, 1.0, -1.0]], axis=-1), np.ones(4))
+            q, r = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a]).real))
+        found.append((float(a), float(b), float(c)))
+        l, u = 1.0 - E, 1.0 + E
+    return found, float(E)
 
 
 @one_thread
@@ -497,6 +576,53 @@ def polish(U):
     if is_torch_array(U) and U.ndim == 3:
         return array_namespace(U).baddbmm(U, U, gram, beta=1.5, alpha=-0.5)
     return 1.5 * U - 0.5 * (U @ gram)
+
+
+def alignment(U1, U0, like):
+    r"""How U1 T comes nearest to U0: the orthogonal Procrustes problem, for numbers of columns that may differ.
+
+    Parameters
+    ----------
+    U1 : array (..., m, r1)
+    U0 : array (..., m, r0)
+        Orthonormal columns; in a stack some, at the end, may be zero.
+    like : array
+        Of the library and the real dtype that E should have.
+
+    Returns
+    -------
+    T : array (..., r1, r1)
+        Unitary. With the min(r0, r1) columns of U0 that are longest in span(U1), in their order, ``||U1 T - U0||_F`` is
+        least for the first columns of ``U1 T``; others complete them.
+    E : array (..., r0, r1)
+        Column j has a one for the column of U0 that column j of ``U1 T`` continues, 1 / r0 everywhere if there is none.
+
+    Notes
+    -----
+    T is the unitary polar factor of ``U1^H U0``, unique where that has full rank; it turns with U1, so that
+    U1 T depends on span(U1) alone (as long as r1 <= r0). Computed on the host, one by one in a stack.
+    """
+    xp = array_namespace(U1)
+    M = dagger(U1) @ U0
+    if M.ndim == 2:
+        M, shapes = M[None, ...], [M.shape]
+    else:
+        shapes = np.stack([np.sum(to_numpy(columns(U)), axis=-1) for U in (U1, U0)], axis=-1).tolist()
+    M = in_double(to_numpy(M))
+    count, s1, s0 = M.shape
+    T, E = np.zeros((count, s1, s1), M.dtype), np.zeros((count, s0, s1))
+    for i, (r1, r0) in enumerate(shapes):
+        X = M[i, :r1, :r0]
+        if not np.isfinite(X).all():  # a matrix that its stack has lost
+            continue
+        chosen = np.sort(np.argsort(-np.linalg.norm(X, axis=0), kind="stable")[:r1])
+        k = len(chosen)
+        P, _, QH = np.linalg.svd(X[:, chosen])
+        T[i, :r1, :k], T[i, :r1, k:r1] = P[:, :k] @ QH, P[:, k:]
+        E[i, chosen, np.arange(k)], E[i, :r0, k:r1] = 1.0, 1.0 / max(1, r0)
+    T, E = (X if U1.ndim > 2 else X[0] for X in (T, E))
+    T, E = write([T, E], [U1, like])
+    return xp.astype(T, U1.dtype, copy=False), xp.astype(E, like.dtype, copy=False)
 
 
 @one_thread

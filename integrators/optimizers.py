@@ -17,13 +17,9 @@ Two kinds of method use it.
   - *First moment*: a tangent vector M at Y. After the step it is projected onto the tangent space at the new point
     (:meth:`integrators.State.at`), exactly and in O((m + n) r^2). A later stage of the same step sees
     ``beta M + gamma F`` through its own bases.
-  - *Second moment*: one number for each row of K (an output of the layer), one for each row of L (an input) and one
-    for S: the mean of the squared entries over the columns, but at least the mean over all rows. A rotation of the
-    bases does not change it, so it need not be moved, and the step stays independent of the choice of U, S, V for the
-    same matrix. Without the lower bound a row whose gradient is always zero (a constant input) would blow up:
-    projecting the first moment to new bases puts something into it, which would be divided by nothing.
+  - *What else is remembered*: see :mod:`integrators.adam`.
 
-References: Polyak (1964), doi:10.1016/0041-5553(64)90137-5; Kingma, Ba (2015), arXiv:1412.6980.
+Reference: Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
 """
 
 from __future__ import annotations
@@ -32,13 +28,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .checks import check_fraction, check_positive
+from .checks import check_fraction
 from .fields import PARTS, Projections, seen
-from .linalg import array_namespace, is_complex
+from .linalg import array_namespace
 from .lowrank import LowRank
 from .state import State
 
-__all__ = ["SGD", "Adam", "Momentum", "Optimizer"]
+__all__ = ["SGD", "Momentum", "Normalised", "Optimizer"]
 
 Blocks = Mapping[str, Any]
 
@@ -59,17 +55,18 @@ class Optimizer:
     nesterov: ClassVar[bool] = False
     """Whether the direction is that of ``decay M + gain F``, one step ahead of M (Nesterov), and not of M itself."""
     whole: ClassVar[bool] = False
-    """Whether K, L and S have a direction together only: none for K or L alone, which some methods ask for at a later
-    stage. S alone, a step in fixed bases, has one."""
+    """Whether it is for tangent vectors alone, K, L and S together, and not for fixed factors."""
+    later: ClassVar[tuple[str, ...] | None] = None
+    """What has a direction at a later stage of a step, at another point: ``"KLS"``, the whole tangent vector there,
+    ``"S"``, a step in fixed bases; None: everything."""
     flat: ClassVar[bool] = False
     """Whether all singular values of a direction are about the same."""
 
     def init(self, blocks: Blocks, Y: LowRank | None = None) -> dict:
         """Zero memory for blocks of these shapes. Raises TypeError where they are no tangent vector and must be one."""
         if self.whole and Y is None:
-            raise TypeError(
-                f"{self!r} is for methods with orthonormal bases (GeoLoRA, BUG, ...), not for fixed factors"
-            )
+            name = type(self).__name__
+            raise TypeError(f"{name} is for methods with orthonormal bases, such as GeoLoRA, not for fixed factors")
         return {f"first.{name}": 0.0 * block for name, block in blocks.items()} if self.decay else {}
 
     def update(self, memory: Mapping, F: Blocks, Y: LowRank | None = None) -> tuple[Blocks, dict]:
@@ -125,65 +122,53 @@ class Momentum(Optimizer):
 
 
 @dataclass(frozen=True)
-class Adam(Optimizer):
-    """Adam with bias correction; ``eps`` is added to the root of the second moment.
+class Normalised(Optimizer):
+    r"""Normalised descent: the first moment divided by its norm, as one tangent vector.
 
-    Raises ValueError unless 0 <= beta1, beta2 < 1 and eps > 0.
+    .. math:: M \leftarrow \beta M + (1 - \beta) F, \qquad D = c\, M / \|M\|_F, \qquad
+              \|M\|_F^2 = \|K\|_F^2 + \|L\|_F^2 - \|S\|_F^2, \qquad c = \sqrt{(m + n) / 2}.
+
+    The learning rate times c is the length of a step. With the scale of :class:`~integrators.Spectral` both are the
+    same where M has rank one. Independent of the choice of U, S and V; M = 0 gives D = 0. On an L-smooth loss without
+    momentum, for c = 1, ``L(W + eta D) <= L(W) - eta ||P G||_F + L eta^2 / 2``.
+
+    Raises ValueError unless 0 <= beta < 1.
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    beta: float = 0.9
 
-    OVER: ClassVar[dict[str, tuple[int, ...]]] = {"K": (-1,), "L": (-1,), "S": (-2, -1)}
-    """Axes over which the second moments of a tangent vector are averaged."""
+    whole: ClassVar[bool] = True
+    later: ClassVar[tuple[str, ...] | None] = ("KLS", "S")
 
     def __post_init__(self):
-        for name, check in (("beta1", check_fraction), ("beta2", check_fraction), ("eps", check_positive)):
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+        object.__setattr__(self, "beta", check_fraction("beta", self.beta))
 
     @property
     def decay(self) -> float:  # type: ignore[override]
-        """beta1."""
-        return self.beta1
+        """beta."""
+        return self.beta
 
     @property
     def gain(self) -> float:  # type: ignore[override]
-        """1 - beta1."""
-        return 1.0 - self.beta1
-
-    def init(self, blocks, Y=None) -> dict:
-        """First moments as the blocks, second moments as their averages, and the step count."""
-        second = {f"second.{name}": 0.0 * self._squares(block, name, Y) for name, block in blocks.items()}
-        return {**super().init(blocks, Y), **second, "step": 0}
-
-    def learn(self, memory, F, Y):
-        """One step of the second moments and the count."""
-        memory = {**memory, "step": int(memory["step"]) + 1}
-        for name, block in F.items():
-            square = self._squares(block, name, Y)
-            memory[f"second.{name}"] = self.beta2 * memory[f"second.{name}"] + (1.0 - self.beta2) * square
-        return memory
+        """1 - beta."""
+        return 1.0 - self.beta
 
     def direction(self, M, memory, Y):
-        """``(M / (1 - beta1^k)) / (sqrt(v / (1 - beta2^k)) + eps)``, block by block."""
-        k = int(memory["step"])
+        """``c M / ||M||``; of S alone the same, in fixed bases."""
+        xp = array_namespace(Y.S)
 
-        def scaled(first, second):
-            root = array_namespace(first).sqrt(second / (1.0 - self.beta2**k)) + self.eps
-            return (first / (1.0 - self.beta1**k)) / root
+        def over(X, size):  # nothing for nothing
+            return X / xp.where(size == 0, xp.ones_like(size), size)
 
-        return {name: scaled(first, memory[f"second.{name}"]) for name, first in M.items()}
-
-    def _squares(self, X, name, Y):
-        """|X|^2; of a tangent vector averaged, kept broadcastable, a row having at least the average of all rows."""
-        xp = array_namespace(X)
-        square = xp.real(X) ** 2 + xp.imag(X) ** 2 if is_complex(X) else X * X
-        if Y is None:
-            return square
-        rU, rV = Y.widths
-        rows = xp.sum(square, axis=self.OVER[name], keepdims=True) / {"K": rV, "L": rU, "S": rU * rV}[name]
-        return xp.maximum(rows, xp.mean(rows, axis=-2, keepdims=True))
+        sizes = [xp.max(xp.abs(X), axis=(-2, -1), keepdims=True) for X in M.values()]
+        largest = sizes[0]
+        for size in sizes[1:]:
+            largest = xp.maximum(largest, size)
+        M = {part: over(X, largest) for part, X in M.items()}  # so that no square under- or overflows
+        squares = {part: xp.linalg.vector_norm(X, axis=(-2, -1), keepdims=True) ** 2 for part, X in M.items()}
+        total = squares["S"] if len(M) == 1 else squares["K"] + squares["L"] - squares["S"]
+        norm = xp.sqrt(total) / (sum(Y.shape[-2:]) / 2) ** 0.5
+        return {part: over(X, norm) for part, X in M.items()}
 
 
 # -- methods whose bases move ------------------------------------------------------------------------------------------
@@ -205,10 +190,11 @@ def steered(stages: Generator[tuple, Any, Any], optimizer: Optimizer, state: Sta
             request = stages.send(Projections(**direction))
             f = yield request
             point, parts = request[1], request[2:] or PARTS
-            if optimizer.whole and parts not in (PARTS, ("S",)):
+            if optimizer.later is not None and "".join(parts) not in optimizer.later:
+                others = "ParallelBUG, BUG or AugmentedBUG with Euler" if optimizer.later else "ParallelBUG with Euler"
                 raise ValueError(
-                    f"{optimizer!r} has a direction for K, L and S together, not for {parts[0]} alone: take GeoLoRA, "
-                    "ParallelBUG, BUG or AugmentedBUG with Euler's substep"
+                    f"{type(optimizer).__name__} has no direction of {' and '.join(parts)} at a later stage of a step: "
+                    f"take GeoLoRA, {others}"
                 )
             F = {part: getattr(f, part) for part in parts}
             M = {

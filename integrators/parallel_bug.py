@@ -18,7 +18,7 @@ from .truncation import Tolerance, Truncation, vector
 __all__ = ["ParallelBUG", "augmented"]
 
 
-def augmented(Y: LowRank, dK, dL, dS) -> LowRank:
+def augmented(Y: LowRank, dK, dL, dS, bases=None) -> LowRank:
     r"""Y moved by the increments of K, L and S that were computed in its own bases.
 
     .. math::
@@ -26,11 +26,11 @@ def augmented(Y: LowRank, dK, dL, dS) -> LowRank:
         \tilde U = \mathrm{orth}((I - U U^H) dK), \quad \tilde V = \mathrm{orth}((I - V V^H) dL).
 
     Since U is orthogonal to :math:`\tilde U`, this is the matrix with :math:`\tilde U^H K_1` and :math:`L_1^H \tilde V`
-    in its blocks. Where ``dK = h F V``, ``dL = h F^H U``, ``dS = h U^H F V`` it equals ``Y + h P(Y) F``. Cost
-    O((m + n) r^2).
+    in its blocks. Where ``dK = h F V``, ``dL = h F^H U``, ``dS = h U^H F V`` it equals ``Y + h P(Y) F``. ``bases`` are
+    :math:`\tilde U` and :math:`\tilde V` where they are known. Cost O((m + n) r^2).
     """
     xp = array_namespace(Y.S)
-    Ut, Vt = complements((Y.U, dK), (Y.V, dL))
+    Ut, Vt = bases or complements((Y.U, dK), (Y.V, dL))
     zero = xp.zeros((*Y.S.shape[:-2], Ut.shape[-1], Vt.shape[-1]), dtype=Y.dtype, device=device(Y.S))
     S = concat(concat(Y.S + dS, dagger(dL) @ Vt), concat(dagger(Ut) @ dK, zero), axis=-2)
     return LowRank(concat(Y.U, Ut), S, concat(Y.V, Vt))

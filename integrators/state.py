@@ -8,7 +8,7 @@ from typing import Any
 
 from .checks import check_instance
 from .fields import PARTS, Projections, seen
-from .linalg import cut, dagger, rows, select, stacked
+from .linalg import alignment, cut, dagger, rotate, rows, select, stacked
 from .lowrank import LowRank
 
 __all__ = ["State", "stack", "unstack"]
@@ -38,8 +38,15 @@ class State:
     rejected: int = 0
 
     def at(self, Y1: LowRank) -> State:
-        """The state at Y1 (usually Y truncated), its tangent vector projected there. Cost O((m + n) r^2)."""
+        """The state at Y1 (usually Y truncated), its tangent vector projected there. Cost O((m + n) r^2).
+
+        Where the memory has second moments of the entries of K, L and S, the bases of Y1 are turned first, so that
+        these keep their meaning.
+        """
         memory = self.memory
+        if self.origin is not None and "entries.K" in memory:
+            Y1, moved = aligned(Y1, self.origin, [memory[f"entries.{part}"] for part in PARTS])
+            memory = {**memory, **{f"entries.{part}": X for part, X in zip(PARTS, moved, strict=True)}}
         if self.origin is not None and "first.K" in memory:
             first = Projections(*(memory[f"first.{part}"] for part in PARTS))
             K, L = (seen(first, self.origin, Y1, part) for part in "KL")
@@ -69,6 +76,14 @@ class State:
         """From what :meth:`arrays` gave; other names are left out. Raises KeyError where a factor is missing."""
         memory = {name.removeprefix("memory."): X for name, X in arrays.items() if name.startswith("memory.")}
         return cls(LowRank(*(arrays[name] for name in "USV")), memory)
+
+
+def aligned(Y1: LowRank, Y0: LowRank, moments: Sequence[Any]) -> tuple[LowRank, list[Any]]:
+    """Y1 in bases nearest to those of Y0, and moments of the entries of K, L and S there, from those at Y0."""
+    K, L, S = moments
+    (TU, EU), (TV, EV) = alignment(Y1.U, Y0.U, S), alignment(Y1.V, Y0.V, S)
+    Y = LowRank(rotate(Y1.U, TU), dagger(TU) @ Y1.S @ TV, rotate(Y1.V, TV), ranks=Y1.ranks)
+    return Y, [K @ EV, L @ EU, dagger(EU) @ S @ EV]
 
 
 def is_array(X: Any) -> bool:
@@ -119,7 +134,8 @@ def unstack(state: State, before: Sequence[State]) -> list[State]:
         shapes = {name: X.shape for name, X in old.memory.items() if name in arrays}
         if moved:
             U, S, V = points[i]
-            shapes |= {"first.K": (U.shape[0], V.shape[1]), "first.L": (V.shape[0], U.shape[1]), "first.S": S.shape}
+            found = {"K": (U.shape[0], V.shape[1]), "L": (V.shape[0], U.shape[1]), "S": S.shape}
+            shapes |= {f"{kind}.{part}": X for kind in ("first", "entries") for part, X in found.items()}
         return {name: cut(X[i], shapes[name]) if name in shapes else X[i] for name, X in arrays.items()} | kept
 
     def point(i, old):

@@ -34,6 +34,8 @@ class Truncation:
 
     spare: int = 0
 
+    remembers: bool = False
+    """Whether :meth:`memory` and :meth:`learn` give anything."""
     stackable: ClassVar[bool] = True
     """Whether a state may be a stack. A class that overrides ``__call__`` says so itself."""
 
@@ -79,7 +81,7 @@ class Truncation:
         values = [svd[1] for svd in svds if svd is not None]
         live = [i for i, svd in enumerate(svds) if svd is not None]
         kept, cut = [0] * len(cores), np.full(len(cores), math.nan)
-        owners = [owner for s in states for owner in _owners(s)]
+        owners = _owners(states)
         for i, rank in zip(live, self.kept(values, [owners[i] for i in live]), strict=True):
             kept[i] = rank
         cut[live] = [tails[kept[i]] for i, tails in zip(live, _tails(values), strict=True)]
@@ -219,6 +221,11 @@ class GlobalBudget(Truncation):
         check_integer("spare", self.spare, 0)
         if self.fisher is not None:
             object.__setattr__(self, "fisher", check_fraction("fisher", self.fisher))
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        """Whether there is a weight."""
+        return self.fisher is not None
 
     @property
     def budget(self) -> tuple[str, int]:
@@ -378,12 +385,15 @@ class Owner(NamedTuple):
     fisher: float | None = None
 
 
-def _owners(state: State) -> list[Owner]:
-    """Those of all matrices of a state."""
-    *count, m, n = state.Y.shape
-    if "fisher" not in state.memory:
-        return [Owner((m, n))] * math.prod(count)
-    return [Owner((m, n), w) for w in vector(state.memory["fisher"]).ravel().tolist()]
+def _owners(states: Sequence[State]) -> list[Owner]:
+    """Those of all matrices, the weights in a single copy."""
+    weights = iter(read([s.memory["fisher"] for s in states if "fisher" in s.memory]))
+    found = []
+    for state in states:
+        *count, m, n = state.Y.shape
+        has = "fisher" in state.memory
+        found += [Owner((m, n), w) for w in (next(weights).ravel().tolist() if has else [None] * math.prod(count))]
+    return found
 
 
 def _mean_square(S, Y: LowRank):

@@ -148,6 +148,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for name, layer in self.layers.items():
             self._set(name, integrator.init(layer.Y))
         self._tapes = count_evaluations(integrator, next(iter(self.layers.values())).Y.S)
+        if coefficient_steps:
+            self.coefficients.memory(next(iter(self.layers.values())).Y)  # raises where it takes no S alone
         self._request_gradients(integrator.factors)
 
     def _grouped(self, groups, defaults) -> list[dict]:

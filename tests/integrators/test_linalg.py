@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from integrators.linalg import (
+    alignment,
     columns,
     complement,
     complements,
@@ -16,11 +17,14 @@ from integrators.linalg import (
     haar,
     host_svds,
     largest,
+    msign,
     orth,
     polish,
     qr,
+    quintics,
     read,
     rotate,
+    smooth_sign,
     stacked,
     to_numpy,
     write,
@@ -259,3 +263,109 @@ def test_qr_in_blocks_of_rows(library, dtype, shape):
     columns = np.linalg.norm(X, axis=-2)
     assert np.all(np.linalg.norm(Q @ R - X, axis=-2) <= 50 * e * columns)
     assert np.array_equal(R, np.triu(R))
+
+
+def with_values(d, dtype, seed=0):
+    """A square matrix of these singular values."""
+    rng = np.random.default_rng(seed)
+    P, Q = (haar(len(d), len(d), rng, dtype) for _ in range(2))
+    return (P * np.asarray(d)) @ Q.conj().T, P, Q
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_msign(dtype):
+    """Ones for the singular values, zero for those of rounding; zero rows and columns stay zero to the bit."""
+    e = np.finfo(dtype).eps
+    C, P, Q = with_values([3.0, 1.0, 1e-2, e], dtype)
+    C, expected = C.astype(dtype), P[:, :3] @ Q[:, :3].conj().T
+    # a perturbation E of C moves the sign by 2 ||E|| / d_3
+    assert np.linalg.norm(msign(C) - expected) <= 100 * e / 1e-2
+    padded = np.zeros((2, 6, 5), dtype)
+    padded[0, 1:5, :4] = C
+    padded[1] = np.nan
+    for like in (np.asarray, torch.asarray):
+        found = np.asarray(msign(like(padded)))
+        assert np.linalg.norm(found[0, 1:5, :4] - expected) <= 100 * e / 1e-2
+        assert not found[0, [0, 5]].any() and not found[0, :, 4].any() and np.isnan(found[1]).all()
+    assert not msign(np.zeros((3, 2), dtype)).any() and msign(np.zeros((0, 2))).shape == (0, 2)
+    with pytest.raises(FloatingPointError, match="the tangent vector has non-finite entries"):
+        msign(padded[1])
+
+
+def test_quintics_are_best_approximations():
+    """The composition obeys its bounds, each member has its extrema where it should, and no other is better."""
+    lower = 1e-3
+    found, delta = quintics(lower, 6)
+    assert 9.1e-4 < delta < 9.2e-4
+    x = np.concatenate([np.geomspace(1e-12, lower, 2001), np.geomspace(lower, 1.0, 200001)])
+    f, l, u = x, lower, 1.0
+    for a, b, c in found:
+        t = np.linspace(l, u, 100001)
+        p = a * t + b * t**3 + c * t**5
+        E = np.max(np.abs(p - 1))
+        q, r = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a])))
+        signs = [np.sign(1 - (a * z + b * z**3 + c * z**5)) for z in (l, q, r, u)]
+        assert l < q < r < u and signs == [1, -1, 1, -1]  # four of equal size: the best by Chebyshev's theorem
+        assert abs(a * l + b * l**3 + c * l**5 - (1 - E)) <= 1e-9
+        assert abs(a * u + b * u**3 + c * u**5 - (1 + E)) <= 1e-9
+        f, l, u = a * f + b * f**3 + c * f**5, 1 - E, 1 + E
+    assert np.max(np.abs(f[x >= lower] - 1)) <= delta * (1 + 1e-9)
+    assert np.all(f >= (1 - delta) * np.minimum(x / lower, 1) * (1 - 1e-9)) and np.max(f) <= 1 + delta * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_smooth_sign(dtype):
+    """The composition of the singular values, whatever the size of the matrix; nothing for nothing."""
+    e = np.finfo(dtype).eps
+    d = np.array([3.0, 1.0, 1e-2, 1e-5, 0.0])
+    C, P, Q = with_values(d, dtype)
+    f = d / np.linalg.norm(d)
+    for a, b, c in quintics(1e-3, 6)[0]:
+        f = a * f + b * f**3 + c * f**5
+    expected = (P * f) @ Q.conj().T
+    for scale in (1.0, 1e-30, 1e30):
+        stack = np.zeros((3, 6, 6), dtype)
+        stack[0, 1:, :5] = scale * C
+        stack[2] = np.nan
+        for like in (np.asarray, torch.asarray):
+            found = np.asarray(smooth_sign(like(stack)))
+            # its Lipschitz constant is f'(0) ~ the product of the first coefficients, some 2,000
+            assert np.linalg.norm(found[0, 1:, :5] - expected) <= 1e5 * e
+            assert not found[0, 0].any() and not found[0, :, 5].any()
+            assert not found[1].any() and np.isnan(found[2]).all()
+    with pytest.raises(FloatingPointError, match="the tangent vector has non-finite entries"):
+        smooth_sign(stack[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_alignment_solves_the_procrustes_problem(dtype):
+    """No other unitary matrix brings the columns nearer; a stack gives what its matrices give alone."""
+    rng, m, single = np.random.default_rng(0), 9, []
+    like = np.zeros((), float)
+    for r1, r0 in ((3, 3), (4, 2), (2, 4)):
+        U1, U0 = haar(m, r1, rng, dtype), haar(m, r0, rng, dtype)
+        T, E = alignment(U1, U0, like)
+        single.append((U1, U0, T, E))
+        k = min(r1, r0)
+        chosen = np.argmax(E[:, :k], axis=0)
+        assert np.linalg.norm(T.conj().T @ T - np.eye(r1)) <= 1e-14 * 10
+        assert sorted(set(chosen)) == chosen.tolist() and np.all(E[:, k:] == 1 / r0)
+        lengths = np.linalg.norm(U1.conj().T @ U0, axis=0)
+        assert min(lengths[chosen]) >= max([*np.delete(lengths, chosen), 0.0])
+        least = np.linalg.norm(U1 @ T[:, :k] - U0[:, chosen])
+        for _ in range(20):
+            other = haar(r1, k, rng, dtype)
+            assert np.linalg.norm(U1 @ other - U0[:, chosen]) >= least - 1e-14
+        # and it turns with U1, where it is unique
+        Q = haar(r1, r1, rng, dtype)
+        turned = (U1 @ Q) @ alignment(U1 @ Q, U0, like)[0][:, :k]
+        assert np.linalg.norm(turned - U1 @ T[:, :k]) <= 1e-13
+    for library in (np.asarray, torch.asarray):
+        U1, U0 = (
+            library(np.stack([np.pad(one[i], ((0, 0), (0, 4 - one[i].shape[1]))) for one in single])) for i in (0, 1)
+        )
+        T, E = map(np.asarray, alignment(U1, U0, library(like)))
+        for i, (_, _, Ti, Ei) in enumerate(single):
+            for X, Xi in ((T[i], Ti), (E[i], Ei)):
+                np.testing.assert_allclose(X[: Xi.shape[0], : Xi.shape[1]], Xi, atol=1e-13)
+                assert np.sum(np.abs(X)) == pytest.approx(np.sum(np.abs(Xi)))

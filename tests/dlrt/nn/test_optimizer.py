@@ -30,7 +30,9 @@ from integrators import (
     SGD,
     AdaLoRA,
     Adam,
+    AlignedAdam,
     AugmentedBUG,
+    FactoredAdam,
     FixedRank,
     FullRank,
     GeoLoRA,
@@ -40,6 +42,7 @@ from integrators import (
     LoRA,
     LowRank,
     Momentum,
+    Normalised,
     ParallelBUG,
     Projections,
     ProjectorSplitting,
@@ -664,9 +667,14 @@ ANY_RANKS = {
     "geolora momentum budget": (GeoLoRA(truncation=GlobalBudget(columns=36, spare=1), optimizer=Momentum(0.9)), {}),
     "geolora spectral": (GeoLoRA(truncation=FixedRank(3), optimizer=Spectral()), {"lr": 1e-3, "weight_decay": 0.1}),
     "geolora spectral budget": (
-        GeoLoRA(truncation=GlobalBudget(parameters=2000, spare=1, fisher=0.98), optimizer=Spectral()),
+        GeoLoRA(
+            truncation=GlobalBudget(parameters=2000, spare=1, fisher=0.98), optimizer=Spectral(method="newton-schulz")
+        ),
         {"lr": 1e-3},
     ),
+    "geolora factored adam": (GeoLoRA(truncation=TAU, optimizer=FactoredAdam()), {"lr": 0.02}),
+    "geolora aligned adam": (GeoLoRA(truncation=TAU, optimizer=AlignedAdam()), {"lr": 0.02}),
+    "geolora normalised": (GeoLoRA(truncation=TAU, optimizer=Normalised()), {"lr": 0.002}),
     "augmented bug spectral": (AugmentedBUG(truncation=FixedRank(3), optimizer=Spectral()), {"lr": 1e-3}),
     "geolora adam": (GeoLoRA(truncation=TAU, optimizer=Adam()), {"lr": 0.02}),
     "geolora coefficient steps": (
@@ -728,6 +736,13 @@ COUNTED = {  # layers of each rank on their own make 6,700, 7,700 and 9,100 call
     "plain": (GeoLoRA(truncation=Tolerance(relative=0.1, spare=1)), 700),
     "momentum": (GeoLoRA(truncation=Tolerance(relative=0.1, spare=1), optimizer=Momentum(0.9)), 1000),
     "adam": (GeoLoRA(truncation=Tolerance(relative=0.1, spare=1), optimizer=Adam()), 1000),
+    "spectral": (GeoLoRA(truncation=FixedRank(4), optimizer=Spectral()), 1000),
+    "spectral by products, with weights": (
+        GeoLoRA(
+            truncation=GlobalBudget(parameters=10**6, spare=1, fisher=0.98), optimizer=Spectral(method="newton-schulz")
+        ),
+        1200,
+    ),
 }
 
 
@@ -784,3 +799,28 @@ def test_what_makes_no_optimiser_is_refused():
     model = nn.Sequential(LowRankLinear(4, 3, rank=2))
     with pytest.raises(TypeError, match=r"rest must make an optimiser, such as .*, got one that made 1"):
         LowRankOptimizer(model, GeoLoRA(), 0.1, rest=len)
+
+
+@pytest.mark.parametrize("optimizer", [Spectral(), Spectral(method="newton-schulz")], ids=["svd", "products"])
+def test_weight_decay_beside_a_spectral_step(optimizer):
+    """W <- (1 - lr decay) W, and the direction is that of the gradient alone, since no singular value enters it."""
+    weights = {}
+    for decay in (0.0, 0.5):
+        net, x, y = linear_network(["a"], [(12, 10)], 4)
+        stepper = LowRankOptimizer(net, GeoLoRA(truncation=FixedRank(8), optimizer=optimizer), 0.1, weight_decay=decay)
+        before = net["a"].weight.clone()
+        stepper.step(closure_for(stepper, lambda net=net, x=x, y=y: network_loss(net, x, y)))
+        weights[decay] = net["a"].weight
+    torch.testing.assert_close(weights[0.5], weights[0.0] - 0.1 * 0.5 * before, rtol=1e-11, atol=1e-11)
+
+
+def test_coefficient_steps_of_tangent_vectors_are_refused():
+    net, _, _ = linear_network(["a"], [(12, 10)], 4)
+    with pytest.raises(TypeError, match="Spectral is for methods with orthonormal bases"):
+        LowRankOptimizer(net, GeoLoRA(), 0.1, coefficient_steps=1, coefficient_optimizer=Spectral())
+
+
+def test_a_method_whose_stages_have_no_direction_is_refused_when_the_optimizer_is_made():
+    net, _, _ = linear_network(["a"], [(12, 10)], 4)
+    with pytest.raises(ValueError, match="Spectral has no direction of L at a later stage"):
+        LowRankOptimizer(net, ProjectorSplitting(optimizer=Spectral()), 0.1)
