@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .adam import Adam
 from .checks import check_fraction, check_instance, check_positive
 from .linalg import array_namespace, check_finite, columns, dagger, eps, in_double, one_thread
-from .optimizers import Adam, Optimizer
+from .optimizers import Optimizer
 
 __all__ = ["LoRAPlus", "Muon", "polar"]
 
@@ -117,7 +118,6 @@ class LoRAPlus(Optimizer):
         return {**D, "B": self.ratio * D["B"]}, memory
 
 
-@one_thread
 def polar(X):
     r"""The polar factor ``msign(X) = P Q^H`` of ``X = P diag(d) Q^H`` (..., m, r).
 
@@ -128,32 +128,36 @@ def polar(X):
 
     Notes
     -----
-    ``X (X^H X)^{-1/2}`` in double precision, whatever the dtype of X, by :func:`inverse_root`. Orthonormal to eps where
-    the singular values are of one size, as they are in a retraction, to ``eps_double (d_1 / d_r)^2`` otherwise. Cost
-    O(m r^2).
+    ``X (X^H X)^{-1/2}`` in double precision, whatever the dtype of X, from the eigenvalues of the Gram matrix: one
+    product and small factorisations, without a look at any number of a stack. Orthonormal to eps where the singular
+    values are of one size, as they are in a retraction, to ``eps_double (d_1 / d_r)^2`` otherwise. Cost O(m r^2).
     """
-    xp = array_namespace(X)
     if X.ndim == 2:
         check_finite(X, "the direction")
-    return xp.astype(in_double(X) @ inverse_root(X), X.dtype)
+    Z, root, _ = _whitening(X)
+    return array_namespace(X).astype(Z @ root, X.dtype)
+
+
+def inverse_root(X):
+    """``(X^H X)^{-1/2}`` (..., r, r) in double precision, for X (..., m, r): the pseudo-inverse, as in :func:`polar`.
+
+    Rows and columns that belong to zero columns of X are zero. Where X in a stack is not finite, it is not a number.
+    """
+    _, root, size = _whitening(X)
+    return root / size
 
 
 @one_thread
-def inverse_root(X):
-    """``(X^H X)^{-1/2}`` in double precision, for X (..., m, r); the pseudo-inverse, with the threshold of `polar`.
-
-    From the eigenvalues of the Gram matrix of X, scaled so that nothing over- or underflows. Rows and columns that
-    belong to zero columns of X are zero. Where X in a stack is not finite, it is not a number. Cost O(m r^2).
-    """
+def _whitening(X):
+    """``Z = X / size``, ``(Z^H Z)^{-1/2}`` and size, the largest entry of X: nothing over- or underflows."""
     xp = array_namespace(X)
     size = xp.max(xp.abs(X), axis=(-2, -1), keepdims=True)
     finite = xp.isfinite(size)
-    scale = in_double(xp.where(finite & (size > 0), size, xp.ones_like(size)))
-    Z = in_double(xp.where(finite, X, xp.zeros_like(X))) / scale
+    size = in_double(xp.where(finite & (size > 0), size, xp.ones_like(size)))
+    Z = in_double(xp.where(finite, X, xp.zeros_like(X))) / size
     d2, Q = xp.linalg.eigh(dagger(Z) @ Z)
     kept = d2 > max(1e-6, 100 * eps(X)) ** 2 * d2[..., -1:]
-    inverse = xp.where(kept, 1 / xp.sqrt(xp.where(kept, d2, xp.ones_like(d2))), xp.zeros_like(d2)) / scale[..., 0]
-    used = xp.astype(columns(X), Q.dtype)
-    Q = used[..., None] * Q  # what fills up a matrix of smaller rank stays zero, to the last bit
+    inverse = xp.where(kept, 1 / xp.sqrt(xp.where(kept, d2, xp.ones_like(d2))), xp.zeros_like(d2))
+    Q = xp.astype(columns(X), Q.dtype)[..., None] * Q  # what fills up a smaller rank stays zero to the last bit
     root = Q @ (xp.astype(inverse, Q.dtype)[..., None] * dagger(Q))
-    return xp.where(finite, root, xp.full_like(root, math.nan))
+    return Z, xp.where(finite, root, xp.full_like(root, math.nan)), size

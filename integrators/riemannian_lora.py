@@ -33,7 +33,8 @@ class RiemannianLoRA(TwoFactors):
     Parameters
     ----------
     delta : float
-        Damping, > 0; 0.01 in PEFT.
+        Damping, > 0; 0.01 in PEFT. Worth tuning with Adam: from B = 0 the scaled gradient of A shrinks by a factor of
+        up to ``sigma^2 / delta`` as B grows, which the second moments are slow to forget.
     optimizer : Optimizer
         Acts on the scaled gradients of B and A, elementwise: with ``Adam()`` it is the scaled AdamW of the paper.
 

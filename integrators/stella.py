@@ -33,8 +33,9 @@ class StelLA(Integrator):
     :math:`P_U D = D - U\, \mathrm{sym}(U^H D)` being the tangential part. d is the hidden size of the network in the
     authors' code; here it is min(m, n), which is the same in every linear layer of a transformer's block.
 
-    As with SVD-LoRA, U and V move by S times what they see: slow where singular values are small, at rest for S = 0
-    until S has moved. (The authors start from S = I, which changes the function.)
+    As with SVD-LoRA, U and V move by S times what they see: slow where singular values are small, and at rest for S = 0
+    until S has moved. The authors start from S = I, which changes the function unless U V^H is taken out of the
+    frozen weight; their accuracy depends on it.
 
     Parameters
     ----------

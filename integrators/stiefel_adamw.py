@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from array_api_compat import device
 
+from .adam import Adam
 from .factor_optimizers import polar
 from .linalg import array_namespace, dagger, eps, norm, qr
 from .lora import TwoFactors
 from .lowrank import LowRank
-from .optimizers import Adam, Optimizer
+from .optimizers import Optimizer
 from .state import State
 
 __all__ = ["StiefelAdamW"]

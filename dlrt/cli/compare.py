@@ -84,7 +84,7 @@ def compare(
             f"Not for {WITHOUT_SUBSTEP}."
         ),
     ] = None,
-    optimizer: Annotated[str | None, _method(help="sgd, momentum or adam; all methods. Default: sgd.")] = None,
+    optimizer: Annotated[str | None, _method(help="sgd, momentum or adam; all methods. Default: their own.")] = None,
     target: Annotated[
         str | None,
         _problem(
@@ -182,13 +182,13 @@ def _methods(names, is_loss, stiff, **given):
         "tau": 0.1 if is_loss else 1e-6,
         "spare": 1,
         "substep": "exact" if stiff else None,
-        "optimizer": "sgd",
+        "optimizer": None,
     }
     tau, spare, substep, optimizer = (usual[name] if value is None else value for name, value in given.items())
     parts = {
         "truncation": Tolerance(relative=tau, spare=spare),
         "substep": None if substep is None else lookup("substep", substep, SUBSTEPS)(),
-        "optimizer": lookup("optimizer", optimizer, OPTIMIZERS)(),
+        "optimizer": None if optimizer is None else lookup("optimizer", optimizer, OPTIMIZERS)(),
     }
     for name, part in (("tau", "truncation"), ("spare", "truncation"), ("substep", "substep")):
         if given[name] is not None and not any(part in takes(method) for method in chosen.values()):

@@ -28,7 +28,7 @@ from integrators import (
     Truncation,
 )
 
-from ..nn import LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
+from ..nn import Adapter, LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
 
 __all__ = ["BLOCKS", "HEAD_LR", "METHODS", "WITH_ADAM", "Method", "Plan", "Prepared", "prepare", "size"]
 
@@ -86,12 +86,27 @@ class Method:
     integrator: Integrator | None = None
     truncation: Callable[[Plan], Truncation] | None = None
     rank: Callable[[Plan], int] = lambda plan: plan.rank
+    start: Callable[[torch.nn.Module], object] = lambda model: None
+    """What is done to the adapters, which start from S = 0."""
 
     def planned(self, plan: Plan) -> Integrator:
         """The integrator for a plan."""
         assert self.integrator is not None, f"{self.label} has no integrator"
         changes: dict[str, Any] = {} if self.truncation is None else {"truncation": self.truncation(plan)}
         return replace(self.integrator, **changes)
+
+
+@torch.no_grad()
+def from_identity(model: torch.nn.Module) -> None:
+    """Let adapters start from S = I, for methods whose bases would rest at S = 0, without a change of the network.
+
+    ``U V^T`` is taken out of the frozen weights.
+    """
+    for layer in low_rank_layers(model).values():
+        assert isinstance(layer, Adapter)
+        layer.S.copy_(torch.eye(layer.rank))
+        layer.merged = True
+        layer.unmerge()
 
 
 SPECTRAL = GeoLoRA(optimizer=Spectral(), truncation=FixedRank(1))  # a plan tells the rank
@@ -106,7 +121,7 @@ METHODS = {
     "riemannian-lora": Method("Riemannian LoRA", WITH_ADAM["riemannian-lora"]),
     "stiefel-adamw": Method("Stiefel-AdamW", WITH_ADAM["stiefel-adamw"]),
     "svd-lora": Method("SVD-LoRA", WITH_ADAM["svd-lora"]),
-    "stella": Method("StelLA", WITH_ADAM["stella"]),
+    "stella": Method("StelLA", WITH_ADAM["stella"], start=from_identity),
     "adalora": Method(
         "AdaLoRA",
         WITH_ADAM["adalora"],
@@ -162,6 +177,7 @@ def prepare(
     chosen = METHODS[method]
     if chosen.integrator is not None:
         adapt(model, BLOCKS, chosen.rank(plan), trainable=heads, generator=torch.Generator().manual_seed(seed))
+        chosen.start(model)
         integrator = chosen.planned(plan)
         rest = functools.partial(torch.optim.AdamW, lr=HEAD_LR, weight_decay=0.0)
         columns = unmasked if isinstance(integrator, AdaLoRA) else ranks

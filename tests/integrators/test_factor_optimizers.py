@@ -52,6 +52,7 @@ def test_muon_on_factors(problem, Y):
     assert np.linalg.norm(state.Y.full() - B @ A) <= 1e3 * EPS  # the directions carry eps times their condition
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch is older than 2.9")
 def test_muon_is_that_of_torch(problem, Y):
     """torch.optim.Muon orthogonalises by five Newton-Schulz steps, so that singular values end between 0.7 and 1.2.
 
@@ -128,7 +129,7 @@ def test_polar_of_zero_and_of_a_wide_matrix():
     assert np.array_equal(polar(np.zeros((5, 3))), np.zeros((5, 3)))
     X = rng(2).standard_normal((3, 8))
     assert np.linalg.norm(polar(X) - msign(X)) <= EPS
-    assert np.linalg.norm(polar(0 * X)) == 0
+    assert np.linalg.norm(polar(1e-310 * X) - msign(X)) <= 1e-10  # of what is left of X below the normal numbers
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

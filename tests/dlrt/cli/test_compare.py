@@ -154,6 +154,30 @@ def test_an_interrupted_comparison_says_how_to_go_on(tmp_path, monkeypatch):
     assert "2 of 8 runs were there already." in run(*arguments).output
 
 
+def test_a_method_keeps_its_own_optimizer_unless_another_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("dlrt.plots.save_figures", lambda results, out: [])
+    used = {}
+    for options in ((), ("--optimizer", "sgd")):
+        out = tmp_path / str(len(options))
+        arguments = [
+            "--integrators",
+            "stiefel-adamw",
+            "--steps",
+            3,
+            "--rank",
+            2,
+            "--seeds",
+            1,
+            "--size",
+            8,
+            "--out",
+            out,
+        ]
+        assert run("compare", "matrix-regression", *arguments, *options).exit_code == 0
+        used[options] = "beta2" in (out / "results.json").read_text(encoding="utf-8")
+    assert list(used.values()) == [True, False]
+
+
 def test_help_says_what_an_option_applies_to():
     """The lists of names in the help of `compare` are those of the registry."""
     text = " ".join(runner.invoke(app, ["compare", "--help"], env={"COLUMNS": "400"}).output.split())

@@ -5,6 +5,7 @@ import torch
 from dlrt.finetune.data import load
 from dlrt.finetune.loop import fine_tune
 from dlrt.finetune.methods import METHODS, Method, Plan, prepare
+from dlrt.nn import low_rank_layers
 from integrators import INTEGRATORS, FixedRank
 
 BLOCKS, WIDTH = 2, 16  # of the network of `setting`
@@ -58,3 +59,21 @@ def test_all_start_from_the_network_with_the_same_head(setting):
             outputs[method] = model(**inputs).logits
     for method, found in outputs.items():
         torch.testing.assert_close(found, outputs["full"], msg=method)
+
+
+def test_stella_starts_from_the_identity(setting):
+    """S = I, and U V^T out of the frozen weights: the network is what it was, and U and V move in the first step."""
+    task = load(setting)
+    untouched = dict(task.build().named_modules())
+    prepared = prepare(task.build(), "stella", 0.1, rank=4, tau=0.3, budget=None, steps=12, seed=3)
+    layers = low_rank_layers(prepared.model)
+    for name, layer in layers.items():
+        assert torch.equal(layer.S, torch.eye(4)) and not layer.merged
+        weight = layer.base.weight + layer.U @ layer.V.mT
+        torch.testing.assert_close(weight, untouched[name].weight)
+    layer = next(iter(layers.values()))
+    before = layer.U.detach().clone()
+    inputs, labels = task.batch(task.splits["train"][0], torch.arange(8)), task.splits["train"][1][:8]
+    torch.nn.functional.cross_entropy(prepared.model(**inputs).logits, labels).backward()
+    prepared.optimizer.step()
+    assert (layer.U - before).norm() > 0.01
