@@ -361,7 +361,7 @@ def _sizes(data: dict) -> Figure:
             if method not in AT_ALL_SIZES:  # they would lie on each other
                 beside += 0.03 * at[0]
                 at = [x + beside for x in at]
-            _with_errors(axes, at, rows, data)
+            _with_errors(axes, at, rows)
         axes.set(ylabel="test accuracy", title=f"{name} pictures")
     panels[-1].set_xlabel(
         "parameters of the adapters, as stored (thousands);\nmethods of one size side by side to its right"
@@ -380,7 +380,7 @@ def _times(data: dict) -> Figure:
             if row["accuracy"] is not None
         ]
         if points:
-            _with_errors(axes, [at for at, _ in points], [row for _, row in points], data)
+            _with_errors(axes, [at for at, _ in points], [row for _, row in points])
     axes.set(xscale="log", xlabel="seconds of training on one thread", ylabel="test accuracy")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -389,11 +389,11 @@ def _times(data: dict) -> Figure:
     return shared_legend(figure, [axes], _title(data, what))
 
 
-def _with_errors(axes, at: list[float], rows: list[dict], data: dict) -> None:
+def _with_errors(axes, at: list[float], rows: list[dict]) -> None:
     """The mean accuracies of a method at several places, with their standard errors over the seeds."""
     looks = look(rows[0]["method"]) | {"linewidth": 0.8, "markersize": 4}
     means = [row["accuracy"] for row in rows]
-    errors = [(row["deviation"] or 0.0) / math.sqrt(data["settings"]["seeds"]) for row in rows]
+    errors = [(row["deviation"] or 0.0) / math.sqrt(len(row["runs"])) for row in rows]
     axes.plot(at, means, label=rows[0]["label"], **looks)
     axes.errorbar(at, means, errors, fmt="none", color=looks["color"], linewidth=0.8, capsize=2)
 
