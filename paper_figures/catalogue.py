@@ -19,6 +19,7 @@ _TABLES: dict[str, tuple] = {
     "2": (_ACCURACIES, "Table 2: all methods on sentences, MiniLM on movie reviews", {"task": "sentences"}),
     "3": (_ACCURACIES, "Table 3: all methods on images, ViT-S/14 on Fashion-MNIST", {"task": "images"}),
     "4": ("adapters.table4", "Table 4: all methods on a diffusion model, a small U-Net on Fashion-MNIST"),
+    "directions": ("adapters.directions", "Tasks where directions limit: all methods at three numbers of parameters"),
 }
 FIGURES = {name: Item("figure", name, *about) for name, about in _FIGURES.items()}
 TABLES = {name: Item("table", name, *about) for name, about in _TABLES.items()}

@@ -17,14 +17,21 @@ _VARIANTS = {
     "geolora-budget": ("geolora", 1),
     "geolora-coarse": ("geolora", 1),
     "geolora-published": ("geolora", 1),
+    "geolora-spectral": ("geolora", 0),
+    "lora-plus": ("lora", 1),
+    "lora-factor-muon": ("lora-muon", 1),
 }
 """Methods whose names in the results are not those of the registry, with the variant of that one."""
 
 
 def look(method: str) -> dict:
-    """Colour, line style and marker of a method by its name in the results; those of PEFT have half a marker."""
+    """Colour, line style and marker of a method by its name in the results.
+
+    Those of PEFT, and GeoLoRA with spectral steps at a fixed rank, have half a marker.
+    """
     ours = style(*_VARIANTS.get(method.removeprefix("peft-"), (method.removeprefix("peft-"), 0)))
-    return ours | {"fillstyle": "left", "markerfacecoloralt": "white"} if method.startswith("peft-") else ours
+    half = "left" if method.startswith("peft-") else "bottom" if method == "geolora-spectral" else None
+    return ours | {"fillstyle": half, "markerfacecoloralt": "white"} if half else ours
 
 
 def shades(number: int) -> list[dict]:

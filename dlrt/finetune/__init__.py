@@ -4,11 +4,11 @@ The modules ``digits`` and ``diffusion`` hold what is particular to these two ne
 """
 
 from .comparison import compare, times
-from .data import IMAGES, SENTENCES, Setting, Task, load
+from .data import CHANGED, IMAGES, SENTENCES, Setting, Task, load
 from .loop import accuracy, fine_tune, steps, time_steps, warm_up_and_decay
 from .methods import METHODS, Method, Plan, Prepared, prepare, size
 
 __all__ = [
-    "IMAGES", "METHODS", "SENTENCES", "Method", "Plan", "Prepared", "Setting", "Task", "accuracy", "compare",
+    "CHANGED", "IMAGES", "METHODS", "SENTENCES", "Method", "Plan", "Prepared", "Setting", "Task", "accuracy", "compare",
     "fine_tune", "load", "prepare", "size", "steps", "time_steps", "times", "warm_up_and_decay",
 ]  # fmt: skip

@@ -111,22 +111,35 @@ def cache() -> Path:
 
 
 def _unpacked(name: str, unpack: Callable[[Path, Path], None]) -> Path:
-    """The folder with the contents of a package, made in one step so that an interruption leaves no half of it."""
-    import pooch
+    """The folder with the contents of a package."""
+    address, digest = FILES[name]
 
+    def fill(folder):
+        import pooch
+
+        with tempfile.TemporaryDirectory(dir=cache()) as temporary:
+            try:
+                package = pooch.retrieve(address, known_hash=f"sha256:{digest}", path=temporary)
+            except Exception as error:
+                raise OSError(f"{name} could not be fetched from {address}: {error}") from error
+            unpack(Path(package), folder)
+
+    return made(name, fill)
+
+
+def made(name: str, fill: Callable[[Path], None]) -> Path:
+    """The folder of this name in the cache; ``fill(folder)`` makes its contents where it is missing.
+
+    It comes to its place in one step, so that an interruption leaves no half of it.
+    """
     folder = cache() / name
     if folder.is_dir():
         return folder
-    address, digest = FILES[name]
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache()) as temporary:
-        try:
-            package = pooch.retrieve(address, known_hash=f"sha256:{digest}", path=temporary)
-        except Exception as error:
-            raise OSError(f"{name} could not be fetched from {address}: {error}") from error
         part = Path(temporary, name)
         part.mkdir()
-        unpack(Path(package), part)
+        fill(part)
         try:
             part.rename(folder)
         except OSError:  # another process was first

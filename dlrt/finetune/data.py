@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 
 from integrators.checks import check_integer
 
-from . import assets
+from . import assets, small_vit
 
 TEXTS = (
     ("sentence1", "sentence2"),
@@ -27,6 +28,8 @@ TEXTS = (
 LABELS = ("gold_label", "label", "is_duplicate", "Quality")
 """Names of the columns in the files of GLUE."""
 
+TASKS = ("images", "sentences", *small_vit.CHANGES)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -34,13 +37,15 @@ class Setting:
 
     Parameters
     ----------
-    task : "images" or "sentences"
-        Fashion-MNIST with a ViT-S/14, or movie reviews with MiniLM, unless others are given.
+    task : "images", "sentences", "turned" or "shuffled"
+        Fashion-MNIST with a ViT-S/14, or movie reviews with MiniLM, unless others are given; or changed pictures of
+        Fashion-MNIST with a small vision transformer that knows them upright, see :mod:`dlrt.finetune.small_vit`.
     model : str, optional
         Folder or name for ``from_pretrained`` of transformers.
     data : str, optional
         Images: a folder with the files of MNIST, the binary files of CIFAR, or ``train`` and ``test`` with a folder
-        of pictures for each class. Sentences: a folder with ``train.tsv`` and ``dev.tsv`` as of GLUE.
+        of pictures for each class. Sentences: a folder with ``train.tsv`` and ``dev.tsv`` as of GLUE. The changed
+        pictures have none.
     train, validation, test : int
         Numbers of examples, drawn once for all. Those for validation come from the training data.
     size : int
@@ -60,8 +65,8 @@ class Setting:
     steps: int = 100
 
     def __post_init__(self):
-        if self.task not in ("images", "sentences"):
-            raise ValueError(f"task must be images or sentences, got {self.task!r}")
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         for name in ("train", "validation", "test", "size", "batch", "steps"):
             check_integer(name, getattr(self, name))
 
@@ -72,6 +77,10 @@ class Setting:
 
 IMAGES = Setting("images")
 SENTENCES = Setting("sentences", train=4000, validation=1000, test=1500, size=40)
+CHANGED = {
+    name: Setting(name, train=3000, validation=2000, test=10_000, size=28, batch=32, steps=300)
+    for name in small_vit.CHANGES
+}
 
 
 @dataclass
@@ -90,7 +99,7 @@ def load(setting: Setting) -> Task:
 
 @functools.lru_cache(maxsize=2)
 def _load(setting: Setting) -> Task:
-    return {"images": _images, "sentences": _sentences}[setting.task](setting)
+    return {"images": _images, "sentences": _sentences}.get(setting.task, _changed)(setting)
 
 
 def split(setting: Setting, train, test) -> dict[str, np.ndarray]:
@@ -180,6 +189,29 @@ def _read_pictures(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             raise ValueError(f"data: the pictures in {folder / part} must have one size, got {sorted(shapes)[:3]}")
         found[part] = np.stack(images), np.array(labels, dtype=np.int64)
     return found
+
+
+def _changed(setting: Setting) -> Task:
+    """Pictures as bytes (N, 1, 28, 28), already changed; the network keeps its head, since the classes are the same."""
+    from transformers import AutoModelForImageClassification
+
+    if setting.size != small_vit.SIDE:
+        raise ValueError(f"size must be {small_vit.SIDE} for {setting.task} pictures, got {setting.size}")
+    if setting.data is not None:
+        raise ValueError(f"data must be None for {setting.task} pictures, got {setting.data!r}")
+    data = small_vit.pictures()
+    chosen = split(setting, len(data["train"][1]), len(data["test"][1]))
+    splits = {}
+    for name, indices in chosen.items():
+        images, labels = data["test" if name == "test" else "train"]
+        splits[name] = small_vit.CHANGES[setting.task](images[indices]), labels[indices]
+    folder = _folder(setting.model, small_vit.Pretraining().folder)
+    network = _quietly(AutoModelForImageClassification, folder, 10)
+
+    def batch(images, indices):
+        return {"pixel_values": small_vit.scaled(images[indices])}
+
+    return Task(splits, batch, functools.partial(copy.deepcopy, network))
 
 
 def _folder(model: str | None, default: Callable[[], Path]) -> str:

@@ -22,7 +22,10 @@ from ..runs import report
 from .data import Setting, Task, load
 from .methods import Prepared, prepare, size
 
-__all__ = ["accuracy", "blank", "fine_tune", "one_thread", "random_batches", "steps", "time_steps", "warm_up_and_decay"]
+__all__ = [
+    "accuracy", "blank", "examples", "fine_tune", "one_thread", "random_batches", "steps", "time_steps",
+    "warm_up_and_decay",
+]  # fmt: skip
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
@@ -123,6 +126,7 @@ def fine_tune(
     rank: int = 8,
     tau: float = 0.3,
     budget: int | None = None,
+    weight_decay: float = 0.0,
     looks: int = 1,
 ) -> dict:
     """Fine-tune once: JSON values in and out.
@@ -140,14 +144,18 @@ def fine_tune(
         Of the start of head and adapters, dropout, and the order of the examples.
     rank, tau, budget : int, float, int
         Rank at the start (AdaLoRA: 1.5 times that of the budget), relative tolerance, total rank.
+    weight_decay : float
+        Of the adapters (of the whole body, for full fine-tuning), decoupled: each step shrinks them by the rate times
+        this. The head has none.
     looks : int
-        How often accuracy on the validation data, parameters and ranks are recorded, evenly over the run.
+        How often accuracy and loss on the validation data, parameters and ranks are recorded, evenly over the run.
 
     Returns
     -------
     dict
         ``status``, ``losses`` by step, ``tapes`` (backward passes), ``looks`` (a list), ``validation`` and ``test``
-        accuracy at the end, ``parameters`` trained (masked triplets left out), ``head`` among them, ``ranks`` by layer,
+        accuracy at the end, ``validation_loss``, ``right`` (of which test examples the class was found, see
+        :func:`examples`), ``parameters`` trained (masked triplets left out), ``head`` among them, ``ranks`` by layer,
         ``seconds`` per step (median).
     """
     wanted = Setting(**setting)
@@ -157,15 +165,22 @@ def fine_tune(
     with one_thread(), torch.random.fork_rng(devices=[]):
         task = load(wanted)
         torch.manual_seed(seed)
-        prepared = prepare(task.build(), method, lr, rank=rank, tau=tau, budget=budget, steps=wanted.steps, seed=seed)
+        prepared = prepare(
+            task.build(), method, lr, rank=rank, tau=tau, budget=budget, steps=wanted.steps, seed=seed,
+            weight_decay=weight_decay,
+        )  # fmt: skip
         for step, spent in enumerate(_steps(prepared, task, wanted, seed, record), 1):
             seconds.append(spent)
             report(step / wanted.steps)
             if step in marks:
-                look = {"step": step, "validation": _accuracy(prepared.model, task, "validation")}
+                right, loss = _held_out(prepared.model, task, "validation")
+                look = {"step": step, "validation": _share(right), "validation_loss": loss}
                 record["looks"].append(look | size(prepared))
+        if record["status"] == "finished" and not math.isfinite(loss):
+            record |= {"status": "diverged: the validation loss is not finite", "looks": []}
         if record["status"] == "finished":
-            record["test"] = _accuracy(prepared.model, task, "test")
+            right, _ = _held_out(prepared.model, task, "test")
+            record |= {"test": _share(right), "right": np.packbits(right.numpy()).tobytes().hex()}
             record |= {key: value for key, value in record["looks"][-1].items() if key != "step"}
     record["losses"] = [round(loss, 5) for loss in record["losses"]]
     record["seconds"] = float(np.median(seconds)) if seconds else None
@@ -209,7 +224,20 @@ def _losses(model, task: Task, setting: Setting, seed: int) -> Iterator[Callable
         yield functools.partial(loss, batch)
 
 
-def _accuracy(model, task: Task, split: str) -> float:
+def _held_out(model, task: Task, split: str) -> tuple[torch.Tensor, float]:
+    """Of which examples the class is found, and the mean loss."""
     inputs, labels = task.splits[split]
     model.eval()
-    return accuracy(lambda part: model(**task.batch(inputs, part)).logits, labels)
+    with torch.no_grad():
+        parts = torch.arange(len(labels)).split(100)
+        scores = torch.cat([model(**task.batch(inputs, part)).logits for part in parts])
+    return scores.argmax(-1) == labels, float(torch.nn.functional.cross_entropy(scores, labels))
+
+
+def _share(right: torch.Tensor) -> float:
+    return int(right.sum()) / len(right)
+
+
+def examples(right: str, number: int) -> np.ndarray:
+    """Of which of a number of examples the class was found, as bool, from the record of a run."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(right), np.uint8), count=number).astype(bool)

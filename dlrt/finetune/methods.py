@@ -15,12 +15,15 @@ from integrators import (
     INTEGRATORS,
     AdaLoRA,
     Adam,
+    FixedRank,
+    GeoLoRA,
     GlobalBudget,
     ImportanceBudget,
     Integrator,
     LoRAPlus,
     Momentum,
     Muon,
+    Spectral,
     Tolerance,
     Truncation,
 )
@@ -36,18 +39,31 @@ HEAD_LR = 1e-3
 
 @dataclass(frozen=True)
 class Plan:
-    """Hyper-parameters of the adapters: rank at the start, tolerance, and columns of all layers together."""
+    """Hyper-parameters of the adapters: rank at the start, tolerance, and columns of all layers together.
+
+    ``direction`` is the number of parameters of one direction in each layer, the m + n of all layers.
+    """
 
     rank: int
     tau: float
     budget: int | None
     layers: int
     steps: int
+    direction: int = 0
 
     @property
     def total(self) -> int:
         """The budget, by default as much as the rank of all layers."""
         return self.layers * self.rank if self.budget is None else self.budget
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of U and V, so that with those of S there are no more than LoRA has at this rank.
+
+        S has rank^2 in each layer where all ranks are alike, and more where they are not: three times as many are left
+        for it.
+        """
+        return self.rank * self.direction - 3 * self.layers * self.rank**2
 
     @property
     def start(self) -> int:
@@ -93,6 +109,7 @@ def from_identity(model: torch.nn.Module) -> None:
         layer.unmerge()
 
 
+SPECTRAL = GeoLoRA(optimizer=Spectral(), truncation=FixedRank(1))  # a plan tells the rank
 WITH_ADAM = {name: replace(integrator, optimizer=Adam()) for name, integrator in INTEGRATORS.items()}
 UNBOUNDED = 2**31  # ranks that follow from tau alone, whatever the start, which is what some figures compare
 METHODS = {
@@ -123,6 +140,10 @@ METHODS = {
         lambda p: GlobalBudget(columns=p.total, spare=1),
         lambda p: max(1, p.total // p.layers),
     ),
+    "geolora-spectral": Method("GeoLoRA, spectral, fixed rank", SPECTRAL, lambda p: FixedRank(p.rank)),
+    "geolora-spectral-budget": Method(
+        "GeoLoRA, spectral, budget", SPECTRAL, lambda p: GlobalBudget(parameters=p.parameters, fisher=0.98)
+    ),
     "peft-lora": Method("LoRA (PEFT)"),
     "peft-adalora": Method("AdaLoRA (PEFT)"),
     "peft-dora": Method("DoRA (PEFT)"),
@@ -143,16 +164,18 @@ class Prepared:
 
 
 def prepare(
-    model, method: str, lr: float, *, rank: int, tau: float, budget: int | None, steps: int, seed: int
-) -> Prepared:
+    model, method: str, lr: float, *, rank: int, tau: float, budget: int | None, steps: int, seed: int,
+    weight_decay: float = 0.0,
+) -> Prepared:  # fmt: skip
     """Put the adapters of a method into a network of transformers, in place, and make its optimiser.
 
     Adapters go to all linear layers in repeated blocks; what is not of the pretrained body is trained beside them.
     """
-    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)]
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)}
+    names = list(layers)
     if not names:
         raise ValueError("model has no linear layers in repeated blocks")
-    plan = Plan(rank, tau, budget, len(names), steps)
+    plan = Plan(rank, tau, budget, len(names), steps, sum(m.in_features + m.out_features for m in layers.values()))
     heads = [n for n, _ in model.named_children() if n != model.base_model_prefix] + ["pooler"]
     head = [p for n, p in model.named_parameters() if any(part in heads for part in n.split("."))]
     number = sum(map(torch.numel, head))
@@ -165,7 +188,7 @@ def prepare(
         columns = unmasked if isinstance(integrator, AdaLoRA) else ranks
         return Prepared(
             model,
-            LowRankOptimizer(model, integrator, lr, rest=rest),
+            LowRankOptimizer(model, integrator, lr, weight_decay=weight_decay, rest=rest),
             functools.partial(trained, model, integrator),
             functools.partial(columns, model),
             head=number,
@@ -177,11 +200,11 @@ def prepare(
     if method == "full":
         mine = set(map(id, head))
         body = [p for p in model.parameters() if id(p) not in mine]
-        return Prepared(model, _adamw(body, lr, head), functools.partial(trained, model))
-    return _peft(model, method, names, head, lr, plan)
+        return Prepared(model, _adamw(body, lr, head, weight_decay), functools.partial(trained, model))
+    return _peft(model, method, names, head, lr, plan, weight_decay)
 
 
-def _peft(model, method, names, head, lr, plan) -> Prepared:
+def _peft(model, method, names, head, lr, plan, weight_decay) -> Prepared:
     """LoRA, DoRA and AdaLoRA of PEFT, with torch's AdamW."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
@@ -199,7 +222,7 @@ def _peft(model, method, names, head, lr, plan) -> Prepared:
     adapters = [p for p in model.parameters() if p.requires_grad]
     _open(head)
     number = sum(map(torch.numel, head))
-    prepared = Prepared(model, _adamw(adapters, lr, head), functools.partial(trained, model), head=number)
+    prepared = Prepared(model, _adamw(adapters, lr, head, weight_decay), functools.partial(trained, model), head=number)
     if method != "peft-adalora":
         prepared.ranks = lambda: dict.fromkeys(names, plan.rank)
         return prepared
@@ -221,8 +244,8 @@ def _open(parameters) -> None:
         p.requires_grad_(True)
 
 
-def _adamw(parameters, lr, head=()) -> torch.optim.Optimizer:
-    groups: list[dict] = [{"params": parameters, "lr": lr}]
+def _adamw(parameters, lr, head=(), weight_decay=0.0) -> torch.optim.Optimizer:
+    groups: list[dict] = [{"params": parameters, "lr": lr, "weight_decay": weight_decay}]
     return torch.optim.AdamW(groups + [{"params": head, "lr": HEAD_LR}] * bool(head), weight_decay=0.0)
 
 

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from dlrt.finetune.loop import accuracy, blank, fine_tune, random_batches, steps, time_steps, warm_up_and_decay
+from dlrt.finetune.loop import (
+    accuracy,
+    blank,
+    examples,
+    fine_tune,
+    random_batches,
+    steps,
+    time_steps,
+    warm_up_and_decay,
+)
 from dlrt.finetune.methods import METHODS
 
 
@@ -22,6 +31,22 @@ def test_every_method_learns_and_repeats(setting, method):
 def test_divergence_is_recorded(setting):
     found = fine_tune(setting=setting.json(), method="full", lr=1e30, seed=0)
     assert found["status"].startswith("diverged at step") and "test" not in found
+
+
+def test_examples_of_which_the_class_was_found(setting):
+    found = fine_tune(setting=setting.json(), method="full", lr=1e-2, seed=0)
+    right = examples(found["right"], setting.test)
+    assert right.dtype == bool and right.mean() == found["test"] and 0 < found["validation_loss"] < math.log(2)
+
+
+def test_weight_decay_shrinks_what_is_trained(setting):
+    """W by 1 - rate decay in each step: AdamW's rates over 12 steps with warm-up over one sum up to 5.5 rates + 1."""
+    losses = {
+        decay: fine_tune(setting=setting.json(), method=method, lr=1e-3, seed=0, weight_decay=decay)["losses"]
+        for method in ("lora",)
+        for decay in (0.0, 500.0)
+    }
+    assert losses[0.0][0] == losses[500.0][0] and losses[0.0][-1] < losses[500.0][-1]
 
 
 def test_time_of_a_step(setting):
