@@ -50,14 +50,14 @@ _METHODS = {
     "AugmentedBUG": ("#009E73", "<"),
     "ParallelBUG": ("#56B4E9", ">"),
     "GeoLoRA": ("#0072B2", "o"),
-    "MidpointBUG": ("#44AA99", "H"),
+    "MidpointBUG": ("#4B6043", (10, 1, 0)),
     "SecondOrderParallelBUG": ("#004488", (5, 0, 180)),
-    "RungeKuttaBUG": ("#AA4499", (6, 1, 0)),
-    "BackwardCorrectedSplitting": ("#CC6677", (4, 1, 0)),
+    "RungeKuttaBUG": ("#8856A7", (7, 1, 0)),
+    "BackwardCorrectedSplitting": ("#CC6677", (4, 1, 45)),
     "ProjectedRungeKutta": ("#997700", (5, 1, 180)),
-    "DRSVD": ("#661100", (8, 1, 0)),
+    "DRSVD": ("#8C510A", (8, 1, 0)),
     "DynamicalNystroem": ("#6699CC", (7, 0, 0)),
-    "RandRK4": ("#EE3377", (3, 1, 0)),
+    "RandRK4": ("#EE3377", (3, 1, 180)),
 }
 _OUTSIDE = [(colour, marker) for marker in ("*", "p", "h", "d", "8") for colour in ("#332288", "#117733", "#999933")]
 
