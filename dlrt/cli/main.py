@@ -94,7 +94,7 @@ Dynamical low-rank integrators for matrix equations and for low-rank training. T
 
   dlrt compare matrix-regression    GeoLoRA beside LoRA, in a table and pictures (10 s)
   dlrt verify                       what theory promises the methods, checked (1 min)
-  dlrt train digits --seeds 1       all methods train a network (5 min)
+  dlrt train digits --seeds 1       all methods train a network (3 min)
   dlrt list                         the methods, problems, figures and tables by name
   dlrt doctor                       whether all is well on this machine (5 s)
 
