@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from .adam import Adam
 from .checks import check_fraction, check_instance, check_positive
@@ -49,6 +50,8 @@ class Muon(Optimizer):
 
     beta: float = 0.9
 
+    nesterov: ClassVar[bool] = True
+
     def __post_init__(self):
         object.__setattr__(self, "beta", check_fraction("beta", self.beta))
 
@@ -56,14 +59,6 @@ class Muon(Optimizer):
     def decay(self) -> float:  # type: ignore[override]
         """beta."""
         return self.beta
-
-    def update(self, memory: Mapping, F, Y=None):
-        """The direction of ``N = beta M + F``, M with this F in it, and the new memory."""
-        M = {name: self.blend(memory.get(f"first.{name}"), block) for name, block in F.items()}
-        if not self.decay:
-            return self.direction(M, memory, Y), dict(memory)
-        N = {name: self.blend(M[name], block) for name, block in F.items()}
-        return self.direction(N, memory, Y), {**memory, **{f"first.{name}": X for name, X in M.items()}}
 
     def direction(self, M, memory, Y):
         """The polar factors of the blocks; of a tangent vector D V, D^H U and U^H D V."""
