@@ -105,16 +105,17 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class Momentum(Optimizer):
-    """Heavy-ball momentum, ``M <- beta M + F``.
+    """Heavy-ball momentum, ``M <- beta M + F``; with ``nesterov`` the direction is ``beta M + F``, one step ahead.
 
     Raises ValueError unless 0 <= beta < 1.
 
     References
     ----------
-    Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
+    Polyak (1964), doi:10.1016/0041-5553(64)90137-5. Nesterov's form is that of Sutskever et al. (2013), as in torch.
     """
 
     beta: float = 0.9
+    nesterov: bool = False  # type: ignore[misc]
 
     def __post_init__(self):
         object.__setattr__(self, "beta", check_fraction("beta", self.beta))

@@ -28,6 +28,8 @@ from .model import low_rank_layers, matches
 __all__ = ["LowRankOptimizer"]
 
 EVERYTHING = FixedRank(2**31)
+SETTLED = "max_rank", "parameters"
+"""What a truncation may leave to the start; saved with the learning rates."""
 
 
 class LowRankOptimizer(torch.optim.Optimizer):
@@ -50,7 +52,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     integrator : integrators.Integrator
         At the end of a step a ``Tolerance`` without a ``max_rank`` keeps at most twice the largest rank that the layers
         have when the optimiser is made, as in the code of GeoLoRA's authors; ``Tolerance(..., max_rank=...)`` sets
-        another bound. Any other truncation is used as it is.
+        another bound. A ``GlobalBudget`` of neither parameters nor columns keeps no more parameters than there are
+        then. Any other truncation is used as it is.
     lr : float or tensor
         Step size of the low-rank layers. Layers whose ``lr`` is 0 are left out of a step, as those without gradients:
         matrix, rank and memory stay.
@@ -169,10 +172,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
         trained = {name: layer for name, layer in self.layers.items() if _is_trained(layer)}
         if not trained:
             raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
-        self.integrator, self.truncation, max_rank = integrator, integrator.truncation, None
-        if isinstance(self.truncation, Tolerance) and self.truncation.max_rank is None:
-            max_rank = max(2 * max(layer.rank for layer in trained.values()), self.truncation.min_rank)
-            self.truncation = replace(self.truncation, max_rank=max_rank)
+        self.integrator, self.truncation = integrator, integrator.truncation
+        starts = [(layer.shape, layer.rank) for layer in trained.values()]
+        settled = {} if self.truncation is None else self.truncation.settled(starts)
+        self._settle(settled)
         self.coefficient_steps, self.truncate_after = coefficient_steps, truncate_after
         self.coefficients = Coefficients(optimizer=Adam() if coefficient_optimizer is None else coefficient_optimizer)
         others = [p for p in model.parameters() if p.requires_grad and not isinstance(p, Factor)]
@@ -187,7 +190,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         own = self._grouped(groups or {}, defaults)
         cycled = _cycled(integrator.optimizer)
         for group in own:
-            group |= {**cycled, "method": self._method(), "max_rank": max_rank, "position": 0}
+            group |= {**cycled, "method": self._method(), **dict.fromkeys(SETTLED), **settled, "position": 0}
         self.truncation_errors: dict[str, float] = {}
         self._first_memory: dict[torch.Tensor, dict[str, Any]] = {}
         super().__init__(own, defaults)
@@ -594,10 +597,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 }
             )
         for group, saved in zip(self._own_groups, own, strict=True):
-            kept = {"params", "layers"} | ({"max_rank"} if None in (group["max_rank"], saved["max_rank"]) else set())
+            kept = {"params", "layers", *(name for name in SETTLED if None in (group[name], saved.get(name)))}
             group.update({k: _own(v) for k, v in saved.items() if k not in kept})
-        if (max_rank := self._own_groups[0]["max_rank"]) is not None:
-            self.truncation = replace(self.truncation, max_rank=max_rank)
+        self._settle({name: self._own_groups[0][name] for name in SETTLED})
         self.state = defaultdict(dict)
         for name, entry in found.items():
             key = self._key(name)
@@ -606,6 +608,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._request_gradients(("S",) if self._position else self.integrator.factors)
         for conclude in self._optimizer_load_state_dict_post_hooks.values():
             conclude(self)
+
+    def _settle(self, options: Mapping[str, int | None]) -> None:
+        """Set what the truncation left to the start."""
+        if given := {name: value for name, value in options.items() if value is not None}:
+            self.truncation = replace(self.truncation, **given)
 
     def _checked(self, own, others, state) -> dict[str, dict[str, Any]]:
         """The saved memory of each layer that had one; ValueError where it does not fit."""

@@ -1270,6 +1270,22 @@ def test_ranks_stay_below_twice_the_largest_at_the_start():
         assert other.truncation == optimizer.truncation
 
 
+def test_a_budget_without_numbers_is_that_of_the_start():
+    """Held in every step, and by whoever loads the state."""
+    net, x, y = linear_network(["a", "b"], [(12, 14), (12, 14)], 2)
+    net["b"] = LowRankLinear(14, 12, bias=False, rank=4, dtype=torch.float64)
+    optimizer = LowRankOptimizer(net, GeoLoRA.spectral(), 0.01)
+    assert optimizer.truncation == GlobalBudget(parameters=(2 + 4) * 26, fisher=0.98)
+    for _ in range(4):
+        optimizer.step(closure_for(optimizer, functools.partial(network_loss, net, x, y)))
+        assert sum(ranks(net).values()) == 6
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["parameters"] = 5 * 26
+    optimizer.load_state_dict(saved)
+    optimizer.step(closure_for(optimizer, functools.partial(network_loss, net, x, y)))
+    assert sum(ranks(net).values()) == 5
+
+
 def test_the_bound_of_ranks_does_not_end_rejection():
     """It is for the end of a step: a method that would grow further within one still checks whether it must."""
     net, x, y = linear_network(["a"], [(12, 14)], 2)
