@@ -81,14 +81,14 @@ def style(method, variant=0):
     -------
     dict
     """
-    name = _class_name(method)
+    name = class_name(method)
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     colour, marker = _METHODS.get(name) or _OUTSIDE[int.from_bytes(digest, "big") % len(_OUTSIDE)]
     keywords = {"color": colour, "linestyle": LINES[variant % len(LINES)], "marker": marker}
     return keywords | {"markerfacecolor": "white"} if variant % 2 else keywords
 
 
-def _class_name(method):
+def class_name(method):
     """Name of the class of a method; of a label, that of the longest name in `INTEGRATORS` it begins with."""
     if not isinstance(method, str):
         return type(method).__name__

@@ -1,6 +1,7 @@
 """What is committed besides the numbers, made of them: ``python -m paper_figures.readme [--pictures]``.
 
-Writes the tables of the README between their markers; with ``--pictures`` it also draws the committed pictures anew.
+Writes the tables of the README between their markers, and the words of its pictures; with ``--pictures`` it also draws
+the committed pictures anew.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import sys
 
 from dlrt.plots import save_figure
 
-from .catalogue import FIGURES, TABLES
+from .catalogue import FIGURES, PICTURES, TABLES
 from .item import FOLDER
 
 README = FOLDER / "README.md"
 _BLOCK = re.compile(r"(<!-- (figure|table) (\S+): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PICTURE = re.compile(r"!\[[^\]]*\]\(((?:paper_figures/)?reference/([\w-]+)\.png)\)")
 
 
 def filled(text: str) -> str:
-    """The text with the lines between ``<!-- figure NAME: TABLE -->`` and ``<!-- end -->`` made anew."""
+    """The text with the lines between ``<!-- figure NAME: TABLE -->`` and ``<!-- end -->`` and all words made anew."""
 
     def block(match):
         start, kind, name, table, end = match.groups()
@@ -26,7 +28,12 @@ def filled(text: str) -> str:
         lines = item.tables(item.reference())[table]
         return "\n".join([start, *lines, "", end])
 
-    return _BLOCK.sub(block, text)
+    return worded(_BLOCK.sub(block, text))
+
+
+def worded(text: str) -> str:
+    """The text whose pictures have the words of `catalogue.PICTURES`."""
+    return _PICTURE.sub(lambda match: f"![{PICTURES[match[2]]}]({match[1]})", text)
 
 
 def blocks(text: str) -> list[tuple]:

@@ -1,0 +1,1 @@
+"""What the site is made of besides the pages written by hand: ``mkdocs build`` calls `hook`, which asks the others."""
