@@ -78,6 +78,8 @@ assert np.allclose(first.left, first.right, rtol=1e-6, atol=1e-14)  # promised =
 axes = certificate.plot(plt.subplots(figsize=(3.3, 2.6))[1])
 axes.set_title("GeoLoRA, step by step", loc="left", fontsize=8)
 plt.show()
+# Picture: Measured and promised decrease of the loss in 30 steps of GeoLoRA: the marks lie on each other from 0.5
+# down to 1e-10.
 
 # %% [markdown]
 # Simultaneous descent has no such bound: at the same step size there are steps in which the loss falls by less than a
@@ -124,6 +126,8 @@ ax.plot(s.values, s.left, label=left, **plots.style(geolora))
 ax.set(xlabel="number of steps $T$", ylabel="both sides", ylim=(0, None))
 ax.legend(frameon=False)
 plt.show()
+# Picture: Both sides over the number of steps: the sum of squared gradients rises from 4 to 7, below the right side,
+# which rises from 7.8 to 8.3.
 
 # %% [markdown]
 # ## 4. Theorem 3: a bound free of singular values
@@ -152,6 +156,9 @@ for name, method in methods.items():
 ax.set(xlabel="time $t$", ylabel="distance from the full flow")
 fig.legend(frameon=False, loc="outside upper center", ncols=2, columnspacing=1.0)
 plt.show()
+# Picture: Distance from the full flow over time, with bounds. Errors of parallel BUG, BUG and the splitting lie on
+# each other, 0.04 to 0.1; the bounds are above, those of parallel BUG and the splitting up to 0.4, that of BUG up to
+# 1.
 
 # %% [markdown]
 # ## 5. Who promises what, and who keeps it

@@ -82,6 +82,8 @@ ax.set_xticks([1 / n for n in steps], [f"1/{n}" for n in steps])
 ax.set_xticks([], minor=True)
 fig.legend(frameon=False, loc="outside upper center", ncols=2, columnspacing=1.0)
 plt.show()
+# Picture: Error over the step size, logarithmic. Projector splitting, BUG, augmented and parallel BUG lie along slope
+# 1, Strang splitting along slope 2 and far below.
 
 # %% [markdown]
 # ## 2. Work
@@ -107,6 +109,8 @@ assert all(per_step[name] == count_evaluations(method) for name, method in metho
 figure = plots.work_figure(results)
 figure.set_dpi(150)
 display(figure)
+# Picture: Relative error over field evaluations. Of the methods of order 1 parallel BUG needs the fewest for the same
+# error, then BUG and augmented BUG, then the projector splitting; Strang splitting falls twice as steeply to 3e-5.
 
 # %% [markdown]
 # ## 3. A stiff equation: the backward step
@@ -145,6 +149,8 @@ ax.axhline(1, color="black", linewidth=0.6)
 ax.set(xlabel=r"$h\, \|A\|_2$", ylim=(1e-4, 1e4), ylabel=f"relative error at $t = {t_end}$")
 fig.legend(frameon=False, loc="outside upper center", ncols=2)
 plt.show()
+# Picture: Relative error over step size times norm of A. The projector splitting has 1e-3 up to 13 and explodes above
+# 26; augmented BUG rises from 0.01 to 1, BUG stays near 0.4 and ends at 1, neither explodes.
 
 # %% [markdown]
 # ## 4. Norm and energy
@@ -185,6 +191,8 @@ assert min(drift["BUG"][-1], drift["parallel BUG"][-1]) > 1e-7
 ax.set(xlabel="time", ylabel="change of the norm")
 fig.legend(frameon=False, loc="outside upper center", ncols=2, columnspacing=1.0)
 plt.show()
+# Picture: Change of the norm over time: 1e-15 for projector splitting and augmented BUG, 1e-3 to 1e-2 for parallel
+# BUG and BUG.
 
 # %% [markdown]
 # ## 5. An equation of your own

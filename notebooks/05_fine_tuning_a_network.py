@@ -142,6 +142,8 @@ bottom.plot(np.arange(1, STEPS + 1), totals, color=plots.style(geolora)["color"]
 bottom.axhline(8 * 36, color=plots.COLOURS[7], linewidth=0.8, linestyle="--")
 bottom.set(xlabel="step", ylabel="rank of all 36 layers", ylim=(0, None))
 plt.show()
+# Picture: The loss of the batch falls from 0.7 to about 0.4 over 100 noisy steps; the sum of all ranks falls from 410
+# to 205 within ten steps, below the dashed line of the start.
 
 # %% [markdown]
 # The dashed line is the rank at the start, 8 in each of 36 layers. A step may double the rank of a layer, which then
@@ -164,6 +166,8 @@ axes.set(xticks=range(6), xticklabels=range(1, 7), xlabel="block", yticks=range(
 axes.grid(False)
 axes.set_title("rank after training")
 plt.show()
+# Picture: Heat map of ranks by block and layer: 10 and 9 for key and query in the first block, 5 to 7 for most, 2 for
+# the query of the last block.
 
 # %% [markdown]
 # ## 3. Other methods, by one word

@@ -164,6 +164,8 @@ for name, method in methods.items():
 ax.set(xlabel="field evaluations", ylabel="error at $t = 1$")
 fig.legend(frameon=False, loc="outside upper center", ncols=2, columnspacing=1.0)
 plt.show()
+# Picture: Error over field evaluations: projected Euler and BUG with order 1, projected Heun and Strang splitting
+# with order 2; projected Heun needs the fewest evaluations.
 
 # %% [markdown]
 # ## 3. What every integrator must do
@@ -302,6 +304,7 @@ top.set(ylabel="loss")
 bottom.step(run.steps, run.ranks, where="post", color=colour)
 bottom.set(xlabel="iteration", ylabel="rank (with the spare one)", ylim=(0, None))
 plt.show()
+# Picture: The loss falls to 1e-25 in 48 iterations; the rank goes from 2 over 5 to 6, with the spare direction.
 
 # %% [markdown]
 # A network is trained in the same way, all its layers together: projected Heun needs two backward passes per step, for

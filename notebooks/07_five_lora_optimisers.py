@@ -151,6 +151,10 @@ right.invert_xaxis()
 right.set(xlabel=r"$\sigma_r$", ylabel=r"$\|W_1 - (W - \lambda D)\| / \lambda$", title=r"one step, $\lambda = 0.05$")
 right.legend(frameon=False, fontsize=6.5)
 plt.show()
+# Picture: Left: singular values of the four directions over their index; those of Riemannion stay near 1, those of
+# LoRA-Muon fall to 0.4, those of the scaled gradient and LoRA-Pro to 0.03. Right: distance of a step from the
+# straight line over the smallest singular value; for LoRA-Muon on factors it grows like its inverse to 1e4, on the
+# tangent space it stays below the square root of r.
 
 # %% [markdown]
 # ## 3. How far down
