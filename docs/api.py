@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from docs.text import ROOT, Pages, table
@@ -42,6 +43,15 @@ def pages(elsewhere: dict[str, str]) -> Pages:
         links = ", ".join(link(package, name) for name in exported(ROOT / package.replace(".", "/") / "__init__.py"))
         parts += [f"## {package}", f"{title}. It exports {links}.", table(["module", "what it has"], rows)]
     return {"reference/index.md": "\n\n".join(parts) + "\n"} | found
+
+
+def by_package(addresses: list[str]) -> list:
+    """The pages of the reference for the navigation, those of a package together."""
+    found: list = [address for address in addresses if address.endswith("/index.md")]
+    for package in PACKAGES:
+        inside = [a for a in addresses if re.fullmatch(rf"reference/{re.escape(package)}\.\w+\.md", a)]
+        found.append({package: inside})
+    return found
 
 
 def link(package: str, name: str) -> str:

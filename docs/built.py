@@ -15,6 +15,7 @@ class Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.targets: list[str] = []
+        self.loaded: list[str] = []
         self.anchors: set[str] = set()
         self.wordless: list[str] = []
 
@@ -22,6 +23,8 @@ class Page(HTMLParser):
         found = dict(attrs)
         self.anchors |= {value for key in ("id", "name") if (value := found.get(key))}
         self.targets += [value for key in ("href", "src") if (value := found.get(key))]
+        if tag not in ("a", "link") or found.get("rel") in ("stylesheet", "preconnect", "preload", "icon"):
+            self.loaded += self.targets[-1:] if {"href", "src"} & found.keys() else []
         if tag == "img" and not (found.get("alt") or "").strip():
             self.wordless.append(found.get("src") or "a picture")
 
@@ -36,6 +39,9 @@ def faults(folder: Path) -> Iterator[str]:
         where = file.relative_to(folder)
         for src in page.wordless:
             yield f"{where}: {src} has no text that says what it shows"
+        for target in page.loaded:
+            if urlsplit(target).scheme not in ("", "data") or urlsplit(target).netloc:
+                yield f"{where}: {target} is not part of the site"
         for target in page.targets:
             parts = urlsplit(target)
             if parts.scheme or parts.netloc or where.name == "404.html":

@@ -20,7 +20,6 @@ WORKER = (
     f"{REGISTRY}/iframe-worker/-/iframe-worker-1.0.4.tgz",
     "e8c5d12d87829c503afba01d67772ea9f4aba5b7ae57a0c98e1917711030efbb",
 )
-SCRIPT = "assets/iframe-worker.js"
 
 
 def pages() -> Pages:
@@ -31,7 +30,7 @@ def pages() -> Pages:
         if path in ("katex.min.js", "katex.min.css") or path.endswith(".woff2"):
             found[f"assets/katex/{path}"] = data
     found["assets/katex/LICENSE"] = members(KATEX)["package/LICENSE"]
-    found[SCRIPT] = members(WORKER)["package/shim/index.js"]
+    found["assets/iframe-worker.js"] = members(WORKER)["package/shim/index.js"]
     return found
 
 

@@ -14,7 +14,7 @@ from docs.text import ROOT, Pages, read, relinked
 TEXTS = ("paper_figures/README.md", "benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Texts of the project that are pages as they are, at the same address."""
 SECTIONS = {
-    "Home": ("index.md", "first-hour.md"),
+    "Home": ("index.md",),
     "How to choose": ("choose",),
     "Tutorials": ("tutorials", "notebooks"),
     "Methods": ("methods",),
@@ -49,17 +49,18 @@ def pages() -> Pages:
     return found | {page: relinked(read(page), page, address) for page in TEXTS}
 
 
-def navigation(written: Path) -> list[dict[str, list]]:
+def navigation(written: Path) -> list[dict]:
     """The navigation of MkDocs, with the pages in the folder ``written`` and those that are made."""
     known = sorted({*(p.relative_to(written).as_posix() for p in written.rglob("*.md")), *_made()})
     found = []
     for title, places in SECTIONS.items():
-        listed: list[str] = []
+        listed: list = []
         for place in places:
             inside = [page for page in known if page == place or page.startswith(place + "/")]
-            listed += sorted(inside, key=lambda page: (not page.endswith("/index.md"), page))
+            inside.sort(key=lambda page: (not page.endswith("/index.md"), page))
+            listed += api.by_package(inside) if place == "reference" else inside
         if listed:
-            found.append({title: listed})
+            found.append({title: listed if len(listed) > 1 else listed[0]})
     return found
 
 

@@ -21,9 +21,8 @@ logger = logging.getLogger("mkdocs.hooks.docs")
 
 
 def on_config(config: Any) -> Any:
-    """The navigation is that of the files; the script for searching comes with the site."""
+    """The navigation is that of the files."""
     config.nav = generated.navigation(Path(config.docs_dir))
-    config.extra.setdefault("polyfills", []).append(fetched.SCRIPT)
     return config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlrt.plots import class_name
-from dlrt.registry import ORIGINS, description
+from dlrt.registry import ORIGINS
 from dlrt.theorems import THEOREMS
 from dlrt.theorems.matrix import integrators_text
 from docs import gallery
@@ -61,7 +61,6 @@ def page(methods: dict[str, Integrator]) -> str:
     name = next(iter(methods))
     parts = [
         f"# {kind.__name__}",
-        f"{description(kind())}.",
         integrators_text(methods),
         f"::: {kind.__module__}.{kind.__name__}\n    options:\n      heading_level: 2\n      show_root_heading: true",
         "## In use",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from docs.text import ROOT, Pages
@@ -58,10 +57,3 @@ def with_words(source: str) -> tuple[str, str]:
     if match is None:
         return source.strip("\n"), ""
     return source[: match.start()].strip("\n"), " ".join(match[1].replace("\n# ", " ").split())
-
-
-def titles() -> Iterator[tuple[str, str]]:
-    """Title and address of each notebook."""
-    for file in sorted(FOLDER.glob("*.ipynb")):
-        cell = json.loads(file.read_text(encoding="utf-8"))["cells"][0]
-        yield "".join(cell["source"]).split("\n")[0].lstrip("# "), f"notebooks/{file.stem}.md"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 
 from dlrt.registry import ORIGINS, PROBLEMS, build_problem, description
 from docs.text import Pages, table
@@ -42,9 +43,9 @@ def index(built: dict[str, Problem]) -> str:
 def page(module: str, group: dict[str, Problem]) -> str:
     """The page of one module; ``group`` are its problems that have a name."""
     docstring = (inspect.getdoc(inspect.getmodule(type(next(iter(group.values()))))) or "").split("\n\n")[0]
-    parts = [f"# {docstring.split(':')[0].rstrip('.')}"]
+    parts = [f"# {re.split('[:,.]', ' '.join(docstring.split()))[0]}"]
     for name, problem in group.items():
-        parts += [f"## {name}", f"{description(PROBLEMS[name])}.", table(["", ""], facts(name, problem))]
+        parts += [f"## {name}", f"{description(PROBLEMS[name])}.", table(["property", "value"], facts(name, problem))]
         parts.append(f"```sh\ndlrt compare {name}\n```")
     parts += ["## In Python", f"::: {module}\n    options:\n      heading_level: 3"]
     if papers := citation(*group.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import posixpath
 import re
 from collections.abc import Callable, Iterable
@@ -21,17 +22,27 @@ def read(path: str) -> str:
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown; strokes in cells are escaped."""
-    lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
+    """A table in Markdown; strokes in cells stay strokes."""
+    lines = [[_cell(cell) for cell in line] for line in (header, *rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Strokes as entities, for which code must be marked by tags: between backticks all is literal."""
+    code = r"`([^`]*\|[^`]*)`"
+    text = re.sub(code, lambda match: f"<code>{html.escape(match[1])}</code>", text.replace("\n", " "))
+    return text.replace("|", "&#124;")
 
 
 def tables(text: str) -> list[list[list[str]]]:
     """The tables in a text, as rows of cells, the header first and without the rule below it."""
     found = []
     for block in re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.MULTILINE):
-        rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in block.splitlines()]
+        rows = [
+            [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in block.splitlines()
+        ]
         found.append([row for row in rows if not all(re.fullmatch(":?-+:?", cell) for cell in row)])
     return found
 
