@@ -8,7 +8,7 @@ from dlrt.plots import class_name
 from dlrt.registry import ORIGINS
 from dlrt.theorems import THEOREMS
 from dlrt.theorems.matrix import integrators_text
-from docs import gallery
+from docs import gallery, pictures
 from docs.text import Pages, read, table, tables
 from integrators import INTEGRATORS, Integrator, citation
 
@@ -28,7 +28,10 @@ def pages() -> Pages:
     """The pages, and their index."""
     found: Pages = {"methods/index.md": index()}
     for methods in by_class().values():
-        found[address(next(iter(methods.values())))] = page(methods)
+        where = address(next(iter(methods.values())))
+        png, words, caption = pictures.picture(methods)
+        found[where] = page(methods, f"![{words}]({stem(where)}.png){{ .column }}\n\n*{caption.strip()}*")
+        found[where.replace(".md", ".png")] = png
     return found
 
 
@@ -46,6 +49,11 @@ def address(method: Integrator) -> str:
     return f"methods/{type(method).__module__.rpartition('.')[2]}.md"
 
 
+def stem(address: str) -> str:
+    """Of a page, without folder and suffix."""
+    return address.rpartition("/")[2].removesuffix(".md")
+
+
 def index() -> str:
     """All methods in one table."""
     methods = {name: method for group in by_class().values() for name, method in group.items()}
@@ -54,7 +62,7 @@ def index() -> str:
     return f"# Methods\n\nThe methods known by name.\n\n{table(header, linked)}\n{MARKS}"
 
 
-def page(methods: dict[str, Integrator]) -> str:
+def page(methods: dict[str, Integrator], picture: str) -> str:
     """The page of one class; ``methods`` are its members that have a name."""
     first = next(iter(methods.values()))
     kind = type(first)
@@ -63,6 +71,8 @@ def page(methods: dict[str, Integrator]) -> str:
         f"# {kind.__name__}",
         integrators_text(methods),
         f"::: {kind.__module__}.{kind.__name__}\n    options:\n      heading_level: 2\n      show_root_heading: true",
+        "## Seen",
+        picture,
         "## In use",
         f"```python\n{example(first)}```",
         f"```sh\ndlrt compare {'given-solution' if first.order else 'matrix-regression'} --integrators {name}\n```",
@@ -72,7 +82,7 @@ def page(methods: dict[str, Integrator]) -> str:
     measured = list(measurements(kind.__name__))
     if measured:
         parts += ["## What was measured", *(f"{title}\n\n{rows}" for title, rows in measured)]
-        parts += ["## Pictures", gallery.grid(gallery.of_method(kind.__name__), "methods")]
+        parts += ["### Pictures", gallery.grid(gallery.of_method(kind.__name__), "methods")]
     if papers := citation(*methods.values()):
         parts += ["## To cite", f"```bibtex\n{papers}\n```"]
     return "\n\n".join(parts) + "\n"

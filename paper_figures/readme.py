@@ -1,7 +1,7 @@
 """What is committed besides the numbers, made of them: ``python -m paper_figures.readme [--pictures]``.
 
-Writes the tables of the README between their markers, and the words of its pictures; with ``--pictures`` it also draws
-the committed pictures anew.
+Writes the tables of the README between their markers, and the words of pictures there and in the README of the project;
+with ``--pictures`` it also draws the committed pictures anew.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def draw_pictures() -> None:
 
 
 if __name__ == "__main__":
+    above = FOLDER.parent / "README.md"
+    above.write_text(worded(above.read_text(encoding="utf-8")), encoding="utf-8")
     README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
     if "--pictures" in sys.argv[1:]:
         draw_pictures()

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from paper_figures import FIGURES, TABLES
+from paper_figures.catalogue import PICTURES
 from paper_figures.item import FOLDER
-from paper_figures.readme import README, blocks, filled
+from paper_figures.readme import README, blocks, filled, worded
 
 ITEMS = {item.stem: item for item in [*FIGURES.values(), *TABLES.values()]}
 
@@ -38,3 +39,11 @@ def test_each_reference_belongs_to_an_item():
     folder = FOLDER / "reference"
     assert {path.stem for path in folder.glob("*.json")} == ITEMS.keys()
     assert all((folder / f"{stem}.png").is_file() for stem in ITEMS)
+
+
+def test_pictures_get_their_words():
+    assert (
+        worded("![old](reference/losses.png) ![x](y.png)")
+        == f"![{PICTURES['losses']}](reference/losses.png) ![x](y.png)"
+    )
+    assert PICTURES.keys() == {path.stem for path in (FOLDER / "reference").glob("*.png")}
