@@ -61,14 +61,13 @@ def site(tmp_path_factory):
     return folder
 
 
-def seen(site, dark):
-    """What a browser sees of every page, at the width of a desktop and of a phone."""
-    pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html") if path.name != "404.html")
+def seen(site, pages, dark):
+    """What a browser sees of pages, at the width of a desktop and of a phone."""
     text = BROWSER.replace("PAGES", json.dumps(pages), 1).replace("SIZES", json.dumps(list(WIDTHS.values())), 1)
     (site / "look.html").write_text(text, encoding="utf-8")
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--window-size=1400,1000",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+        "--window-size=1400,1000", "--host-resolver-rules=MAP * ~NOTFOUND", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
         "--virtual-time-budget=600000", "--dump-dom", (site / "look.html").as_uri(),
     ]  # fmt: skip
     try:
@@ -76,7 +75,7 @@ def seen(site, dark):
     finally:
         (site / "look.html").unlink()
     found = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", shown, re.DOTALL)[1]))
-    assert len(found) == len(WIDTHS) * len(pages) > 200
+    assert len(found) == len(WIDTHS) * len(pages)
     return found
 
 
@@ -85,15 +84,21 @@ def brightness(colour):
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_pages_fit_and_formulas_are_set(site, dark):
-    found = seen(site, dark)
+def test_pages_fit_and_formulas_are_set(site):
+    """All pages in light colours; in dark ones, which differ in nothing else, some."""
+    pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html") if path.name != "404.html")
+    assert len(pages) > 100
+    check(seen(site, pages, dark=False), dark=False)
+    check(seen(site, pages[::10], dark=True), dark=True)
+
+
+def check(found, dark):
     assert not [view for view in found if view["window"] != view["width"]]
     assert not [(view["page"], view["width"], view["beyond"]) for view in found if view["beyond"] > 0]
     assert not [(view["page"], view["wrong"]) for view in found if view["wrong"]]
     assert not [view["page"] for view in found if view["set"] != view["formulas"]]
     assert not [(view["page"], view["broken"]) for view in found if view["broken"]]
-    assert sum(view["formulas"] for view in found) > 300
+    assert sum(view["formulas"] for view in found) > (10 if dark else 300)
     for view in found:
         background, text = map(brightness, view["colours"])
         assert (background < 60 < 150 < text) if dark else (text < 60 < 200 < background), view
