@@ -1,13 +1,14 @@
 """What is committed besides the numbers, made of them: ``python -m paper_figures.readme [--pictures]``.
 
-Writes the tables of the README between their markers, and the words of pictures there and in the README of the project;
-with ``--pictures`` it also draws the committed pictures anew.
+Writes the tables of the README between their markers, and the words of pictures there and in other texts; with
+``--pictures`` it also draws the committed pictures anew.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 from dlrt.plots import save_figure
 
@@ -36,6 +37,11 @@ def worded(text: str) -> str:
     return _PICTURE.sub(lambda match: f"![{PICTURES[match[2]]}]({match[1]})", text)
 
 
+def texts() -> list[Path]:
+    """The texts of the checkout that may show pictures."""
+    return [README, FOLDER.parent / "README.md", *sorted((FOLDER.parent / "docs").rglob("*.md"))]
+
+
 def blocks(text: str) -> list[tuple]:
     """Kind, name and table of each marker."""
     return [match.group(2, 3, 4) for match in _BLOCK.finditer(text)]
@@ -52,8 +58,8 @@ def draw_pictures() -> None:
 
 
 if __name__ == "__main__":
-    above = FOLDER.parent / "README.md"
-    above.write_text(worded(above.read_text(encoding="utf-8")), encoding="utf-8")
     README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in texts():
+        file.write_text(worded(file.read_text(encoding="utf-8")), encoding="utf-8")
     if "--pictures" in sys.argv[1:]:
         draw_pictures()

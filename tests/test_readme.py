@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from dlrt.theorems.matrix import with_integrators
-from paper_figures.readme import worded
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_table_of_integrators():
     assert with_integrators(README) == README, "run `dlrt verify --write-matrix README.md`"
-
-
-def test_words_of_pictures():
-    assert worded(README) == README, "run `python -m paper_figures.readme`"
 
 
 def test_python_examples(tmp_path, monkeypatch, capsys):

@@ -67,7 +67,8 @@ def seen(site, pages, dark):
     (site / "look.html").write_text(text, encoding="utf-8")
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-        "--window-size=1400,1000", "--host-resolver-rules=MAP * ~NOTFOUND", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        "--window-size=1400,1000", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
         "--virtual-time-budget=600000", "--dump-dom", (site / "look.html").as_uri(),
     ]  # fmt: skip
     try:

@@ -7,7 +7,7 @@ import pytest
 from paper_figures import FIGURES, TABLES
 from paper_figures.catalogue import PICTURES
 from paper_figures.item import FOLDER
-from paper_figures.readme import README, blocks, filled, worded
+from paper_figures.readme import README, blocks, filled, texts, worded
 
 ITEMS = {item.stem: item for item in [*FIGURES.values(), *TABLES.values()]}
 
@@ -46,4 +46,5 @@ def test_pictures_get_their_words():
         worded("![old](reference/losses.png) ![x](y.png)")
         == f"![{PICTURES['losses']}](reference/losses.png) ![x](y.png)"
     )
+    assert all(worded(text) == text for text in (file.read_text(encoding="utf-8") for file in texts()))
     assert PICTURES.keys() == {path.stem for path in (FOLDER / "reference").glob("*.png")}
