@@ -36,7 +36,7 @@ def read(path: Path) -> str:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each `dlrt` command in blocks of shell and between backticks; placeholders in capitals are no command."""
+    """The words of each `dlrt` command in blocks of shell and between backticks, but for those with placeholders."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
     inline = re.findall(r"`((?:\.venv/bin/)?dlrt [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     found = re.findall(r"(?:^|/|&& )(dlrt [^\n]+)", blocks, re.MULTILINE) + inline
@@ -88,7 +88,8 @@ def test_commands(path):
                 break
         if command is None or hasattr(command, "commands"):
             continue
-        command.make_context(command.name, list(rest))
+        if rest:  # the name of a command alone is no call of it
+            command.make_context(command.name, list(rest))
         if rest and command.name in ARGUMENTS and not rest[0].startswith("-"):
             assert rest[0] in ARGUMENTS[command.name], f"dlrt {shlex.join(words)}"
 
