@@ -56,7 +56,7 @@ def in_site(address: str) -> bool:
     }
     made = folder in sources and (stem == "index" or (isinstance(sources[folder], Path) and sources[folder].is_file()))
     made = made or (folder == "theorems" and stem in THEOREMS)
-    copied = address.startswith(("paper_figures/", "benchmarks/")) and (ROOT / address).is_file()
+    copied = address.startswith(("paper_figures/", "benchmarks/", "CONTRIBUTING.md")) and (ROOT / address).is_file()
     return (DOCS / address).is_file() or made or copied or address == "gallery.md"
 
 
