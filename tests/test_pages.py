@@ -66,6 +66,23 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in found}
 
 
+def test_quoted_differences_are_those_of_the_table():
+    """Each ``d ± s`` quoted from `dlrt table directions` is a rounded one of paper_figures/README.md."""
+    minus = str.maketrans("−", "-")
+    measured = re.findall(r"([+-]0\.\d{4}) ± (0\.\d{4})", read(ROOT / "paper_figures/README.md").translate(minus))
+    table = {tuple(map(float, pair)) for pair in measured}
+    quoted = {}
+    for path in PAGES:
+        parts = re.findall(r"<!-- numbers of `dlrt table directions` begin.*?-->(.*?)<!--", read(path), re.DOTALL)
+        for pair in re.findall(r"([+-]0\.\d{3}) ± (0\.\d{3})", "".join(parts).translate(minus)):
+            quoted[name(path), " ± ".join(pair)] = tuple(map(float, pair))
+    assert len(quoted) > 10
+    wrong = [
+        where for where, q in quoted.items() if not any(max(abs(q[0] - d), abs(q[1] - s)) < 6e-4 for d, s in table)
+    ]
+    assert not wrong, f"not in the table of paper_figures/README.md: {wrong}"
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_examples(path, tmp_path, monkeypatch):
     """The Python of a page, block after block; its assertions say what the page says."""
