@@ -59,7 +59,7 @@ class RungeKuttaBUG(Integrator):
 
     References
     ----------
-    Nobile, Riffaud (2025), High-order BUG dynamical low-rank integrators based on explicit Runge-Kutta methods,
+    Nobile, Riffaud (2025), Robust high-order low-rank BUG integrators based on explicit Runge-Kutta methods,
     arXiv:2502.07040.
     """
 

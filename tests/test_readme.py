@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
-
 from dlrt.theorems.matrix import with_integrators
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -15,18 +13,16 @@ def test_table_of_integrators():
 
 
 def test_python_examples(tmp_path, monkeypatch, capsys):
-    """The examples run as they are; GeoLoRA finds the rank at a step size at which SVD-LoRA diverges."""
+    """The examples run as they are: ranks move to where they are needed, GeoLoRA converges where SVD-LoRA diverges."""
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)
-    first, second, _third, equation, controlled, layers = capsys.readouterr().out.splitlines()
-    assert re.match(r"GeoLoRA 0.5 finished \S+e-2\d 5$", first)
-    assert "diverged" in second
-    error = np.linalg.norm(names["state"].Y.full() - names["target"]) / np.linalg.norm(names["target"])
-    # Heun's method with h = 0.1 damps every component of the error by 1 - h + h^2 / 2 per step
-    assert error <= 1.5 * (1 - 0.1 + 0.005) ** 20
+    (geolora, factors, _small, equation, *steps) = capsys.readouterr().out.splitlines()
+    losses = [float(line.split()[1]) for line in steps]
+    assert steps[0].endswith("{'0': 4, '2': 4}") and losses[-1] < losses[0] / 100
+    assert names["ranks"](names["model"]) in ({"0": 2, "2": 6}, {"0": 3, "2": 5})  # 2 and 6 but for rounding
+    assert re.match(r"GeoLoRA 0.5 finished \S+e-2\d 5$", geolora)
+    assert "diverged" in factors
     assert (tmp_path / "svd-lora.npz").is_file()
-    assert equation == "<Trajectory: 50 steps to t = 0.5, rank 5, finished>"
-    assert controlled.startswith("stopped 0.")  # by the event
-    assert re.match(r"\{'0': \d+, '2': \d+\}$", layers)
+    assert re.match(r"<Trajectory: \d+ steps to t = 0.5, rank \d+, finished>", equation)
