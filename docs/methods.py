@@ -70,9 +70,8 @@ def page(methods: dict[str, Integrator], picture: str) -> str:
     parts = [
         f"# {kind.__name__}",
         integrators_text(methods),
-        f"::: {kind.__module__}.{kind.__name__}\n    options:\n      heading_level: 2\n      show_root_heading: true",
-        "## Seen",
         picture,
+        f"::: {kind.__module__}.{kind.__name__}\n    options:\n      heading_level: 2\n      show_root_heading: true",
         "## In use",
         f"```python\n{example(first)}```",
         f"```sh\ndlrt compare {'given-solution' if first.order else 'matrix-regression'} --integrators {name}\n```",

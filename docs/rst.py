@@ -56,7 +56,7 @@ def _blocks(lines: list[str], module: str, owner: str) -> Iterator[str]:
             yield ""
             lines = lines[1:]
         else:
-            text.append(lines[0])
+            text.append(re.sub("::$", ":", lines[0]))  # what follows is indented, which is code in Markdown too
             lines = lines[1:]
     yield from paragraph()
 

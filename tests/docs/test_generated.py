@@ -12,10 +12,19 @@ from docs.text import ROOT
 from integrators import INTEGRATORS
 from paper_figures.catalogue import PICTURES
 
-PAGES = generated.pages()
-TEXTS = {address: text for address, text in PAGES.items() if address.endswith(".md")}
 WRITTEN = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*)\]\(([^)\s]+)")
 OWN = {name: method for name, method in INTEGRATORS.items() if name not in ORIGINS["integrator"]}
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return generated.pages()
+
+
+@pytest.fixture(scope="module")
+def texts(pages):
+    return {address: text for address, text in pages.items() if address.endswith(".md")}
 
 
 def prose(text):
@@ -24,19 +33,19 @@ def prose(text):
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_every_method_has_a_page(name):
-    page = TEXTS[methods.address(OWN[name])]
+def test_every_method_has_a_page(name, texts):
+    page = texts[methods.address(OWN[name])]
     kind = type(OWN[name])
     assert f"| {name} |" in page and f"::: {kind.__module__}.{kind.__name__}\n" in page
     assert all(f"theorems/{theorem}.md" in page for theorem in THEOREMS)
     assert "In use" in page and ("@" in page or name == "full-rank")
-    assert f"[{name}](../{methods.address(OWN[name])})" in TEXTS["methods/index.md"]
+    assert f"[{name}](../{methods.address(OWN[name])})" in texts["methods/index.md"]
 
 
-def test_what_was_measured_is_about_the_method():
-    page = TEXTS["methods/geolora.md"]
+def test_what_was_measured_is_about_the_method(texts):
+    page = texts["methods/geolora.md"]
     assert "Table 1, measured" in page and "GeoLoRA, spectral" in page and "| LoRA" not in page
-    assert "LoRA (PEFT) |" in TEXTS["methods/lora.md"]
+    assert "LoRA (PEFT) |" in texts["methods/lora.md"]
 
 
 @pytest.mark.parametrize("method", {type(m): m for m in OWN.values()}.values(), ids=lambda m: type(m).__name__)
@@ -46,44 +55,46 @@ def test_the_example_of_a_method_runs(method, capsys):
     assert status == "finished" and float(value) >= 0
 
 
-@pytest.mark.parametrize("name", PROBLEMS.keys() - ORIGINS["problem"].keys())
-def test_every_problem_has_a_section(name):
-    (address,) = re.findall(rf"\[{name}\]\(\.\./(problems/\w+\.md)#{name}\)", TEXTS["problems/index.md"])
-    assert f"\n## {name}\n" in TEXTS[address] and f"::: {address[:-3].replace('/', '.')}\n" in TEXTS[address]
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if name not in ORIGINS["problem"]])
+def test_every_problem_has_a_section(name, texts):
+    (address,) = re.findall(rf"\[{name}\]\(\.\./(problems/\w+\.md)#{name}\)", texts["problems/index.md"])
+    assert f"\n## {name}\n" in texts[address] and f"::: {address[:-3].replace('/', '.')}\n" in texts[address]
 
 
 @pytest.mark.parametrize("name", THEOREMS)
-def test_every_theorem_has_a_page_with_a_certificate(name):
-    page = TEXTS[f"theorems/{name}.md"]
+def test_every_theorem_has_a_page_with_a_certificate(name, texts):
+    page = texts[f"theorems/{name}.md"]
     assert THEOREMS[name].statement in page and "**holds**. Each inequality" in page
     assert all(f"[{method}](" in page for method in OWN)
 
 
-def test_every_module_is_in_the_reference_or_has_a_page():
-    linked = {name for text in TEXTS.values() for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
+def test_every_module_is_in_the_reference_or_has_a_page(texts):
+    linked = {name for text in texts.values() for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
     for package in api.PACKAGES:
         for file in (ROOT / package.replace(".", "/")).glob("[!_]*.py"):
             assert any(name.startswith(f"{package}.{file.stem}") for name in linked), file
 
 
-def test_nothing_is_documented_twice():
-    linked = [name for text in TEXTS.values() for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
+def test_nothing_is_documented_twice(texts):
+    linked = [name for text in texts.values() for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
     assert len(linked) == len(set(linked))
     assert not [(a, b) for a in linked for b in linked if a.startswith(b + ".")]
 
 
-@pytest.mark.parametrize("address", TEXTS)
-def test_links_and_pictures(address):
+def test_links_and_pictures(pages, texts):
     """Links lead to pages, and pictures say what they show; for written pages `mkdocs build` looks."""
-    text = prose(TEXTS[address])
-    for mark, words, target in re.findall(r"(!?)\[((?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*)\]\(([^)\s]+)", text):
-        if not re.match("https?:|#", target):
+    found = []
+    for address, text in texts.items():
+        for mark, words, target in LINK.findall(prose(text)):
             goal = posixpath.normpath(posixpath.join(posixpath.dirname(address), target.partition("#")[0]))
-            assert goal in PAGES or goal in WRITTEN, f"{target} leads nowhere"
-        assert not mark or words, f"{target} has no words"
+            if not re.match("https?:|#", target) and goal not in pages and goal not in WRITTEN:
+                found.append(f"{address}: {target} leads nowhere")
+            if mark and not words:
+                found.append(f"{address}: {target} has no words")
+    assert not found
 
 
-def test_navigation_has_every_page(tmp_path):
+def test_navigation_has_every_page(tmp_path, texts):
     (tmp_path / "index.md").write_text("# Home")
 
     def places(entries):
@@ -95,19 +106,19 @@ def test_navigation_has_every_page(tmp_path):
                 yield from places([inside] if isinstance(inside, str) else inside)
 
     found = list(places(generated.navigation(tmp_path)))
-    assert sorted(found) == sorted([*TEXTS, "index.md"])
+    assert sorted(found) == sorted([*texts, "index.md"])
     assert found[0] == "index.md"
 
 
-def test_every_committed_picture_is_in_the_gallery():
+def test_every_committed_picture_is_in_the_gallery(texts):
     stems = {path.stem for path in (ROOT / "paper_figures" / "reference").glob("*.png")}
     assert stems == PICTURES.keys() == {posixpath.basename(p.address)[:-4] for p in gallery.of_figures()}
     assert all(len(words) > 80 for words in PICTURES.values())
-    assert all(p.words in TEXTS["gallery.md"] for p in [*gallery.of_figures(), *gallery.of_notebooks()])
+    assert all(p.words in texts["gallery.md"] for p in [*gallery.of_figures(), *gallery.of_notebooks()])
 
 
-def test_small_pictures_are_small():
-    small = [PAGES[p.small] for p in gallery.of_figures()]
+def test_small_pictures_are_small(pages):
+    small = [pages[p.small] for p in gallery.of_figures()]
     assert all(data.startswith(b"\x89PNG") and len(data) < 100_000 for data in small)
 
 

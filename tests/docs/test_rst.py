@@ -15,6 +15,7 @@ from docs.rst import markdown
         ("``E<F, D>`` and `solve`", "``E<F, D>`` and `solve`"),
         ("Re <F, D> <= 0", "Re &lt;F, D> <= 0"),
         ("> 0 for all", "&gt; 0 for all"),
+        ("An object with::\n\n    a  int", "An object with:\n\n    a  int"),
         ("costs $5", "costs &#36;5"),
         ("see arXiv:2410.18720.", "see [arXiv:2410.18720](https://arxiv.org/abs/2410.18720)."),
         ("(doi:10.1007/s10543-021-00873-0)", "([doi:10.1007/s10543-021-00873-0](https://doi.org/10.1007/s10543-021-00873-0))"),
