@@ -168,7 +168,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if align and truncate_after:
             raise ValueError(f"align needs a truncation at once, got truncate_after={truncate_after}")
         self.align = align
-        self.layers = {_plain(name): layer for name, layer in low_rank_layers(model).items()}
+        self.layers = low_rank_layers(model)
         trained = {name: layer for name, layer in self.layers.items() if _is_trained(layer)}
         if not trained:
             raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
@@ -624,7 +624,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         found = {}
         for group, saved in zip(self._own_groups, own, strict=True):
-            names = [_plain(name) for name in saved["layers"]]
+            names = saved["layers"]
             if names != group["layers"]:
                 raise ValueError(
                     f"the state belongs to the layers {', '.join(names)}, expected {', '.join(group['layers'])}"
@@ -701,11 +701,6 @@ def _check_rate(name: str, lr: Any) -> float:
 def _own(value: Any) -> Any:
     """Tensors copied: a scheduler fills the learning rate of each group."""
     return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _plain(name: str) -> str:
-    """The name of a layer without those of wrappers around it."""
-    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
 
 
 def _is_trained(layer: LowRankLayer) -> bool:

@@ -1159,9 +1159,7 @@ def test_state_of_another_schedule_is_refused():
 def test_a_state_from_within_wrappers():
     """Names of layers are those of the model itself."""
     model = Mixed()
-    wrapped = nn.Sequential()
-    wrapped.add_module("module", torch.compile(model, backend="eager"))
-    optimizer = LowRankOptimizer(wrapped, GeoLoRA(), 0.1)
+    optimizer = LowRankOptimizer(nn.DataParallel(torch.compile(model, backend="eager")), GeoLoRA(), 0.1)
     other = Mixed()
     new = LowRankOptimizer(other, GeoLoRA(), 0.1)
     new.load_state_dict(optimizer.state_dict())
