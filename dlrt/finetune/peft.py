@@ -306,11 +306,15 @@ class GeoloraModel(BaseTuner):
     tuner_layer_cls = GeoloraLayer
     target_module_mapping = TARGETS
 
-    def inject_adapter(self, model: nn.Module, *args, **kwargs) -> None:
-        """As in PEFT, and let torch's transformer layers call their parts."""
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
+        """As in PEFT; all layers get their adapter, or none. torch's transformer layers then call their parts."""
         places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
         self.__dict__["_shared"] = {key for key, count in places.items() if count > 1}
-        super().inject_adapter(model, *args, **kwargs)
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            _withdraw(model, adapter_name)
+            raise
         close_fast_paths(model)
 
     def _create_and_replace(self, peft_config, adapter_name, target, target_name, parent, current_key, **_):
@@ -371,6 +375,16 @@ def _layers(model: Any, adapter_name: str) -> Iterator[tuple[str, Any]]:
     for name, layer in _bare(model).named_modules():
         if isinstance(layer, GeoloraLayer) and adapter_name in layer.geolora_delta:
             yield name, layer
+
+
+def _withdraw(model: nn.Module, adapter_name: str) -> None:
+    """Take an adapter away, and the layers around those that then have none."""
+    for parent in list(model.modules()):
+        for child, layer in parent._modules.items():
+            if isinstance(layer, GeoloraLayer) and adapter_name in layer.geolora_delta:
+                del layer.geolora_delta[adapter_name], layer.r[adapter_name]
+                if not layer.geolora_delta:
+                    parent._modules[child] = layer.base_layer
 
 
 def _bare(model: Any) -> Any:
@@ -471,7 +485,8 @@ def hotswap_adapter(model: Any, folder: str | os.PathLike, adapter_name: str = "
         raise ValueError(f"{folder} differs in {', '.join(sorted(state.keys() ^ expected.keys()))}")
     for key, X in state.items():
         old = expected[key].shape
-        if ".geolora_delta." not in key and X.shape != old:
+        fits = X.shape == old if ".geolora_delta." not in key else key.endswith(".S") or X.shape[0] == old[0]
+        if not fits:
             raise ValueError(f"{folder}: {key} has shape {tuple(X.shape)}, expected {tuple(old)}")
     set_peft_model_state_dict(model, state, adapter_name)
     for layer in layers.values():

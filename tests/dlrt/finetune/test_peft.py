@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from peft import PeftConfig, PeftModel, PeftType, get_model_status, get_peft_model
+from peft.utils.hotswap import hotswap_adapter as hotswap_by_peft
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
@@ -495,6 +496,21 @@ def test_refused_settings(settings, message):
         build(**settings)
 
 
+def test_a_failure_half_way_leaves_the_model_as_it_was():
+    """A second try, as in a notebook, has no adapters of the first."""
+    network = Network()
+    types, state = [type(m) for m in network.modules()], copy.deepcopy(network.state_dict())
+    with pytest.raises(TypeError, match="norm: the map of LayerNorm is not known"):
+        get_peft_model(network, config(target_modules=["embedding", "key", "norm"]))
+    assert [type(m) for m in network.modules()] == types and all(p.requires_grad for p in network.parameters())
+    assert network.state_dict().keys() == state.keys() and not hasattr(network, "peft_config")
+    model = get_peft_model(network, config(target_modules=["key"]))
+    with pytest.raises(TypeError, match="norm: the map of LayerNorm is not known"):
+        model.add_adapter("second", config(target_modules=["embedding", "key", "norm"]))
+    assert ranks(model).keys() == {"blocks.0.key", "blocks.1.key", "key"} and list(model.peft_config) == ["default"]
+    assert type(network.embedding) is nn.Embedding
+
+
 def test_layers_that_an_adapter_would_not_change():
     attention = nn.TransformerEncoderLayer(8, 2, 16)
     with pytest.raises(ValueError, match=r"self_attn.out_proj: used by its weight alone"):
@@ -600,6 +616,8 @@ def test_hotswap(tmp_path):
             hotswap_adapter(model, tmp_path / folder)
     with pytest.raises(ValueError, match="no GeoLoRA adapter 'other'"):
         hotswap_adapter(model, tmp_path / "new", "other")
+    with pytest.raises(ValueError, match="only supports LORA"):  # PEFT's own, which knows no changing ranks
+        hotswap_by_peft(model, tmp_path / "new", "default")
     torch.testing.assert_close(model(INDEX), old, rtol=0, atol=0)
     model.merge_adapter()
     with pytest.raises(ValueError, match="is merged"):
