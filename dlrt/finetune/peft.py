@@ -86,11 +86,13 @@ class GeoloraConfig(PeftConfig):
     method : str
         ``"spectral"``: GeoLoRA with orthogonalised momentum and a budget of parameters, weighted by a Fisher
         information. ``"geolora"``: GeoLoRA with Adam and a relative tolerance. Or any other method with an integrator
-        in `dlrt.finetune.METHODS`, or the name of any integrator (with Adam), as `dlrt list` shows them.
+        in `dlrt.finetune.METHODS`, or the name of any integrator (with Adam), as `dlrt list` shows them. All start from
+        S = 0, StelLA too, whose bases therefore rest in its first step.
     tau : float
         Relative tolerance of the methods that have one.
     budget : int, optional
-        Number of parameters of all layers together, for the methods that have a budget; as many as LoRA has by default.
+        About how many parameters all layers may have together, for the methods with a budget; by default as many as
+        LoRA. (Exact is the bound of those in U and V; room for those in S is left as if ranks were not too unequal.)
     target_modules, exclude_modules, modules_to_save, task_type
         As in PEFT's `LoraConfig`. Linear, convolutional and embedding layers, transformers' ``Conv1D`` and linear
         layers with a packed weight can be targets.
@@ -219,19 +221,15 @@ class GeoloraLayer(nn.Module, BaseTunerLayer):
         """The scale of each adapter, for reading."""
         return {name: delta.scale for name, delta in self.geolora_delta.items()}
 
-    def active_deltas(self) -> dict[str, LowRankDelta]:
-        """The trained matrices of the active adapters by name."""
-        return {name: self.geolora_delta[name] for name in self.active_adapters if name in self.geolora_delta}
-
     def forward(self, x, *args, **kwargs):
         """The output of the frozen layer plus those of the trained matrices."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, *args, **kwargs)
         if not self.disable_adapters:
-            for name, delta in self.active_deltas().items():
-                if name not in self.merged_adapters:
-                    y = delta(x, y)
+            for name in self.active_adapters:
+                if name in self.geolora_delta and name not in self.merged_adapters:
+                    y = self.geolora_delta[name](x, y)
         return y
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
@@ -308,8 +306,8 @@ class GeoloraModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
         """As in PEFT; all layers get their adapter, or none. torch's transformer layers then call their parts."""
-        places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-        self.__dict__["_shared"] = {key for key, count in places.items() if count > 1}
+        places = Counter(id(child) for module in model.modules() for child in module._modules.values())
+        self._shared = {key for key, count in places.items() if count > 1}
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except BaseException:
@@ -324,7 +322,7 @@ class GeoloraModel(BaseTuner):
             map.shape(base)
             if isinstance(parent, nn.MultiheadAttention):
                 raise ValueError("used by its weight alone, not called, inside nn.MultiheadAttention: exclude it")
-            if id(target) in self.__dict__["_shared"]:
+            if id(target) in self._shared:
                 raise ValueError("the same module has another name too, under which it would have no adapter")
         except (TypeError, ValueError) as error:
             raise type(error)(f"{current_key}: {error}") from error
@@ -341,14 +339,14 @@ class GeoloraModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         """Nothing is written before all can be."""
         super()._check_merge_allowed()
-        layers = {name: m for name, m in self.model.named_modules() if isinstance(m, GeoloraLayer)}
-        weights = {}
-        for name, layer in layers.items():
-            try:
-                weights[name] = layer.plain_weight()
-            except TypeError as error:
-                raise TypeError(f"{name}: {error}") from error
-        check_untied(self.model, [([f"{name}.base_layer"], weight) for name, weight in weights.items()])
+        weights: dict[torch.Tensor, list[str]] = {}
+        for name, layer in self.model.named_modules(remove_duplicate=False):
+            if isinstance(layer, GeoloraLayer):
+                try:
+                    weights.setdefault(layer.plain_weight(), []).append(f"{name}.base_layer")
+                except TypeError as error:
+                    raise TypeError(f"{name}: {error}") from error
+        check_untied(self.model, [(names, weight) for weight, names in weights.items()])
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args, adapter_names=None, **kwargs):
@@ -422,7 +420,8 @@ def integrator_of(model: Any, steps: int | None = None) -> Integrator:
     Raises
     ------
     ValueError
-        There is no active adapter that is trained, or several ask for other methods; steps are missing.
+        There is no active adapter that is trained, or several ask for different methods; steps are missing; the budget
+        is too small for one direction of each layer.
     """
     names = _active(model)
     configs = [model.peft_config[name] for name in names]
@@ -439,6 +438,8 @@ def integrator_of(model: Any, steps: int | None = None) -> Integrator:
     for (layer, name), size in zip(layers, sizes, strict=True):
         own[name] += layer.r[name] * size
     total = sum(own[name] if config.budget is None else config.budget for name, config in zip(names, configs))
+    if total < sum(sizes):
+        raise ValueError(f"budget {total} is too small for one direction of each layer: {sum(sizes)} parameters")
     columns = total * len(sizes) // sum(sizes)
     plan = Plan(first.r, first.tau, columns, len(sizes), steps or 0, sum(sizes))
     return CHOICES[first.method].planned(plan)
@@ -463,7 +464,7 @@ def make_optimizer(model: Any, lr: float, *, steps: int | None = None, **options
 def hotswap_adapter(model: Any, folder: str | os.PathLike, adapter_name: str = "default") -> None:
     """Put a saved adapter of any ranks in the place of one with the same layers; the parameters stay the same objects.
 
-    An optimiser with memory of the old adapter refuses to go on.
+    Make a new optimiser after it: the memory of one belongs to the old adapter.
 
     Raises
     ------
@@ -480,7 +481,8 @@ def hotswap_adapter(model: Any, folder: str | os.PathLike, adapter_name: str = "
     if not isinstance(config, GeoloraConfig):
         raise ValueError(f"{folder} holds an adapter of type {config.peft_type.value}, expected GEOLORA")
     state = load_peft_weights(str(folder), device="cpu")
-    expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    embeddings = any(key.endswith(".base_layer.weight") for key in state)  # which PEFT saves where they are targets
+    expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=embeddings)
     if state.keys() != expected.keys():
         raise ValueError(f"{folder} differs in {', '.join(sorted(state.keys() ^ expected.keys()))}")
     for key, X in state.items():

@@ -521,6 +521,19 @@ def test_layers_that_an_adapter_would_not_change():
         get_peft_model(twice, config(target_modules=["0"]))
 
 
+def test_a_block_under_two_names():
+    """Its layers are replaced in both places, and merged in both."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    model, x = nn.Sequential(block, block), torch.randn(3, 4)
+    model = shake(get_peft_model(model, config(target_modules=r"0\.0")), 1)
+    expected = model(x)
+    assert ranks(model) == {"0.0": 2}
+    merged = model.merge_and_unload()
+    assert merged[0] is merged[1] and type(merged[1][0]) is nn.Linear
+    torch.testing.assert_close(merged(x), expected)
+
+
 class Packed(nn.Module):
     """A linear layer with a weight in 4 bits that tells its sizes, as those of bitsandbytes do."""
 
@@ -577,6 +590,8 @@ def test_batches_of_several_adapters_are_refused():
 def test_what_cannot_be_trained():
     with pytest.raises(ValueError, match="must have active GeoLoRA adapters"):
         integrator_of(Network())
+    with pytest.raises(ValueError, match="budget 71 is too small for one direction of each layer: 72 parameters"):
+        integrator_of(build(target_modules=["key"], budget=71))
     with pytest.raises(ValueError, match="give steps"):
         integrator_of(build(method="adalora"))
     model = build()
