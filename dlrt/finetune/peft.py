@@ -278,6 +278,13 @@ class GeoloraLayer(nn.Module, BaseTunerLayer):
             )
         return weight
 
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Refused for what is part of the frozen weight, from which other numbers would then be taken out."""
+        for name in self.merged_adapters:
+            if any(key.startswith(f"{prefix}geolora_delta.{name}.") for key in state_dict):
+                raise RuntimeError(f"{prefix}: adapter {name!r} is merged: unmerge it before loading")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether PEFT's own `convert_to_lora` is right for it: for linear layers."""
         return issubclass(map_of(self.get_base_layer()), LinearMap)

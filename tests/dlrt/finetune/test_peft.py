@@ -251,6 +251,19 @@ def test_adapters_that_are_merged_are_taken_out_first():
         model.unmerge_adapter()
 
 
+def test_merged_adapters_are_not_loaded():
+    """Other numbers would be taken out of the weight than were added to it."""
+    model, state = shake(build()), build().state_dict()
+    expected = model(INDEX)
+    model.merge_adapter()
+    with pytest.raises(RuntimeError, match=r"embedding.: adapter 'default' is merged: unmerge it before loading"):
+        model.load_state_dict(state)
+    model.unmerge_adapter()
+    torch.testing.assert_close(model(INDEX), expected)
+    with pytest.raises(TypeError, match=r"embedding.*: .* a layer that it does not own: merge that one"):
+        dlrt.nn.merge(model)
+
+
 def test_a_broken_adapter_is_not_merged():
     model = shake(build(target_modules=["key"]))
     layer = low_rank_layers(model)["key"]
