@@ -351,7 +351,7 @@ def test_rank_and_scale():
 
 
 def test_dropout_acts_in_training_alone():
-    model = shake(build(lora_dropout=0.5, target_modules=["key"]))
+    model = shake(get_peft_model(Network().eval(), config(lora_dropout=0.5, target_modules=["key"])))
     assert torch.equal(model(INDEX), model(INDEX))
     model.train()
     assert not torch.equal(model(INDEX), model(INDEX))
