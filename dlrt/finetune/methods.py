@@ -58,13 +58,12 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        """Parameters of U and V, so that with those of S there are no more than LoRA has at the budget's mean rank.
+        """Parameters of U and V, so that with those of S there are no more than LoRA has with this many columns.
 
         S has rank^2 in each layer where all ranks are alike, and more where they are not: three times as many are left
-        for it.
+        for it. One direction of each layer is there in any case.
         """
-        rank = self.total / self.layers
-        return int(rank * self.direction - 3 * self.layers * rank**2)
+        return max(self.direction, (self.total * self.direction - 3 * self.total**2) // self.layers)
 
     @property
     def start(self) -> int:

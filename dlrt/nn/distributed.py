@@ -84,7 +84,7 @@ def prepare_distributed(model: nn.Module, process_group: Any = None) -> None:
     if not layers:
         raise ValueError("model has no low-rank layer: torch's DistributedDataParallel is enough")
     for name, layer in layers.items():
-        for parameter in layer.factors:
+        for parameter in filter(lambda p: p.requires_grad, layer.factors):
             if parameter.is_averaged:
                 raise RuntimeError(f"distributed was called twice with the layer {name}")
             parameter.is_averaged = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from torch import nn
 from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, Tolerance, count_evaluations
 from integrators.checks import check_instance, check_integer, check_number, check_positive
 from integrators.linalg import read
-from integrators.together import Together, finish, separate
+from integrators.together import Apart, Together, finish, separate
 
 from .average import aligned
 from .factors import Factor, assign
@@ -168,7 +168,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if align and truncate_after:
             raise ValueError(f"align needs a truncation at once, got truncate_after={truncate_after}")
         self.align = align
-        self.layers = {_plain(name): layer for name, layer in low_rank_layers(model).items()}
+        self.layers = low_rank_layers(model)
         trained = {name: layer for name, layer in self.layers.items() if _is_trained(layer)}
         if not trained:
             raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
@@ -337,7 +337,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if active:
             try:
                 if self._position == 0:
-                    self._basis_step(active, options, closure)
+                    self._basis_steps(active, options, closure)
                 else:
                     self._coefficient_step(active, options)
             except FloatingPointError as error:
@@ -407,8 +407,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         return State(layer.Y, _like(entry["memory"], layer.S))
 
-    def _batches(self, states: Mapping[str, State], options) -> list[Together]:
-        """The layers in stacks; the momentum of a parameter group may have been scheduled."""
+    def _batches(self, states: Mapping[str, State], options, apart: Collection[str]) -> list[Together]:
+        """The layers in stacks, some alone; the momentum of a parameter group may have been scheduled."""
         momenta: dict[tuple, dict[str, State]] = {}
         for group in self._own_groups:
             key = tuple((name, group[name]) for name in _cycled(self.integrator.optimizer))
@@ -418,11 +418,32 @@ class LowRankOptimizer(torch.optim.Optimizer):
             integrator = self.integrator
             if dict(key) != _cycled(integrator.optimizer):
                 integrator = replace(integrator, optimizer=_with_momentum(integrator.optimizer, dict(key)))
-            found += batches(integrator, members, options)
+            found += batches(integrator, members, options, apart)
         return found
 
-    def _basis_step(self, active, options, closure) -> None:
-        """Run the generators of all layers side by side, one backward pass for each round of requests."""
+    def _basis_steps(self, active, options, closure) -> None:
+        """A step of all layers; it begins anew, from the first backward pass, where some cannot stay in a stack."""
+        apart: frozenset[str] = frozenset()
+        while True:
+            try:
+                return self._basis_step(active, options, closure, apart)
+            except Apart as error:
+                if error.names <= apart:
+                    raise
+                apart |= error.names
+            others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
+            kept = [p.grad for p in others]
+            for p in others:
+                p.grad = None
+            closure()
+            for p, gradient in zip(others, kept, strict=True):
+                p.grad = gradient
+
+    def _basis_step(self, active, options, closure, apart: frozenset[str] = frozenset()) -> None:
+        """Run the generators of all layers side by side, one backward pass for each round of requests.
+
+        Raises Apart, with nothing changed, for layers that must be `apart` from any stack.
+        """
         for name in active:
             for factor in self.integrator.factors:
                 if not getattr(self.layers[name], factor).requires_grad:
@@ -430,7 +451,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         states = {name: self._state(name) for name in active}
         others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
         kept: list | None = None
-        groups = self._batches(states, options)
+        groups = self._batches(states, options, apart)
         try:
             while pending := [group for group in groups if group.request is not None]:
                 if pending[0].fields:
@@ -624,7 +645,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         found = {}
         for group, saved in zip(self._own_groups, own, strict=True):
-            names = [_plain(name) for name in saved["layers"]]
+            names = saved["layers"]
             if names != group["layers"]:
                 raise ValueError(
                     f"the state belongs to the layers {', '.join(names)}, expected {', '.join(group['layers'])}"
@@ -701,11 +722,6 @@ def _check_rate(name: str, lr: Any) -> float:
 def _own(value: Any) -> Any:
     """Tensors copied: a scheduler fills the learning rate of each group."""
     return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _plain(name: str) -> str:
-    """The name of a layer without those of wrappers around it."""
-    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
 
 
 def _is_trained(layer: LowRankLayer) -> bool:

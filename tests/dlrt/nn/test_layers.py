@@ -119,6 +119,15 @@ def test_loading_by_assignment_keeps_the_factors():
     assert layer.U.dtype == torch.float32 and isinstance(layer.U, Factor)
 
 
+def test_factors_set_by_a_loader_stay_factors():
+    """Transformers sets parameters by name: an ordinary optimiser must go on refusing them."""
+    layer = LowRankLinear(4, 3, rank=2)
+    layer.U = nn.Parameter(layer.U.data.clone(), requires_grad=False)
+    assert type(layer.U) is Factor and not layer.U.requires_grad and layer._parameters["U"] is layer.U
+    layer.bias = nn.Parameter(layer.bias.data)
+    assert type(layer.bias) is nn.Parameter
+
+
 def test_complex_numbers_are_refused():
     with pytest.raises(TypeError, match="low-rank layers are real, got torch"):
         LowRankLinear(4, 3, rank=2, dtype=torch.complex64)
