@@ -58,10 +58,18 @@ def navigation(written: Path) -> list[dict]:
         for place in places:
             inside = [page for page in known if page == place or page.startswith(place + "/")]
             inside.sort(key=lambda page: (not page.endswith("/index.md"), page))
-            listed += api.by_package(inside) if place == "reference" else inside
+            if place.endswith("/README.md"):  # the index of its folder, which is not that of the section
+                listed.append({title_of(place): inside})
+            else:
+                listed += api.by_package(inside) if place == "reference" else inside
         if listed:
             found.append({title: listed if len(listed) > 1 else listed[0]})
     return found
+
+
+def title_of(text: str) -> str:
+    """The first heading of a text of the project."""
+    return read(text).partition("\n")[0].lstrip("# ")
 
 
 def _made() -> list[str]:
