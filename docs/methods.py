@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from dlrt.plots import class_name
 from dlrt.registry import ORIGINS
 from dlrt.theorems import THEOREMS
-from dlrt.theorems.matrix import integrators_text
+from dlrt.theorems.matrix import BEGIN, END, integrators_text
 from docs import gallery, pictures
 from docs.text import Pages, read, table, tables
 from integrators import INTEGRATORS, Integrator, citation
@@ -101,13 +102,23 @@ def example(method: Integrator) -> str:
 
 def promises(methods: dict[str, Integrator]) -> str:
     """For each theorem what theory says of the methods, and what the certificates found (from the README)."""
-    (matrix,) = (rows for rows in tables(read("README.md")) if rows[0][1:] == list(THEOREMS))
-    found = {row[0]: dict(zip(matrix[0], row)) for row in matrix[1:]}
     rows = []
     for name, theorem in THEOREMS.items():
         why = dict.fromkeys(theorem.promises(method)[1] for method in methods.values())
-        rows.append([f"[{name}](../theorems/{name}.md)", *(found[m][name] for m in methods), "; ".join(why)])
+        rows.append([f"[{name}](../theorems/{name}.md)", *(verdict(m, name) for m in methods), "; ".join(why)])
     return table(["theorem", *methods, "what is known"], rows) + "\n" + LEGEND
+
+
+@functools.cache
+def verdicts() -> dict[str, dict[str, str]]:
+    """The matrix of methods and theorems in the README."""
+    (matrix,) = tables(read("README.md").partition(BEGIN)[2].partition(END)[0])
+    return {row[0]: dict(zip(matrix[0], row)) for row in matrix[1:]}
+
+
+def verdict(method: str, theorem: str) -> str:
+    """What the certificates found for a method; those of a new one may not have been run."""
+    return verdicts().get(method, {}).get(theorem, "not run")
 
 
 def measurements(class_name_: str) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dlrt.theorems import THEOREMS, Certificate, Theorem
-from docs.methods import LEGEND, address, by_class
-from docs.text import Pages, read, table, tables
+from docs.methods import LEGEND, address, by_class, verdict
+from docs.text import Pages, table
 from integrators import INTEGRATORS, citation
 
 
@@ -17,9 +17,12 @@ def pages() -> Pages:
 def index() -> str:
     """All theorems in one table, and the matrix of methods and theorems."""
     rows = [[f"[{name}]({name}.md)", f"`{theorem.statement}`", theorem.source] for name, theorem in THEOREMS.items()]
-    (matrix,) = (rows for rows in tables(read("README.md")) if rows[0][1:] == list(THEOREMS))
     header = ["", *(f"[{name}]({name}.md)" for name in THEOREMS)]
-    linked = [[f"[{row[0]}](../{address(INTEGRATORS[row[0]])})", *row[1:]] for row in matrix[1:]]
+    linked = [
+        [f"[{name}](../{address(method)})", *(verdict(name, theorem) for theorem in THEOREMS)]
+        for group in by_class().values()
+        for name, method in group.items()
+    ]
     return "\n\n".join(
         [
             "# Theorems",
@@ -82,11 +85,8 @@ def certificate_text(found: Certificate) -> str:
 
 def methods(name: str, theorem: Theorem) -> str:
     """For each method what theory says, and what the certificates found."""
-    (matrix,) = (rows for rows in tables(read("README.md")) if rows[0][1:] == list(THEOREMS))
-    column = matrix[0].index(name)
-    found = {row[0]: row[column] for row in matrix[1:]}
     rows = [
-        [f"[{known}](../{address(method)})", found[known], theorem.promises(method)[1]]
+        [f"[{known}](../{address(method)})", verdict(known, name), theorem.promises(method)[1]]
         for group in by_class().values()
         for known, method in group.items()
     ]
