@@ -43,7 +43,7 @@ class LowRankTraining:
     _clip_grad_norm: Any
 
     def __init__(self, *args: Any, integrator: Integrator | None = None, **kwargs: Any):
-        self.integrator = integrator
+        self.integrator: Any = integrator
         self._low_rank: LowRankOptimizer | None = None
         self._batch: list[tuple] = []
         super().__init__(*args, **kwargs)
