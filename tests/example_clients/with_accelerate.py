@@ -6,7 +6,7 @@ The method needs two backward passes per step, hence the closure; GeoLoRA takes 
 import sys
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration
 from torch import nn
 
 from dlrt.nn import LowRankOptimizer, adapt, prepare_distributed, ranks, save_low_rank
@@ -25,7 +25,7 @@ def examples():
 
 
 def main(file):
-    accelerator = Accelerator(cpu=True, split_batches=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
     model = network()
     adapt(model, "2", rank=4, trainable="4")
     if accelerator.num_processes > 1:

@@ -67,8 +67,8 @@ def fit(folder, integrator, *, trainable="4", batch=32, checkpoint=None, **optio
 
 def main(folder, *trainable):
     trainer = fit(
-        folder, AugmentedBUG(truncation=Tolerance(relative=0.1)), trainable=trainable, batch=16, devices=2,
-        strategy="ddp" if trainable else AdaptersAlone(),
+        folder, AugmentedBUG(truncation=Tolerance(relative=0.1)), trainable=trainable, batch=64, max_epochs=24,
+        devices=2, strategy="ddp" if trainable else AdaptersAlone(),
     )  # fmt: skip
     trainer.save_checkpoint(f"{folder}/two processes.ckpt")
 
