@@ -17,7 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from integrators import Integrator
 from integrators.checks import check_instance
 
-from ..nn import Adapter, Factor, LowRankOptimizer, low_rank_layers, prepare_distributed, save_lora
+from ..nn import Adapter, Factor, LowRankDelta, LowRankOptimizer, low_rank_layers, prepare_distributed, save_lora
 
 __all__ = ["LowRankTrainer", "LowRankTraining"]
 
@@ -76,7 +76,7 @@ class LowRankTraining:
 
     def _prepare(self, model) -> None:
         """Let the processes average the gradients of the factors, before anybody wraps the model."""
-        if not all(p.is_averaged for layer in low_rank_layers(model).values() for p in layer.factors):
+        if not any(p.is_averaged for layer in low_rank_layers(model).values() for p in layer.factors):
             prepare_distributed(model)
         if all(isinstance(p, Factor) for p in model.parameters() if p.requires_grad):
             self.accelerator.prepare_model(model, evaluation_mode=True)  # DistributedDataParallel refuses such a model
@@ -178,7 +178,7 @@ class LowRankTraining:
         inside = {
             id(X)
             for layer in low_rank_layers(self.model).values()
-            if isinstance(layer, Adapter)
+            if isinstance(layer, LowRankDelta)
             for X in layer.settings.buffers()
         }
         parameters = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad or isinstance(p, Factor)]

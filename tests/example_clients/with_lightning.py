@@ -2,8 +2,8 @@
 
 The adapters are those of the layer in the middle, with the last layer trained beside them, or alone without the 4.
 
-Lightning gives each step a closure, so that every method works; but it accumulates no batches for one that needs several
-backward passes, which the optimiser refuses.
+Lightning gives each step a closure, so that every method works; only accumulating batches for one that needs several
+backward passes does not, and is refused.
 """
 
 import sys

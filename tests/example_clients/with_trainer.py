@@ -10,17 +10,16 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 
 from dlrt.finetune.trainer import LowRankTrainer
 from dlrt.nn import adapt
-from integrators import Adam, GeoLoRA, Tolerance
+from integrators import Adam, GeoLoRA
 
 
 def network():
     torch.manual_seed(0)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            max_position_embeddings=16,
-        )  # fmt: skip
-    )
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    return BertForSequenceClassification(config)
 
 
 def texts():

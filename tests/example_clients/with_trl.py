@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from dlrt.finetune.trainer import LowRankTraining
 from dlrt.nn import adapt
-from integrators import Adam, GeoLoRA, Tolerance
+from integrators import Adam, GeoLoRA
 
 WORDS = ["<pad>", "<end>", "the", "cat", "dog", "sees", "hears", "a", "mouse", "bird", "."]
 
@@ -33,7 +33,7 @@ def network():
     return GPT2LMHeadModel(config)
 
 
-def main(folder, integrator=GeoLoRA(optimizer=Adam(), truncation=Tolerance(relative=0.1, spare=1)), **changes):
+def main(folder, integrator, **changes):
     texts = [f"the {x} {y} a {z} ." for x in ("cat", "dog") for y in ("sees", "hears") for z in ("mouse", "bird")]
     model = network()
     adapt(model, ["c_attn", "c_fc"], rank=4)
@@ -52,4 +52,4 @@ def main(folder, integrator=GeoLoRA(optimizer=Adam(), truncation=Tolerance(relat
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], GeoLoRA(optimizer=Adam()))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
@@ -113,6 +113,22 @@ def test_steps_are_those_of_a_plain_loop(integrator, parts, tmp_path):
         W = low_rank_layers(trainer.model)[name].dense()
         assert (W - layer.dense()).norm() <= 1e-9 * W.norm()
     torch.testing.assert_close(trainer.model.transformer.ln_f.state_dict(), model.transformer.ln_f.state_dict())
+
+
+def test_checkpointing_changes_nothing(tmp_path):
+    expected, found = (trained(tmp_path, gpt2(), GEOLORA, activation_checkpointing=on) for on in (False, True))
+    assert_equal(dict(found.model.state_dict()), dict(expected.model.state_dict()))
+
+
+def test_data_parallel(tmp_path, monkeypatch):
+    """Without GPUs there are no copies, and the loss is taken twice, which Adam does not see (but for its epsilon)."""
+    expected = low_rank_layers(trained(tmp_path, gpt2(), GEOLORA, max_grad_norm=0.0).model)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda args: 2))
+    found = trained(tmp_path, gpt2(), GEOLORA, per_device_train_batch_size=4, max_grad_norm=0.0)
+    assert isinstance(found.model_wrapped, nn.DataParallel)
+    for name, layer in low_rank_layers(found.model).items():
+        W = expected[name].dense()
+        assert (layer.dense() - W).norm() <= 1e-4 * W.norm()
 
 
 def test_an_optimizer_of_ones_own(tmp_path):
@@ -222,6 +238,27 @@ class Normalised(nn.Module):
     def forward(self, input_ids, labels):
         y = self.last(self.norm(self.first(input_ids[:, None].float() / 40)).flatten(1))
         return {"loss": nn.functional.cross_entropy(y, labels[:, 0] % 2), "logits": y}
+
+
+def test_adapters_of_peft(tmp_path):
+    """Training goes on bit for bit; what is saved is what PEFT saves."""
+    peft = pytest.importorskip("dlrt.finetune.peft")
+
+    def make():
+        torch.manual_seed(0)
+        config = peft.GeoloraConfig(r=2, target_modules=["c_attn", "c_fc"], modules_to_save=["ln_f"])
+        return get_peft_model(GPT2LMHeadModel(gpt2().config).double(), config)
+
+    model = make()
+    first = trained(tmp_path, model, GEOLORA, save_strategy="steps", save_steps=2)
+    second = trained(tmp_path, make(), GEOLORA, resume=str(tmp_path / "checkpoint-2"))
+    assert_equal(dict(second.model.state_dict()), dict(model.state_dict()))
+    first.save_model(str(tmp_path / "adapter"))
+    torch.manual_seed(0)
+    served = PeftModel.from_pretrained(GPT2LMHeadModel(gpt2().config).double(), tmp_path / "adapter")
+    assert ranks(served) == ranks(model)
+    x = TEXTS[0]["input_ids"][None]
+    torch.testing.assert_close(served.eval()(x).logits, model.eval()(x).logits)
 
 
 @pytest.mark.parametrize("kind", ["train", "adapter"])
