@@ -145,6 +145,34 @@ def test_lightning_in_two_processes(trainable, tmp_path):
 # -- accelerate --------------------------------------------------------------------------------------------------------
 
 
+def test_accelerate_goes_on(tmp_path):
+    """From what ``save_state`` has written, at other ranks: bit for bit."""
+    accelerate, with_accelerate = pytest.importorskip("accelerate"), example("with_accelerate")
+    x, y = with_accelerate.examples().tensors
+
+    def train(first, last):
+        accelerator = accelerate.Accelerator(cpu=True)
+        model = with_accelerate.network()
+        with_accelerate.adapt(model, "2", rank=4, trainable="4")
+        optimizer = LowRankOptimizer(model, GEOLORA, lr=0.05)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 6)
+        model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+        if first:
+            accelerator.load_state(tmp_path / "state")
+        for step in range(first, last):
+            optimizer.zero_grad()
+            accelerator.backward(nn.functional.cross_entropy(model(x), y))
+            optimizer.step()
+            schedule.step()
+            if step == 2 and first == 0:
+                accelerator.save_state(tmp_path / "state")
+                assert ranks(model) != {"2": 4}
+        return model.state_dict()
+
+    whole, again = train(0, 6), train(3, 6)
+    assert all(torch.equal(again[name], X) for name, X in whole.items())
+
+
 @pytest.mark.slow
 def test_accelerate(tmp_path):
     """By `accelerate launch`, in one process and in two."""

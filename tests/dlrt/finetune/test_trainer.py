@@ -131,6 +131,15 @@ def test_data_parallel(tmp_path, monkeypatch):
         assert (layer.dense() - W).norm() <= 1e-4 * W.norm()
 
 
+def test_a_search_over_hyper_parameters_makes_models_anew(tmp_path):
+    args = TrainingArguments(str(tmp_path), **SILENT, max_steps=2, learning_rate=0.05, save_strategy="no")
+    trainer = LowRankTrainer(model_init=lambda: gpt2(), args=args, train_dataset=TEXTS, integrator=BUG)
+    trainer.train()
+    first = dict(trainer.model.state_dict())
+    trainer.train()
+    assert_equal(dict(trainer.model.state_dict()), first)
+
+
 def test_an_optimizer_of_ones_own(tmp_path):
     model = gpt2()
     optimizer = LowRankOptimizer(model, GEOLORA, 0.1, coefficient_steps=1, rest=None)
@@ -327,18 +336,20 @@ def process(folder):
     index, number = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     found = {}
     for case, (integrator, trainable, parts) in CASES.items():
-        trainer = trained(
-            folder, gpt2(seed=index, trainable=trainable), integrator, gradient_accumulation_steps=parts,
-            per_device_train_batch_size=8 // number // parts, max_grad_norm=0.02, ddp_find_unused_parameters=False,
-        )  # fmt: skip
+        options = {"gradient_accumulation_steps": parts, "per_device_train_batch_size": 8 // number // parts}
+        options |= {"max_grad_norm": 0.02, "ddp_find_unused_parameters": False, "save_strategy": "steps"}
+        runs, model, again = f"{folder}/{number}/{case}", *(gpt2(seed=index, trainable=trainable) for _ in range(2))
+        trainer = trained(runs, model, integrator, save_steps=2, **options)
+        trained(runs, again, integrator, save_steps=9, resume=f"{runs}/checkpoint-2", **options)
+        assert_equal(dict(again.state_dict()), dict(model.state_dict()))
         numbers = [logged(trainer, name) for name in ("loss", "grad_norm", "mean_rank")]
-        found[case] = *numbers, dict(trainer.model.state_dict()), type(trainer.model_wrapped).__name__
+        found[case] = *numbers, dict(model.state_dict()), type(trainer.model_wrapped).__name__
     torch.save(found, f"{folder}/{index} of {number}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    """Started by torchrun from different models, each with half of the batch."""
+    """Started by torchrun from different models, each with half of the batch; they go on from a checkpoint, too."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     subprocess.run([*command, str(tmp_path)], env=environment, check=True, capture_output=True)
