@@ -139,13 +139,13 @@ class LowRankTraining:
     def log(self, logs, *args, **kwargs):
         """Beside the loss: ranks, what truncation cut off in the last step, and the number of trained parameters."""
         if "loss" in logs and self._low_rank is not None:
-            layers, factors = self._low_rank.layers.values(), self._low_rank.integrator.factors
+            layers = [x for x in self._low_rank.layers.values() if any(p.requires_grad for p in x.factors)]
             ranks = [layer.rank for layer in layers]
             trained = [p for p in self.model.parameters() if p.requires_grad and not isinstance(p, Factor)]
-            trained += [getattr(layer, factor) for layer in layers for factor in factors]
+            trained += [getattr(layer, factor) for layer in layers for factor in self._low_rank.integrator.factors]
             logs |= {
-                "mean_rank": sum(ranks) / len(ranks),
-                "max_rank": max(ranks),
+                "mean_rank": sum(ranks) / max(len(ranks), 1),
+                "max_rank": max(ranks, default=0),
                 "truncation_error": math.hypot(*self._low_rank.truncation_errors.values()),
                 "trained_parameters": sum(map(torch.numel, trained)),
             }
