@@ -73,7 +73,7 @@ def compare(
         running(
             help="Instead of step sizes: relative tolerance for the error of a step, which then chooses its size; give "
             "it several times to compare several. For differential equations and methods with an order. "
-            "(--work-precision: beside step sizes; 0.1 to 1e-4.)"
+            "(--work-precision: beside step sizes; 0.1 to 1e-3.)"
         ),
     ] = None,
     atol: options.Atol = None,

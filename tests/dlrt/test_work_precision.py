@@ -8,11 +8,13 @@ import pytest
 
 import problems
 from dlrt import sweep, work_precision
+from dlrt.accuracy import Solution
+from dlrt.cli.options import methods_of, usual_substep
 from dlrt.registry import build_problem
 from integrators import INTEGRATORS, LoRA
 from problems import from_function
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "how-to-choose"
+REFERENCE = Path(__file__).parents[2] / "docs" / "work-precision"
 METHODS = {name: INTEGRATORS[name] for name in ("bug", "midpoint-bug", "midpoint-bug-3r", "rand-rk4")}
 
 
@@ -35,7 +37,7 @@ def equation():
             run("a", "step size", 0.1, 10, 1.0, 0.05),
             run("a", "step size", 0.01, 100, 10.0, 0.005),
             run("b", "step size", 0.1, 20, 9.0, 0.005),
-            run("b", "rtol", 0.01, 60, 5.0, 0.004),
+            run("b", "rtol", 0.01, 60, None, 0.004),
             run("b", "step size", 0.2, 5, 0.1, None, status="diverged at step 3"),
         ],
     }
@@ -86,6 +88,9 @@ def test_the_summary_says_what_was_run(found):
         state = method.step(problem.field, k / 20, state, 0.05).state
     exact = problem.reference(1.0)
     assert bug["error"] == pytest.approx(np.linalg.norm(state.Y.full() - exact) / np.linalg.norm(exact), rel=1e-9)
+    assert all(
+        (r["time"] is None) == (r["kind"] == "rtol") and (r["time"] is None or r["time"] > 0) for r in runs.values()
+    )
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -108,8 +113,8 @@ def test_cheapest(equation):
 
     assert names(0.1, "evaluations") == [("a", 0.1), ("b", 0.1)]
     assert names(0.01, "evaluations") == [("b", 0.1), ("a", 0.01)]
-    assert names(0.01, "time") == [("b", 0.01), ("a", 0.01)]
-    assert names(0.01, "time", kind="step size") == [("b", 0.1), ("a", 0.01)]
+    assert names(0.01, "time") == [("b", 0.1), ("a", 0.01)]
+    assert names(0.01, "evaluations", kind="rtol") == [("b", 0.01)]
     assert names(0.004, "evaluations", kind="step size") == []
     assert names(0.1, "evaluations", method="b") == [("b", 0.1)]
 
@@ -124,9 +129,7 @@ def test_choice(equation):
 def test_page(equation):
     page = work_precision.page({"command": "dlrt compare made-up", "equations": [equation]})
     assert "Written by `dlrt compare made-up`" in page and "![Error against work on made-up](made-up.png)" in page
-    assert (
-        "| a | 1 | **100**, – |" not in page and "| a | 1 | 100, – |" in page and "| b | 2 | **20**, **60** |" in page
-    )
+    assert "| a | 1 | 100, – | 5 × |" in page and "| b | 2 | **20**, **60** | 1 × |" in page
     assert "4 × 3, to t = 1, rank 2, whose best approximation has the error 1.0e-05." in page
     assert max(map(len, page.split("\n| ")[0].splitlines())) <= 120
 
@@ -138,7 +141,11 @@ def test_picture(found):
     panels = np.array(figure.axes).reshape(-1, 3)
     labels = [[text.get_text() for text in row[-1].get_legend().get_texts()] for row in panels]
     assert labels == [["bug"], ["midpoint-bug", "midpoint-bug-3r"], ["rand-rk4"]]
-    assert [axes.get_xlabel() for axes in panels[-1]] == ["field evaluations", "time [s]", "field evaluations"]
+    assert [axes.get_xlabel() for axes in panels[-1]] == [
+        "field evaluations",
+        "processor time [s]",
+        "field evaluations",
+    ]
     assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in panels.flat)
     [bug] = [line for line in panels[0, 0].lines if line.get_label() == "bug"]
     errors = [r["error"] for r in found["runs"] if r["method"] == "bug" and r["kind"] == "step size"]
@@ -152,3 +159,34 @@ def test_picture(found):
     assert np.diff(np.log(y))[0] / np.diff(np.log(x))[0] == pytest.approx(-2.0)
     looks = {(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in panels[1, 0].lines[1:3]}
     assert len(looks) == 2
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return json.loads((REFERENCE / "work-precision.json").read_text(encoding="utf-8"))
+
+
+def test_the_committed_page_follows_from_the_committed_numbers(reference):
+    assert (REFERENCE / "how-to-choose.md").read_text(encoding="utf-8") == work_precision.page(reference)
+    for equation in reference["equations"]:
+        assert (REFERENCE / f"{equation['problem']}.png").read_bytes().startswith(b"\x89PNG")
+        assert equation["methods"].keys() <= INTEGRATORS.keys()
+
+
+@pytest.mark.parametrize("name", ["rotating", "schroedinger", "lyapunov", "allen-cahn", "landau-damping"])
+def test_committed_runs_again(reference, name):
+    """Two runs of each equation, errors to 1 % (far above rounding) and the same number of evaluations."""
+    [equation] = [equation for equation in reference["equations"] if equation["problem"] == name]
+    problem, rank = build_problem(name), equation["rank"]
+    assert work_precision.sufficient_rank(problem) == rank
+    usual = {"tau": 1e-8, "substep": usual_substep(problem, [problem.t_end / 10])}
+    options = dict.fromkeys(("tau", "spare", "substep", "optimizer"))
+    methods = methods_of("bug,projected-runge-kutta-2", usual, max_rank=rank, **options)
+    for case in work_precision.cases(problem, methods, step_sizes=[problem.t_end / 40], rtol=[1e-1], rank=rank):
+        [kept] = [r for r in equation["runs"] if (r["method"], r["kind"], r["value"]) == (case.label, *case.setting)]
+        assert equation["methods"][case.label]["settings"] == repr(case.integrator)
+        run = case.solve()
+        assert run.evaluations[-1] == kept["evaluations"] and run.steps[-1] == kept["steps"]
+        if kept["error"] is not None:
+            solution = Solution.at(problem, problem.t_end)
+            assert solution.relative(run.errors[-1]) == pytest.approx(kept["error"], rel=1e-2)
