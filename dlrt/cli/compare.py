@@ -24,8 +24,6 @@ FOR_LOSSES = "lora,svd-lora,adalora,geolora"
 FOR_EQUATIONS = "projector-splitting,projector-splitting-strang,bug,augmented-bug,parallel-bug"
 FOR_STIFF = "bug,augmented-bug,parallel-bug"
 """The equations' methods without backward S-steps, which no step size saves on a stiff dissipative field."""
-MOST = 10**9
-"""Steps to the time horizon that are taken for a mistake: days of work."""
 SMALL = 16
 """Rows and columns with --quick."""
 
@@ -255,9 +253,7 @@ def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=Non
         h = check_positive("step size", h)
         n = steps
         if n is None:
-            n = 300 if is_loss else max(1, round(min(problem.t_end / h, MOST)))
-            if n == MOST:
-                raise ValueError(f"step size {h:g} would take {MOST} steps or more to t = {problem.t_end:g}")
+            n = 300 if is_loss else options.steps_to_end(problem, h)
             h = h if is_loss else problem.t_end / n
         found += [
             Case(

@@ -15,6 +15,8 @@ from integrators.checks import check_integer
 from .terminal import option
 
 LEAST = {"rank": 1, "steps": 1, "seeds": 1, "spare": 0, "size": 2, "true_rank": 1, "batch_size": 1}
+MOST = 10**9
+"""Steps to the time horizon that are taken for a mistake: days of work."""
 OF_PROBLEMS = ("size", "true_rank", "batch_size", "target", "dtype")
 running, of_methods, of_problem = (
     functools.partial(typer.Option, rich_help_panel=panel)
@@ -159,3 +161,11 @@ def knows_flows(problem):
 def usual_rank(problem):
     """8, but at most half of the rows or columns."""
     return min(8, max(1, min(problem.shape) // 2))
+
+
+def steps_to_end(problem, h):
+    """Number of steps of about this size to the time horizon, at least 1; ValueError for days of work."""
+    n = max(1, round(min(problem.t_end / h, MOST)))
+    if n == MOST:
+        raise ValueError(f"step size {h:g} would take {MOST} steps or more to t = {problem.t_end:g}")
+    return n

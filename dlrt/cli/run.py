@@ -14,7 +14,16 @@ from ..accuracy import Solution
 from ..runs import check_folder
 from ..solve import solve
 from . import options
-from .options import check_least, check_substep, methods_of, problem_of, running, usual_rank, usual_substep
+from .options import (
+    check_least,
+    check_substep,
+    methods_of,
+    problem_of,
+    running,
+    steps_to_end,
+    usual_rank,
+    usual_substep,
+)
 from .terminal import bar, option, say, say_origins
 
 
@@ -79,9 +88,12 @@ def run(
 
         times = np.linspace(0.0, t_end, pictures.FRAMES + 1) if movie else None
         done = solve(integrator, built, rank=rank, t_eval=times, callback=progress, **stepping)
+    if done.failed:
+        raise ValueError(done.status)
+    done.save(out / "trajectory.npz")
+    done.checked()  # Ctrl-C ends the command, with what there is saved
     say(f"{problem}, {method}: {_told(done, built)}")
     say_origins(problem=[problem], integrator=[method])
-    done.save(out / "trajectory.npz")
     save_figure(pictures.singular_values_figure(done, f"{problem}, {method}"), out / "singular-values")
     if movie and done.samples:
         pictures.save_movie(done, out / "movie.gif", problem)
@@ -100,7 +112,7 @@ def _steps(problem, settings):
         raise ValueError("--atol needs --rtol")
     h = t_end / 100 if h is None else check_positive("step size", h)
     if n is None:
-        n = max(1, round(t_end / h))
+        n = steps_to_end(problem, h)
         h = t_end / n
     return {"step_size": h, "steps": n}, n * h
 

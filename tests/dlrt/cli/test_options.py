@@ -2,7 +2,17 @@
 
 import pytest
 
-from dlrt.cli.options import check_substep, is_stiff, knows_flows, methods_of, problem_of, usual_rank, usual_substep
+from dlrt.cli.options import (
+    check_least,
+    check_substep,
+    is_stiff,
+    knows_flows,
+    methods_of,
+    problem_of,
+    steps_to_end,
+    usual_rank,
+    usual_substep,
+)
 from dlrt.registry import build_problem
 from integrators import Euler, Exact, Heun, Tolerance
 
@@ -41,3 +51,13 @@ def test_substeps():
     with pytest.raises(ValueError, match="--substep exact is not for allen-cahn"):
         check_substep("allen-cahn", allen_cahn, "exact")
     assert usual_rank(lyapunov) == 8 and usual_rank(landau) == 4
+
+
+def test_numbers():
+    check_least({"rank": 1, "steps": None})
+    with pytest.raises(ValueError, match="--true-rank must be at least 1, got 0"):
+        check_least({"true_rank": 0})
+    lyapunov = build_problem("lyapunov", {"size": 8})  # to t = 1/2
+    assert [steps_to_end(lyapunov, h) for h in (2.0, 0.3, 0.1)] == [1, 2, 5]
+    with pytest.raises(ValueError, match="step size 1e-10 would take 1000000000 steps or more"):
+        steps_to_end(lyapunov, 1e-10)

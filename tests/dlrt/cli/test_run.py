@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from dlrt import Trajectory, movie
 from dlrt.cli import app
 from dlrt.registry import build_problem
+from integrators import BUG
 
 runner = CliRunner()
 SMALL = ("--size", 10, "--rank", 3)
@@ -54,6 +55,29 @@ def test_a_run_that_diverges_is_a_result(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (ZeroDivisionError("no"), 2, "failed at step 3: ZeroDivisionError: no"),
+    ],
+)
+def test_a_run_that_is_stopped(error, code, message, tmp_path, monkeypatch):
+    """What there is of a run that Ctrl-C ends is saved; one that fails says so, and is an error."""
+    original, calls = BUG.step, []
+
+    def step(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(BUG, "step", step)
+    result = run("given-solution", "--method", "bug", *SMALL, "--out", tmp_path)
+    assert result.exit_code == code and message in result.stderr
+    assert (tmp_path / "trajectory.npz").exists() == (code == 130)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["rotatin", "--method", "bug"], "unknown problem 'rotatin', did you mean 'rotating'?"),
@@ -61,6 +85,7 @@ def test_a_run_that_diverges_is_a_result(tmp_path):
         (["rotating", "--method", "bug", "--rank", "0"], "--rank must be at least 1, got 0"),
         (["rotating", "--method", "bug", "--rank", "101"], "--rank 101 exceeds min(m, n) = 100"),
         (["rotating", "--method", "bug", "--step-size", "-1"], "--step-size must be positive and finite, got -1.0"),
+        (["rotating", "--method", "bug", "--step-size", "1e-12"], "--step-size 1e-12 would take 1000000000 steps"),
         (["rotating", "--method", "bug", "--atol", "1e-3"], "--atol needs --rtol"),
         (["rotating", "--method", "bug", "--rtol", "1e-3", "--step-size", "0.1"], "--step-size is for steps of given"),
         (["rotating", "--method", "bug", "--tau", "0.1"], "--tau applies to none of bug"),
