@@ -15,6 +15,7 @@ from .lora import LoRA
 from .lora_muon import LoRAMuon
 from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
+from .projected_exponential import ProjectedExponential
 from .projected_runge_kutta import ProjectedRungeKutta
 from .projector_splitting import ProjectorSplitting
 from .rand_rk4 import RandRK4
@@ -27,9 +28,28 @@ from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG", "DRSVD", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "DynamicalNystroem",
-    "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MidpointBUG", "ParallelBUG", "ProjectedRungeKutta",
-    "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG", "StelLA",
+    "BUG",
+    "DRSVD",
+    "INTEGRATORS",
+    "AdaLoRA",
+    "AugmentedBUG",
+    "BackwardCorrectedSplitting",
+    "DynamicalNystroem",
+    "FullRank",
+    "GeoLoRA",
+    "LoRA",
+    "LoRAMuon",
+    "MidpointBUG",
+    "ParallelBUG",
+    "ProjectedExponential",
+    "ProjectedRungeKutta",
+    "ProjectorSplitting",
+    "RandRK4",
+    "RiemannianLoRA",
+    "RungeKuttaBUG",
+    "SVDLoRA",
+    "SecondOrderParallelBUG",
+    "StelLA",
     "StiefelAdamW",
 ]  # fmt: skip
 
@@ -61,4 +81,6 @@ INTEGRATORS: dict[str, Integrator] = {
     "drsvd": DRSVD(),
     "dynamical-nystroem": DynamicalNystroem(),
     "rand-rk4": RandRK4(),
+    "projected-exponential-1": ProjectedExponential(),
+    "projected-exponential-2": ProjectedExponential(order=2),
 }

@@ -15,13 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import matmul
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_api_compat import device
 
 from integrators.linalg import array_namespace, dagger, eps, is_complex
 from integrators.lowrank import LowRank
+
+if TYPE_CHECKING:
+    from .linear_part import LinearPart
 
 Array = Any  # a numpy array or a torch tensor
 
@@ -105,6 +108,15 @@ class Field(ABC):
         Time runs from t to t + h for both signs.
         """
         raise self._unknown_flow
+
+    @property
+    def linear(self) -> LinearPart | None:
+        """A linear part ``A Y + Y B`` of F, which does not depend on time; None where none is declared."""
+        return None
+
+    def linear_part(self, part: str) -> Any:
+        """That linear part as an operator on K, L or S, or on matrices of low rank ("Y"); None where there is none."""
+        return None if self.linear is None else self.linear.seen(self.point, part)
 
     @property
     def _unknown_flow(self) -> NotImplementedError:
