@@ -13,6 +13,7 @@ from .geolora import GeoLoRA
 from .integrator import Integrator
 from .lora import LoRA
 from .lora_muon import LoRAMuon
+from .merge_bug import MergeBUG
 from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
 from .projected_exponential import ProjectedExponential
@@ -28,29 +29,10 @@ from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG",
-    "DRSVD",
-    "INTEGRATORS",
-    "AdaLoRA",
-    "AugmentedBUG",
-    "BackwardCorrectedSplitting",
-    "DynamicalNystroem",
-    "FullRank",
-    "GeoLoRA",
-    "LoRA",
-    "LoRAMuon",
-    "MidpointBUG",
-    "ParallelBUG",
-    "ProjectedExponential",
-    "ProjectedRungeKutta",
-    "ProjectorSplitting",
-    "RandRK4",
-    "RiemannianLoRA",
-    "RungeKuttaBUG",
-    "SVDLoRA",
-    "SecondOrderParallelBUG",
-    "StelLA",
-    "StiefelAdamW",
+    "BUG", "DRSVD", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "DynamicalNystroem",
+    "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MergeBUG", "MidpointBUG", "ParallelBUG", "ProjectedExponential",
+    "ProjectedRungeKutta", "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG", "SVDLoRA",
+    "SecondOrderParallelBUG", "StelLA", "StiefelAdamW",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -81,6 +63,7 @@ INTEGRATORS: dict[str, Integrator] = {
     "drsvd": DRSVD(),
     "dynamical-nystroem": DynamicalNystroem(),
     "rand-rk4": RandRK4(),
+    "merge-bug": MergeBUG(),
     "projected-exponential-1": ProjectedExponential(),
     "projected-exponential-2": ProjectedExponential(order=2),
 }
