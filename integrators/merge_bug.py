@@ -27,9 +27,9 @@ class MergeBUG(Randomised):
         \hat S' &= \hat U^H F(t, \hat U \hat S \hat V^H) \hat V, \qquad \hat S(t_0) = \hat U^H Y_0 \hat V,
 
     by an implicit step; :math:`\hat U \hat S \hat V^H` is then truncated. The paper merges the leading singular vectors
-    of a truncated explicit step; here the leading directions of the field come from a random sketch of it, since a field
-    is seen through bases. 2 r + p columns are enough for ``A Y + Y B + C Y D`` and for ``C Y D + E Y G``; a field with
-    more such terms needs a larger p.
+    of a truncated explicit step; here the leading directions of the field come from a random sketch of it, since a
+    field is seen through bases. 2 r + p columns are enough for ``A Y + Y B + C Y D`` and for ``C Y D + E Y G``; a field
+    with more such terms needs a larger p.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ def test_it_converges_where_bug_does_not(make):
 
 
 def test_no_step_is_too_long_for_diffusion():
-    """h L is 137, where explicit steps may have 2, and the error falls like h from there; the cross term is explicit."""
+    """h L is 137, where explicit steps may have 2, and the error falls like h from there on."""
     problem = anisotropic_diffusion(64)
     method, counts = MergeBUG(truncation=Tolerance(relative=1e-7)), (2, 4, 8)
     assert problem.lipschitz * problem.t_end / 2 > 100
