@@ -60,6 +60,10 @@ class Integrator:
     read. Each yield costs one evaluation of the field (for a network: one backward pass); looking at the same point
     through other bases is a new one. The first yield is the field at the starting point, ``state.Y``.
 
+    A field may know more: exact sub-flows (:class:`~integrators.Exact`), a linear part (``f.linear_part(part)``, see
+    :class:`~integrators.Exponential`), rows and columns (``f.rows(p)``, ``f.columns(q)``, see
+    :class:`~integrators.PRKDEIM`). A method that asks for these does without where they are unknown, or says so.
+
     Who answers differs: :meth:`step` asks a function; a network answers for all its layers at once.
 
     Parameters

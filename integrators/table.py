@@ -16,6 +16,7 @@ from .lora_muon import LoRAMuon
 from .merge_bug import MergeBUG
 from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
+from .prk_deim import PRKDEIM
 from .projected_exponential import ProjectedExponential
 from .projected_runge_kutta import ProjectedRungeKutta
 from .projector_splitting import ProjectorSplitting
@@ -29,10 +30,10 @@ from .substeps import Heun
 from .svd_lora import SVDLoRA
 
 __all__ = [
-    "BUG", "DRSVD", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "DynamicalNystroem",
-    "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MergeBUG", "MidpointBUG", "ParallelBUG", "ProjectedExponential",
-    "ProjectedRungeKutta", "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG", "SVDLoRA",
-    "SecondOrderParallelBUG", "StelLA", "StiefelAdamW",
+    "BUG", "DRSVD", "INTEGRATORS", "PRKDEIM", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting",
+    "DynamicalNystroem", "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MergeBUG", "MidpointBUG", "ParallelBUG",
+    "ProjectedExponential", "ProjectedRungeKutta", "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG",
+    "SVDLoRA", "SecondOrderParallelBUG", "StelLA", "StiefelAdamW",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -64,6 +65,9 @@ INTEGRATORS: dict[str, Integrator] = {
     "dynamical-nystroem": DynamicalNystroem(),
     "rand-rk4": RandRK4(),
     "merge-bug": MergeBUG(),
+    "prk-deim-1": PRKDEIM(),
+    "prk-deim-2": PRKDEIM(order=2),
+    "prk-deim-3": PRKDEIM(order=3),
     "projected-exponential-1": ProjectedExponential(),
     "projected-exponential-2": ProjectedExponential(order=2),
 }
