@@ -28,9 +28,10 @@ from .stella import StelLA
 from .stiefel_adamw import StiefelAdamW
 from .substeps import Heun
 from .svd_lora import SVDLoRA
+from .tdb_cur import TDBCUR
 
 __all__ = [
-    "BUG", "DRSVD", "INTEGRATORS", "PRKDEIM", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting",
+    "BUG", "DRSVD", "INTEGRATORS", "PRKDEIM", "TDBCUR", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting",
     "DynamicalNystroem", "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MergeBUG", "MidpointBUG", "ParallelBUG",
     "ProjectedExponential", "ProjectedRungeKutta", "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG",
     "SVDLoRA", "SecondOrderParallelBUG", "StelLA", "StiefelAdamW",
@@ -68,6 +69,7 @@ INTEGRATORS: dict[str, Integrator] = {
     "prk-deim-1": PRKDEIM(),
     "prk-deim-2": PRKDEIM(order=2),
     "prk-deim-3": PRKDEIM(order=3),
+    "tdb-cur": TDBCUR(),
     "projected-exponential-1": ProjectedExponential(),
     "projected-exponential-2": ProjectedExponential(order=2),
 }
