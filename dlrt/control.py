@@ -127,12 +127,15 @@ class Attempt:
         Sum of what was cut on the way.
     rejected : int
         Steps that the method itself rejected.
+    warning : str, optional
+        That of one of the two steps.
     """
 
     state: State
     ratio: float
     truncation_error: float
     rejected: int
+    warning: str | None = None
 
 
 def attempt(integrator: Any, tolerances: Tolerances, length: float, field, t: float, state: State, h: float) -> Attempt:
@@ -163,6 +166,7 @@ def attempt(integrator: Any, tolerances: Tolerances, length: float, field, t: fl
         ratio,
         half.truncation_error + fine.truncation_error + float(cut),
         sum(step.rejected for step in steps),
+        half.warning or fine.warning,
     )
 
 

@@ -36,6 +36,8 @@ class Step:
         Fields asked for: gradient tapes, those of rejected steps included.
     rejected : int
         Rejected steps.
+    warning : str, optional
+        What is wrong with the step, whose numbers are finite all the same.
     """
 
     augmented: LowRank
@@ -43,6 +45,7 @@ class Step:
     truncation_error: float
     evaluations: int
     rejected: int
+    warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +204,7 @@ class Integrator:
         for name, X in after.arrays().items():
             if is_array(X):
                 check_finite(X, name)
-        return Step(before.Y, after, error, evaluations, before.rejected)
+        return Step(before.Y, after, error, evaluations, before.rejected, before.warning)
 
     def check_count(self, evaluations: int, rejected: int) -> None:
         """Raise RuntimeError where a declared number of fields per accepted step is not the one that was counted."""

@@ -348,7 +348,7 @@ def notes(results):
         name = option(unstable[0].setting[0].replace(" ", "_"))
         lines.append(f"Unstable: {', '.join(names)}. Try {flows}a {name} below {least:.4g}.")
     for case, run, _ in results:
-        if run.failed:
+        if run.failed or run.warning:
             lines.append(f"{case.label}, {case.setting[0]} {case.setting[1]:.4g}, seed {case.seed}: {run.status}")
     return lines
 
