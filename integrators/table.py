@@ -21,6 +21,7 @@ from .projected_exponential import ProjectedExponential
 from .projected_runge_kutta import ProjectedRungeKutta
 from .projector_splitting import ProjectorSplitting
 from .rand_rk4 import RandRK4
+from .riemannian_descent import RiemannianDescent
 from .riemannian_lora import RiemannianLoRA
 from .runge_kutta_bug import RungeKuttaBUG
 from .second_order_parallel_bug import SecondOrderParallelBUG
@@ -33,8 +34,8 @@ from .tdb_cur import TDBCUR
 __all__ = [
     "BUG", "DRSVD", "INTEGRATORS", "PRKDEIM", "TDBCUR", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting",
     "DynamicalNystroem", "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MergeBUG", "MidpointBUG", "ParallelBUG",
-    "ProjectedExponential", "ProjectedRungeKutta", "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG",
-    "SVDLoRA", "SecondOrderParallelBUG", "StelLA", "StiefelAdamW",
+    "ProjectedExponential", "ProjectedRungeKutta", "ProjectorSplitting", "RandRK4", "RiemannianDescent",
+    "RiemannianLoRA", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG", "StelLA", "StiefelAdamW",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -70,6 +71,7 @@ INTEGRATORS: dict[str, Integrator] = {
     "prk-deim-2": PRKDEIM(order=2),
     "prk-deim-3": PRKDEIM(order=3),
     "tdb-cur": TDBCUR(),
+    "riemannian-descent": RiemannianDescent(),
     "projected-exponential-1": ProjectedExponential(),
     "projected-exponential-2": ProjectedExponential(order=2),
 }
