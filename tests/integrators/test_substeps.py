@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
-from dlrt.testing import rng
-from integrators import BUG, RK4, Euler, Exact, Exponential, Heun, Implicit, LowRank, Repeated
+from dlrt.testing import distance, rng
+from integrators import BUG, RK4, Euler, Exact, Exponential, Heun, Implicit, LowRank, ProjectedExponential, Repeated
 from integrators.substeps import Substep
 from problems import MatrixRegression, Sylvester, allen_cahn, given_solution, lyapunov
 
@@ -162,3 +163,15 @@ def test_bad_substeps():
 
     with pytest.raises(TypeError, match="Exact needs a field with flow_K; NoFlows has none"):
         next(Exact().K(0.0, LowRank.random((4, 3), 1, rng()), 0.1, NoFlows()))
+
+
+@pytest.mark.parametrize(
+    "method", [BUG(substep=substep) for substep in SPLIT] + [ProjectedExponential(order=2)], ids=str
+)
+def test_a_linear_part_of_torch_points(method):
+    """The functions of matrices are scipy's; points come and go in their own library."""
+    problem = given_solution(rng(1), (12, 9), dtype=np.complex128)
+    Y = problem.initial(4, rng(2))
+    T = LowRank(*map(torch.asarray, Y))
+    one, other = (method.step(problem.field, 0.0, method.init(X), 0.1).state.Y for X in (Y, T))
+    assert isinstance(other.S, torch.Tensor) and distance(one, other) <= 10 * EPS
