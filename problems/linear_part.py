@@ -31,7 +31,7 @@ Matrix = Any  # a dense numpy array or a scipy sparse array
 
 WHOLE = 128
 """Up to this number of rows a matrix is exponentiated whole, where a Krylov space would soon be as large."""
-TOLERANCE = 1e-12
+TOLERANCE = 1e-10
 """Relative change of the result at which a Krylov space is large enough."""
 
 
@@ -51,7 +51,25 @@ class Coefficient:
         """T and Q of the complex Schur form ``Q T Q^H``."""
         return scipy.linalg.schur(self.matrix, output="complex")
 
-    def spaces(self, X: np.ndarray, h: float) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    @cached_property
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Eigenvalues and eigenvectors of a dense A that is Hermitian, or i times such a one; None for others."""
+        A = self.matrix
+        size = 100 * np.finfo(A.dtype).eps * np.linalg.norm(A)
+        if not size < math.inf:  # NaN included
+            return None
+        for unit in (1.0, 1j):
+            if np.linalg.norm(A.conj().T - np.conj(unit) / unit * A) <= size:
+                w, Q = np.linalg.eigh(A if unit == 1.0 else A / unit)
+                return unit * w, Q
+        return None
+
+    @cached_property
+    def whole(self) -> Coefficient:
+        """A as a dense matrix."""
+        return Coefficient(self.matrix.toarray()) if self.sparse else self
+
+    def spaces(self, X: np.ndarray, h: float) -> Iterator[tuple[np.ndarray, Coefficient, bool]]:
         """Orthonormal bases W of growing Krylov spaces that contain X, with ``W^H A W`` and whether it can grow.
 
         They are rational: each block is a resolvent ``(I - c A)^{-1}`` of the one before, with c = h/10, h/100, ... to
@@ -60,16 +78,15 @@ class Coefficient:
         """
         A, n = self.matrix, self.matrix.shape[0]
         if n <= WHOLE:
-            whole = A.toarray() if self.sparse else A
             while True:
-                yield np.eye(n), whole, False
+                yield np.eye(n), self.whole, False
         dtype = np.result_type(A.dtype, X.dtype)
         scales = max(1, math.ceil(math.log10(max(1.0, abs(h) * abs(A).sum(axis=0).max()))))
         resolvents = cycle([self._resolvent(dtype, h / 10**j) for j in range(1, scales + 1)])
         W = block = X.astype(dtype)
         images, goal = A @ W, X.shape[1]
         while True:
-            yield W, W.conj().T @ images, block.shape[1] > 0
+            yield W, Coefficient(W.conj().T @ images), block.shape[1] > 0
             goal += max(2 * X.shape[1], W.shape[1] // 2)
             while block.shape[1] and W.shape[1] < goal:
                 block = complement(W, next(resolvents)(block))
@@ -136,7 +153,7 @@ class Sylvester:
         """``phi_k(h L) X`` for an array or a `LowRank`, of which a `LowRank` with orthonormal bases comes back.
 
         A and B are compressed to rational Krylov spaces that contain the columns and rows of X, where a small operator
-        of the same kind is left, see `small_phi`. The spaces grow until the result stays the same to 1e-12; for a
+        of the same kind is left, see `small_phi`. The spaces grow until the result stays the same to 1e-10; for a
         dissipative A their size depends little on ``h ||A||``. Up to 128 rows a matrix is not compressed.
         """
         if isinstance(X, LowRank):
@@ -150,7 +167,7 @@ class Sylvester:
         before = None
         while True:
             (U, a, grows), (V, b_H, also_grows) = next(left), next(right)
-            Z = small_phi(k, h, a, b_H.conj().T, (U.conj().T @ X.U) @ X.S @ (X.V.conj().T @ V))
+            Z = small_phi(k, h, a, b_H, (U.conj().T @ X.U) @ X.S @ (X.V.conj().T @ V))
             if not np.all(np.isfinite(Z)) or not (grows or also_grows):
                 return _double_point(U, Z, V)
             if before is not None:
@@ -184,9 +201,10 @@ class Sylvester:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # run backwards a stiff part overflows: the result is inf, no warning
-def small_phi(k: int, h: float, a: np.ndarray, b: np.ndarray, X: np.ndarray) -> np.ndarray:
-    r"""``phi_k(h L) X`` for ``L X = a X + X b`` with dense matrices.
+def small_phi(k: int, h: float, A: Coefficient, B_H: Coefficient, X: np.ndarray) -> np.ndarray:
+    r"""``phi_k(h L) X`` for ``L X = A X + X B`` with dense matrices.
 
+    It follows from the eigenvalues of A and B where both are Hermitian or i times such. Else
     :math:`J_k(s) = s^k \varphi_k(s L) X` is the sum of :math:`s^{k+j} L^j X / (k + j)!`, taken for an s with
     ``s ||L|| <= 1``, and doubled: with ``E = e^{sL}``,
 
@@ -194,6 +212,10 @@ def small_phi(k: int, h: float, a: np.ndarray, b: np.ndarray, X: np.ndarray) -> 
 
     which for a dissipative L only adds and multiplies what decays.
     """
+    if A.spectrum is not None and B_H.spectrum is not None:
+        (w, Q), (u, P) = A.spectrum, B_H.spectrum
+        return Q @ (scalar_phi(k, h * (w[:, None] + u.conj())) * (Q.conj().T @ X @ P)) @ P.conj().T
+    a, b = A.matrix, B_H.matrix.conj().T
     norm = abs(h) * float(np.linalg.norm(a, 1) + np.linalg.norm(b, 1))
     if k == 0:
         return scipy.linalg.expm(h * a) @ X @ scipy.linalg.expm(h * b)
@@ -213,6 +235,16 @@ def small_phi(k: int, h: float, a: np.ndarray, b: np.ndarray, X: np.ndarray) -> 
         J1 = left @ J1 @ right + J1
         left, right, s = left @ left, right @ right, 2 * s
     return J1 / h if k == 1 else J2 / h**2
+
+
+def scalar_phi(k: int, z: np.ndarray) -> np.ndarray:
+    """``phi_k(z)`` of each number: by its series up to |z| = 1/2, where the formula loses digits."""
+    if k == 0:
+        return np.exp(z)
+    small = np.abs(z) <= 0.5
+    near, far = np.where(small, z, 0.0), np.where(small, 1.0, z)
+    series = sum(near**j / math.factorial(j + k) for j in range(16))  # 2^-16 / 17! < eps
+    return np.where(small, series, np.expm1(far) / far if k == 1 else (np.expm1(far) - far) / far**2)
 
 
 def _small(name: str, X: Array, M: Coefficient) -> Coefficient:
