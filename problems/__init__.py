@@ -24,7 +24,7 @@ __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
     "LinearField", "LinearLeastSquares", "LinearPart", "LinearTerms", "LossProblem", "Manufactured",
     "MatrixCompletion", "MatrixRegression", "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating",
-    "Schroedinger", "Sylvester", "Vlasov", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck", "from_function",
-    "given_solution", "landau", "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati",
-    "rotating", "schroedinger", "solid_body_rotation", "synthetic", "two_stream",
+    "Schroedinger", "Sylvester", "Vlasov", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck",
+    "from_function", "given_solution", "landau", "load_target", "lyapunov", "manufactured",
+    "nonlinear_schroedinger", "riccati", "rotating", "schroedinger", "solid_body_rotation", "synthetic", "two_stream",
 ]  # fmt: skip

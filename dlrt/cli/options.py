@@ -36,8 +36,8 @@ Spare = Annotated[
 Substep = Annotated[
     str | None,
     of_methods(
-        help="How K, L and S are advanced: euler, heun, rk4, exact (where the problem knows the solution), or, in a "
-        "linear part that the problem declares, exponential or implicit. "
+        help="How K, L and S are advanced: euler, heun, rk4, exact (where the problem knows the solution), or "
+        "exponential or implicit (in a linear part that the problem declares, else euler). "
         "Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
         "landau-damping and two-stream, else euler, or heun for methods of order 2. "
         "For methods that split a step into those of K, L and S."
