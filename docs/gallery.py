@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ from docs import notebooks
 from docs.text import ROOT, Pages, anchor, heading_before, read, tables
 from paper_figures.catalogue import PICTURES
 
+DOCS = ROOT / "docs"
 FIGURES = "paper_figures/README.md"
 WIDTH = 480
 """Of a small picture, in pixels."""
@@ -52,14 +54,18 @@ class Picture:
 def pages() -> Pages:
     """The gallery and its small pictures."""
     found: Pages = {}
-    groups = {"Figures and tables of the paper": list(of_figures()), "Notebooks": list(of_notebooks())}
+    groups = {
+        "Figures and tables of the paper": list(of_figures()),
+        "Work against precision": list(of_written("work-precision")),
+        "Notebooks": list(of_notebooks()),
+    }
     text = ["# Gallery", "Every picture leads to the page that tells what it shows and how it was made."]
     content = notebooks.pages()
     for title, pictures in groups.items():
         text += [f"## {title}", grid(pictures, "")]
         for picture in pictures:
             data = content.get(picture.address)
-            found[picture.small] = small(data if isinstance(data, bytes) else (ROOT / picture.address).read_bytes())
+            found[picture.small] = small(data if isinstance(data, bytes) else file(picture).read_bytes())
     return {"gallery.md": "\n\n".join(text) + "\n"} | found
 
 
@@ -85,6 +91,22 @@ def of_notebooks() -> Iterator[Picture]:
             for match in _PICTURE.finditer(text):
                 place = posixpath.join(posixpath.dirname(address), match[2])
                 yield Picture(place, match[1], address, heading_before(text, match.start()))
+
+
+def of_written(folder: str) -> Iterator[Picture]:
+    """The pictures of the written pages in a folder of ``docs``."""
+    for page in sorted((DOCS / folder).glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for match in _PICTURE.finditer(text):
+            yield Picture(
+                f"{folder}/{match[2]}", match[1], f"{folder}/{page.name}", heading_before(text, match.start())
+            )
+
+
+def file(picture: Picture) -> Path:
+    """Where a picture is in the project that is not made with the site."""
+    places = ROOT / picture.address, DOCS / picture.address
+    return next(place for place in places if place.is_file())
 
 
 def of_method(name: str) -> list[Picture]:

@@ -15,7 +15,7 @@ TEXTS = ("paper_figures/README.md", "benchmarks/README.md", "CHANGELOG.md", "CON
 """Texts of the project that are pages as they are, at the same address."""
 SECTIONS = {
     "Home": ("index.md",),
-    "How to choose": ("choose",),
+    "How to choose": ("choose", "work-precision"),
     "Tutorials": ("tutorials", "notebooks"),
     "Methods": ("methods",),
     "Problems": ("problems",),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
 
 import numpy as np
 
+from integrators.linalg import dagger
 from integrators.lowrank import LowRank
 
-from .fields import Array, LinearField
+from .fields import Array, LinearField, units
 
 
 def cube(Y: LowRank) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +95,14 @@ class CubicField(LinearField):
     @cached_property
     def S(self) -> Array:
         return super().S + self.point.U.conj().T @ self._cubic_times(self.point.V)
+
+    def rows(self, p: Sequence[int]) -> Array:
+        W = self.point.K[p] @ self.point.V.conj().T
+        return dagger(super().apply_H(units(self.point.U, p))) + self._scaled(np.abs(W) ** 2 * W)
+
+    def columns(self, q: Sequence[int]) -> Array:
+        W = self.point.K @ self.point.V[q].conj().T
+        return super().apply(units(self.point.V, q)) + self._scaled(np.abs(W) ** 2 * W)
 
     def apply(self, X: Array) -> Array:
         return super().apply(X) + self._cubic_times(X)
