@@ -20,6 +20,7 @@ from .cite import cite
 from .compare import compare
 from .doctor import doctor
 from .figure import figure, table
+from .finetune import finetune
 from .list import list_
 from .runs import runs
 from .terminal import answer, say
@@ -120,6 +121,6 @@ def main(
 
 
 app.command("list")(list_)
-for command in (compare, figure, table, verify, runs, cite, doctor):
+for command in (compare, finetune, figure, table, verify, runs, cite, doctor):
     app.command()(command)
 app.add_typer(train, name="train")

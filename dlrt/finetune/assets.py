@@ -15,6 +15,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def fashion_mnist(folder: str | Path | None = None) -> dict[str, tuple[np.ndarra
     folder = Path(folder)
     return {
         split: (
-            _idx(folder / f"{file}-images-idx3-ubyte.gz", 3),
-            _idx(folder / f"{file}-labels-idx1-ubyte.gz", 1).astype(np.int64),
+            read_idx(folder / f"{file}-images-idx3-ubyte.gz", 3),
+            read_idx(folder / f"{file}-labels-idx1-ubyte.gz", 1).astype(np.int64),
         )
         for split, file in (("train", "train"), ("test", "t10k"))
     }
@@ -185,14 +186,21 @@ def _unpack_debian(package: Path, into: Path) -> None:
     raise OSError(f"{package} has no data.tar.xz")
 
 
-def _idx(path: Path, dimensions: int) -> np.ndarray:
-    """An array of bytes in MNIST's format: two zeros, 8 for uint8, the number of dimensions, the big-endian shape."""
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An array of bytes in MNIST's format: two zeros, 8 for uint8, the number of dimensions, the big-endian shape.
+
+    The file may be packed by gzip.
+    """
     try:
-        data = gzip.decompress(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"data has no file {path}") from None
+    try:
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     head = 4 + 4 * dimensions
-    shape = np.frombuffer(data[4:head], dtype=">u4")
+    shape = np.frombuffer(data[4:head], dtype=">u4") if len(data) >= head else ()
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != head + int(np.prod(shape, dtype=np.int64)):
         raise ValueError(f"{path} is not a file of {dimensions}-dimensional bytes in MNIST's format")
     return np.frombuffer(data[head:], dtype=np.uint8).reshape(shape)
