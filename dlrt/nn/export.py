@@ -29,6 +29,8 @@ __all__ = ["from_lora", "save_lora"]
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Starts of PEFT's LoRA that leave the frozen weights as they are, which PiSSA, OLoRA and others do not."""
 
 
 def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
@@ -53,6 +55,17 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
     RuntimeError
         An adapter is merged.
     """
+    config, tensors = _described(model)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save(tensors, metadata={"format": "pt"})
+    write_atomically(folder / TENSORS, lambda file: file.write(content))
+    text = json.dumps(config, indent=2).encode()
+    write_atomically(folder / CONFIG, lambda file: file.write(text))
+
+
+def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The contents of the two files."""
     check_instance("model", model, nn.Module)
     tensors: dict[str, torch.Tensor] = {}
     found: dict[str, tuple[Adapter, int]] = {}
@@ -92,16 +105,11 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
         "use_dora": False,
         "init_lora_weights": True,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = save(tensors, metadata={"format": "pt"})
-    write_atomically(folder / TENSORS, lambda file: file.write(content))
-    text = json.dumps(config, indent=2).encode()
-    write_atomically(folder / CONFIG, lambda file: file.write(text))
+    return config, tensors
 
 
-def from_lora(model: nn.Module, folder: str | os.PathLike) -> dict[str, LowRankLayer]:
-    """Adapters with the matrices of a LoRA adapter of PEFT, as a start or to be evaluated.
+def from_lora(model: nn.Module, source: str | os.PathLike | nn.Module) -> dict[str, LowRankLayer]:
+    """Adapters with the matrices of a LoRA adapter, as a start or to be evaluated.
 
     ``B A`` becomes ``U S V^T`` with orthonormal bases and the rank of the checkpoint (at most min(m, n)); its
     ``lora_alpha / r`` is the scale, its ``modules_to_save`` are loaded and trained.
@@ -110,8 +118,9 @@ def from_lora(model: nn.Module, folder: str | os.PathLike) -> dict[str, LowRankL
     ----------
     model : Module
         The base model, changed in place as by :func:`dlrt.nn.adapt`.
-    folder : path
-        With ``adapter_config.json`` and ``adapter_model.safetensors``.
+    source : path or Module
+        A folder of PEFT with ``adapter_config.json`` and ``adapter_model.safetensors``; or a model with the active LoRA
+        adapter of PEFT, or with adapters of this project, which may be of any rank.
 
     Returns
     -------
@@ -121,14 +130,23 @@ def from_lora(model: nn.Module, folder: str | os.PathLike) -> dict[str, LowRankL
     Raises
     ------
     ValueError
-        A file is damaged; the checkpoint is no plain LoRA (DoRA, with biases) or belongs to another model. The model is
-        then as it was.
+        A file is damaged; the adapter is no plain LoRA (DoRA, PiSSA, with biases) or belongs to another model. The
+        model is then as it was.
     """
     check_instance("model", model, nn.Module)
-    config, tensors = _read(Path(folder))
+    if isinstance(source, nn.Module):
+        folder = type(source).__name__
+        config, tensors = _of_model(source)
+    else:
+        folder = str(source)
+        config, tensors = _read(Path(source))
     for key, plain in (("use_dora", False), ("lora_bias", False), ("bias", "none"), ("target_parameters", None)):
         if config.get(key, plain) not in (plain, None):
             raise ValueError(f"{folder}: {key} = {config[key]!r} is no plain LoRA")
+    if (start := config.get("init_lora_weights", True)) not in HARMLESS:
+        raise ValueError(
+            f"{folder}: init_lora_weights = {start!r} belongs to other frozen weights than those of the model"
+        )
     modules = dict(model.named_modules())
     starts: dict[str, tuple[LowRank, float]] = {}
     others: dict[str, torch.Tensor] = {}
@@ -255,6 +273,24 @@ def _targets(model, names: Mapping[str, Any]) -> list[str] | str:
     if any(other.endswith(f".{name}") and other not in names for name in names for other in plain):
         return "|".join(re.escape(name) for name in names)
     return list(names)
+
+
+def _of_model(model: nn.Module) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What PEFT would write for its active adapter, or we for ours."""
+    configs: Any = getattr(model, "peft_config", None)
+    if not configs:
+        return _described(model)
+    from peft import get_peft_model_state_dict
+
+    active: Any = getattr(model, "active_adapters", None) or model.active_adapter
+    names = [active] if isinstance(active, str) else list(active() if callable(active) else active)
+    if len(names) != 1:
+        raise ValueError(f"source must have one active adapter, got {', '.join(names) or 'none'}")
+    config = configs[names[0]].to_dict()
+    if config["peft_type"] != "LORA":
+        raise ValueError(f"source must have a LoRA adapter, got {config['peft_type']}")
+    found = get_peft_model_state_dict(model, adapter_name=names[0], save_embedding_layers=False)
+    return config, {name: X.detach() for name, X in found.items()}
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
