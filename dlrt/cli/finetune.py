@@ -71,7 +71,8 @@ def finetune(
     if found["notes"].get("cut to length"):
         say(f"{found['notes']['cut to length']} texts were longer than --length and have been cut")
     if found["status"] != "finished":
-        raise ArithmeticError(f"training {found['status']}, there is no adapter: try a smaller --lr, or --lr search")
+        say(f"Training {found['status']}, so there is no adapter: try a smaller --lr, or --lr search")
+        raise typer.Exit(1)
     say(f"Wrote adapter.safetensors, lora, metrics.json and pictures to {out}")
 
 

@@ -294,7 +294,8 @@ def _learning(result: dict[str, Any]) -> Figure:
         for axes, name in ((panels[1], measure), (panels[2], "total_rank")):
             axes.plot(epochs, [look[name] for look in looks], marker="s", color="k")
             axes.set_ylabel(name.replace("_", " "))
-        panels[2].set_xlabel("epoch")
+        panels[2].set(xlabel="epoch", ylim=(0, None))
+        panels[2].xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 

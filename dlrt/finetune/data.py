@@ -310,13 +310,14 @@ def digits() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return {name: (images[part], labels[part]) for name, part in parts.items()}
 
 
-def pretrained(kind, folder: str, **options: Any) -> torch.nn.Module:
+def pretrained(kind, folder: str, *, new_head: bool = True, **options: Any) -> torch.nn.Module:
     """A network by ``from_pretrained``, without its talk, with a new head where there is none that fits.
 
     Raises
     ------
     ValueError
-        Weights of the body are missing, or of another shape, so that they would be random.
+        Weights are missing, or of another shape, so that they would be random: those of the body, and without
+        ``new_head`` all others.
     """
     from transformers.utils import logging
 
@@ -328,7 +329,11 @@ def pretrained(kind, folder: str, **options: Any) -> torch.nn.Module:
     finally:
         logging.set_verbosity(level)
     random = {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
-    body = sorted(key for key in random if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key)
-    if body:
-        raise ValueError(f"model: {folder} lacks {len(body)} weights of {type(model).__name__}: {', '.join(body[:3])}")
+    if new_head:
+        random = {key for key in random if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key}
+    if random:
+        names = ", ".join(sorted(random)[:3])
+        raise ValueError(
+            f"model must have all weights of {type(model).__name__}, {folder} lacks {len(random)}: {names}"
+        )
     return model

@@ -86,9 +86,9 @@ class Options:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name, least in (("rank", 1), ("epochs", 1), ("batch", 1), ("seed", 0)):
             check_integer(name, getattr(self, name), least)
-        for name in ("budget", "length"):
+        for name, least in (("budget", 1), ("length", 2)):
             if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name))
+                check_integer(name, getattr(self, name), least)
         if self.tau is not None:
             check_positive("tau", self.tau)
         if isinstance(self.lr, str):
@@ -239,7 +239,13 @@ def _tokens(options: Options, folder: str) -> Work:
         return _placed({"input_ids": x[indices], "attention_mask": torch.ones_like(x[indices])})
 
     splits = {name: (part, part.to(_device())) for name, part in parts.items()}
-    task = Task(splits, batch, lambda: pretrained(AutoModelForCausalLM, folder, dtype=torch.float32).to(_device()))
+
+    def build():
+        model: Any = pretrained(AutoModelForCausalLM, folder, new_head=False, dtype=torch.float32)
+        _check_causal(model.eval(), parts["validation"][:1])
+        return model.to(_device())
+
+    task = Task(splits, batch, build)
 
     @torch.no_grad()
     def measure(model):
@@ -252,6 +258,19 @@ def _tokens(options: Options, folder: str) -> Work:
         return {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
     return Work(task, None, (), measure, {name: len(part) for name, part in parts.items()})
+
+
+@torch.no_grad()
+def _check_causal(model, block: torch.Tensor) -> None:
+    """Whether what is predicted depends on earlier tokens alone."""
+    other = block.clone()
+    other[:, -1] = (other[:, -1] + 1) % model.config.vocab_size
+    before, after = (model(input_ids=x).logits[:, :-1] for x in (block, other))
+    if (before - after).abs().max() > 1e-5 * before.abs().max():
+        raise ValueError(
+            f"model must predict each token from those before it, {type(model).__name__} of {model.name_or_path} sees "
+            "later ones too"
+        )
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------

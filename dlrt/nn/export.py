@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -280,17 +281,16 @@ def _of_model(model: nn.Module) -> tuple[dict, dict[str, torch.Tensor]]:
     configs: Any = getattr(model, "peft_config", None)
     if not configs:
         return _described(model)
-    from peft import get_peft_model_state_dict
-
     active: Any = getattr(model, "active_adapters", None) or model.active_adapter
     names = [active] if isinstance(active, str) else list(active() if callable(active) else active)
     if len(names) != 1:
         raise ValueError(f"source must have one active adapter, got {', '.join(names) or 'none'}")
-    config = configs[names[0]].to_dict()
-    if config["peft_type"] != "LORA":
-        raise ValueError(f"source must have a LoRA adapter, got {config['peft_type']}")
-    found = get_peft_model_state_dict(model, adapter_name=names[0], save_embedding_layers=False)
-    return config, {name: X.detach() for name, X in found.items()}
+    if (kind := configs[names[0]].peft_type) != "LORA":
+        raise ValueError(f"source must have a LoRA adapter, got {kind}")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)  # type: ignore[operator]  # of PEFT or transformers, for its adapters alone
+        own = Path(folder, names[0])
+        return _read(own if own.is_dir() else Path(folder))
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:

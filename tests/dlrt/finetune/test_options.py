@@ -21,7 +21,7 @@ def test_methods_that_are_offered():
         ({"lr": -1.0}, "lr must be positive and finite"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"budget": 0}, "budget must be at least 1"),
-        ({"length": 0}, "length must be at least 1"),
+        ({"length": 1}, "length must be at least 2"),
         ({"tau": 0.0}, "tau must be positive"),
         ({"data": []}, "data must name at least one file"),
     ],
@@ -51,7 +51,7 @@ def test_a_network_without_its_weights_is_refused(text_model, reviews, tmp_path)
     state = load_file(folder / "model.safetensors")
     wrapped = {name.replace("query.weight", "query.base.weight"): X for name, X in state.items()}
     save_file(wrapped, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"model: .* lacks 2 weights of BertForSequenceClassification: bert.*query"):
+    with pytest.raises(ValueError, match=r"model must have all weights of BertForSeq.* lacks 2: bert.*query"):
         work(Options(str(folder), "text", [reviews])).task.build()
 
 
@@ -120,3 +120,20 @@ def test_perplexity_is_that_of_all_tokens(language_model, tmp_path):
         torch.manual_seed(0)
         losses.append(found.measure(found.task.build())["validation_loss"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_a_network_that_sees_later_tokens_is_refused(text_model, tmp_path):
+    """BERT as transformers makes a model of the next token of it, with its head and without."""
+    from transformers import BertForMaskedLM
+
+    path = tmp_path / "a.txt"
+    path.write_text("the film was good and the story was bad " * 12)
+    with pytest.raises(ValueError, match=r"model must have all weights of BertLMHeadModel, .* lacks .*: cls"):
+        work(Options(str(text_model), "causal-lm", [path])).task.build()
+    BertForMaskedLM.from_pretrained(text_model).save_pretrained(tmp_path / "model")
+    for file in text_model.glob("tokenizer*"):
+        (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(
+        ValueError, match=r"model must predict each token from those before it, BertLMHeadModel of .* sees"
+    ):
+        work(Options(str(tmp_path / "model"), "causal-lm", [path])).task.build()

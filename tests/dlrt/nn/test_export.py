@@ -163,6 +163,18 @@ def test_a_start_from_a_model_of_transformers_with_an_adapter():
     torch.testing.assert_close(start(INDEX).logits, source(INDEX).logits)
 
 
+def test_a_start_from_the_active_adapter():
+    model = peft.get_peft_model(Network(), peft.LoraConfig(target_modules=["lines"]))
+    model.add_adapter("other", peft.LoraConfig(r=3, target_modules=["key"]))
+    model.set_adapter("other")
+    for name, p in model.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(p, std=0.3)
+    start = Network()
+    assert set(from_lora(start, model)) == {"key", "blocks.0.key", "blocks.1.key"}
+    torch.testing.assert_close(start.eval()(INDEX), model.eval()(INDEX))
+
+
 def test_a_start_from_another_model():
     """Adapters of other ranks and scales, several on a layer: each becomes one."""
     model, start = Network(), Network()
