@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from dlrt.finetune import command
-from dlrt.finetune.command import _place, finetune
-from dlrt.finetune.options import OFFERED, Options
+from dlrt.finetune.command import _keep_statistics, _place, finetune
+from dlrt.finetune.files import picture, pictures
+from dlrt.finetune.options import OFFERED, Options, work
 from dlrt.nn import adapt, load_low_rank, low_rank_layers
 
 
@@ -53,8 +54,6 @@ def test_adapter_and_lora_are_the_network_that_was_measured(options, tmp_path):
     """The validation accuracy and loss once more, from the files, by this project and by PEFT."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
-
-    from dlrt.finetune.options import work
 
     found = finetune(options, tmp_path)
     last = found["looks"][-1]
@@ -188,8 +187,6 @@ def test_an_unfinished_run_with_other_options_is_refused(options, tmp_path):
 
 def test_pictures(setting, tmp_path):
     """The same numbers from a folder of classes and from files of MNIST's format."""
-    from dlrt.finetune.files import picture, pictures
-
     folder = Path(setting.data) / "train"
     given = {"epochs": 4, "rank": 2, "batch": 8, "lr": 0.01}
     found = finetune(Options(setting.model, "image", [folder], **given), tmp_path / "a")
@@ -208,7 +205,10 @@ def test_pictures(setting, tmp_path):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_next_token(language_model, tmp_path):
-    """A text that repeats itself is learnt; the tied head stays as it is."""
+    """A text that repeats itself is learnt, and PEFT serves what was learnt; the tied head stays as it is."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
     (tmp_path / "text.txt").write_text("the film was good and the story was fine but the actors was dull " * 40)
     given = {"epochs": 8, "rank": 4, "batch": 4, "length": 16, "lr": 0.05}
     found = finetune(Options(str(language_model), "causal-lm", [tmp_path / "text.txt"], **given), tmp_path / "out")
@@ -218,11 +218,13 @@ def test_next_token(language_model, tmp_path):
     saved = load_file(tmp_path / "out/adapter.safetensors")
     assert {name.rsplit(".", 1)[1] for name in saved} == {"U", "S", "V"}
     assert {name.rsplit(".", 2)[1] for name in saved} == {"c_attn", "c_proj", "c_fc"}
+    base = AutoModelForCausalLM.from_pretrained(language_model)
+    served = PeftModel.from_pretrained(base, tmp_path / "out/lora")
+    measured = work(Options(str(language_model), "causal-lm", [tmp_path / "text.txt"], **given)).measure(served)
+    assert measured["validation_loss"] == pytest.approx(looks[-1]["validation_loss"], rel=1e-5)
 
 
 def test_statistics_of_batch_normalisation_stay():
-    from dlrt.finetune.command import _keep_statistics
-
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     x, before = torch.randn(8, 3), model[1].running_mean.clone()
     expected = model.eval()(x)
