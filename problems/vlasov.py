@@ -15,7 +15,7 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField, Side
 from .numerical import NumericallySolved
-from .problem import best_approximation
+from .problem import best_approximation, check_real_point
 
 
 class Moments(NamedTuple):
@@ -100,8 +100,7 @@ class Vlasov(NumericallySolved):
         TypeError
             The point is complex.
         """
-        if np.iscomplexobj(Y.U):
-            raise TypeError(f"a real problem needs a real point, got a point of dtype {Y.U.dtype}")
+        check_real_point(Y)
         return VlasovField(Y, self)
 
     def electric(self, density: np.ndarray) -> np.ndarray:
