@@ -11,19 +11,22 @@ from .least_squares import LinearLeastSquares
 from .manufactured import Manufactured, manufactured
 from .nonlinear_schroedinger import NonlinearSchroedinger, nonlinear_schroedinger
 from .problem import FiniteSum, LossProblem, Problem
+from .radiative_transfer import RadiativeTransfer, plane_source
 from .regression import MatrixRegression
 from .riccati import Riccati, riccati
 from .rotating import Rotating, rotating
 from .schroedinger import Schroedinger, schroedinger
 from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
+from .toggle_switch import toggle_switch
 from .vlasov import Vlasov, landau, two_stream
 
 __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
     "LinearField", "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
-    "MatrixRegression", "NonlinearSchroedinger", "OperatorField", "Problem", "Riccati", "Rotating", "Schroedinger",
-    "Sylvester", "Vlasov", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck", "from_function",
-    "given_solution", "landau", "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "riccati",
-    "rotating", "schroedinger", "solid_body_rotation", "synthetic", "two_stream",
+    "MatrixRegression", "NonlinearSchroedinger", "OperatorField", "Problem", "RadiativeTransfer", "Riccati",
+    "Rotating", "Schroedinger", "Sylvester", "Vlasov", "allen_cahn", "anisotropic_diffusion", "completion",
+    "fokker_planck", "from_function", "given_solution", "landau", "load_target", "lyapunov", "manufactured",
+    "nonlinear_schroedinger", "plane_source", "riccati", "rotating", "schroedinger", "solid_body_rotation",
+    "synthetic", "toggle_switch", "two_stream",
 ]  # fmt: skip

@@ -105,7 +105,7 @@ def compare(
         _problem(
             help="Rows and columns; all problems unless a target is given. "
             "Default: 100, but allen-cahn, anisotropic-diffusion and solid-body-rotation 64, given-solution 30, "
-            "landau-damping and two-stream 16, manufactured 7."
+            "toggle-switch 51, landau-damping and two-stream 16, manufactured 7."
         ),
     ] = None,
     true_rank: Annotated[
