@@ -24,6 +24,7 @@ from .descent import Descent
 from .error_bound import ErrorBound, Scaling
 from .exactness import Exactness
 from .frame import one_frame
+from .moments import Moments
 from .predictions import factor_methods
 from .riemannian_step import RiemannianStep
 from .spare import Spare
@@ -37,7 +38,8 @@ from .theorem import Measured, Theorem
 
 __all__ = [
     "HOLDS", "NOT_APPLICABLE", "THEOREMS", "VIOLATED", "Certificate", "Conservation", "Constant", "Convergence",
-    "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured", "Polynomial", "Proof",
-    "RiemannianStep", "Scaling", "Series", "Spare", "SpectralStep", "Stationary", "Stiffness", "Structure", "Theorem",
-    "factor_methods", "one_frame", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
+    "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured", "Moments",
+    "Polynomial", "Proof", "RiemannianStep", "Scaling", "Series", "Spare", "SpectralStep", "Stationary",
+    "Stiffness", "Structure", "Theorem", "factor_methods", "one_frame", "predicted_rate", "prove", "resting_point",
+    "verify", "worst_of",
 ]  # fmt: skip

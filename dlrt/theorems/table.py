@@ -14,6 +14,7 @@ from .decay import Decay
 from .descent import Descent
 from .error_bound import ErrorBound
 from .exactness import Exactness
+from .moments import Moments
 from .riemannian_step import RiemannianStep
 from .spare import Spare
 from .spectral_step import SpectralStep
@@ -36,6 +37,7 @@ THEOREMS: dict[str, Theorem] = {
         Spare(),
         Exactness(),
         Conservation(),
+        Moments(),
         Decay(),
     )
 }
