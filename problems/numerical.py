@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.integrate
 
 from .problem import Problem
+
+
+class Archive(Protocol):
+    """Where solutions are kept for other programs, such as `dlrt.references.References`."""
+
+    def find(self, t: float) -> np.ndarray | None:
+        """The solution at time t, None where it is not kept."""
+
+    def add(self, t: float, solution: np.ndarray) -> None:
+        """Keep it."""
 
 
 class NumericallySolved(Problem):
@@ -17,6 +28,12 @@ class NumericallySolved(Problem):
     A subclass gives the dense start and the dense field. Solutions are kept for as long as the problem lives, and each
     is computed from the nearest one before it; cost O(m n) memory for each time asked for.
     """
+
+    _archive: ClassVar[Any] = None
+
+    def keep_solutions(self, archive: Archive) -> None:
+        """Look for solutions in an archive, and add to it those that are computed."""
+        object.__setattr__(self, "_archive", archive)
 
     @abstractmethod
     def start_matrix(self) -> np.ndarray:
@@ -32,21 +49,29 @@ class NumericallySolved(Problem):
         if t < 0:
             return None
         if t not in self._solutions:
-            before = max(s for s in self._solutions if s < t)
-            start = self._solutions[before]
-            solved = scipy.integrate.solve_ivp(
-                lambda s, x: self.rate(s, x.reshape(self.shape)).ravel(),
-                (before, t),
-                start.ravel(),
-                method="DOP853",
-                t_eval=[t],
-                rtol=1e-12,
-                atol=1e-14 * max(1e-300, float(np.abs(start).max())),
-            )
-            if not solved.success:
-                raise FloatingPointError(f"the reference of {self.name} ends before t = {t:g}: {solved.message}")
-            self._solutions[t] = solved.y[:, -1].reshape(self.shape)
+            found = None if self._archive is None else self._archive.find(t)
+            self._solutions[t] = self._solution(t) if found is None else found
         return self._solutions[t].copy()
+
+    def _solution(self, t: float) -> np.ndarray:
+        """Y(t), from the nearest time before."""
+        before = max(s for s in self._solutions if s < t)
+        start = self._solutions[before]
+        solved = scipy.integrate.solve_ivp(
+            lambda s, x: self.rate(s, x.reshape(self.shape)).ravel(),
+            (before, t),
+            start.ravel(),
+            method="DOP853",
+            t_eval=[t],
+            rtol=1e-12,
+            atol=1e-14 * max(1e-300, float(np.abs(start).max())),
+        )
+        if not solved.success:
+            raise FloatingPointError(f"the reference of {self.name} ends before t = {t:g}: {solved.message}")
+        solution = solved.y[:, -1].reshape(self.shape)
+        if self._archive is not None:
+            self._archive.add(t, solution)
+        return solution
 
     @cached_property
     def _solutions(self) -> dict[float, np.ndarray]:

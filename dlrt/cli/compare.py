@@ -181,12 +181,13 @@ def compare(
 
 def _problem_of(name, given):
     """The problem with the options given, which must all apply to it."""
+    from ..references import kept
     from ..registry import PROBLEMS, build_problem, lookup, uses
 
     known = uses(lookup("problem", name, PROBLEMS))
     for unused in given.keys() - set(known):
         raise ValueError(f"{name} takes no {option(unused)}; it takes {', '.join(map(option, known))}")
-    return build_problem(name, given)
+    return kept(build_problem(name, given))
 
 
 def _methods(names, is_loss, usual_substep, **given):
