@@ -233,6 +233,11 @@ def toggle_switch(*, size=51, dtype="float64"):
     return problems.toggle_switch(size, dtype=_dtype(dtype))
 
 
+def stochastic_burgers(*, size=64, dtype="float64"):
+    """Viscous Burgers equation with random starts, in points and samples: waves that steepen to fronts."""
+    return problems.stochastic_burgers(_rng(), size, size, min(4, (size - 1) // 2), dtype=_dtype(dtype))
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -257,6 +262,7 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         two_stream,
         plane_source,
         toggle_switch,
+        stochastic_burgers,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn

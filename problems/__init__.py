@@ -3,7 +3,7 @@
 from .allen_cahn import AllenCahn, allen_cahn
 from .completion import MatrixCompletion, completion
 from .cross_terms import LinearTerms, anisotropic_diffusion, solid_body_rotation
-from .fields import DenseField, Field, LinearField, OperatorField
+from .fields import DenseField, Field, LinearField, NonlinearField, OperatorField
 from .fokker_planck import FokkerPlanck, fokker_planck
 from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
@@ -16,6 +16,7 @@ from .regression import MatrixRegression
 from .riccati import Riccati, riccati
 from .rotating import Rotating, rotating
 from .schroedinger import Schroedinger, schroedinger
+from .stochastic_burgers import StochasticBurgers, stochastic_burgers
 from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
 from .toggle_switch import toggle_switch
@@ -24,9 +25,9 @@ from .vlasov import Vlasov, landau, two_stream
 __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
     "LinearField", "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
-    "MatrixRegression", "NonlinearSchroedinger", "OperatorField", "Problem", "RadiativeTransfer", "Riccati",
-    "Rotating", "Schroedinger", "Sylvester", "Vlasov", "allen_cahn", "anisotropic_diffusion", "completion",
-    "fokker_planck", "from_function", "given_solution", "landau", "load_target", "lyapunov", "manufactured",
-    "nonlinear_schroedinger", "plane_source", "riccati", "rotating", "schroedinger", "solid_body_rotation",
-    "synthetic", "toggle_switch", "two_stream",
+    "MatrixRegression", "NonlinearField", "NonlinearSchroedinger", "OperatorField", "Problem", "RadiativeTransfer",
+    "Riccati", "Rotating", "Schroedinger", "StochasticBurgers", "Sylvester", "Vlasov", "allen_cahn",
+    "anisotropic_diffusion", "completion", "fokker_planck", "from_function", "given_solution", "landau",
+    "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "plane_source", "riccati", "rotating",
+    "schroedinger", "solid_body_rotation", "stochastic_burgers", "synthetic", "toggle_switch", "two_stream",
 ]  # fmt: skip

@@ -88,7 +88,7 @@ def compare(
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
             "Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
-            "landau-damping and two-stream, else euler, or heun for methods of order 2. "
+            "landau-damping, two-stream and stochastic-burgers, else euler, or heun for methods of order 2. "
             "For methods that split a step into those of K, L and S."
         ),
     ] = None,
@@ -104,8 +104,8 @@ def compare(
         int | None,
         _problem(
             help="Rows and columns; all problems unless a target is given. "
-            "Default: 100, but allen-cahn, anisotropic-diffusion and solid-body-rotation 64, given-solution 30, "
-            "toggle-switch 51, landau-damping and two-stream 16, manufactured 7."
+            "Default: 100, but allen-cahn, anisotropic-diffusion, solid-body-rotation and stochastic-burgers 64, "
+            "toggle-switch 51, given-solution 30, landau-damping and two-stream 16, manufactured 7."
         ),
     ] = None,
     true_rank: Annotated[
