@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
 
@@ -63,6 +63,10 @@ class Truncation:
     def start(self, Y: LowRank) -> LowRank:
         """The matrix with which a run starts, in bases that the rule needs; it stays the same matrix."""
         return Y
+
+    def cutting(self, cut: float) -> Truncation:
+        """The rule with this absolute tolerance; itself where it has none."""
+        return self
 
     def ranks(self, values: list[np.ndarray]) -> list[int]:
         """How many singular values of each matrix the rule keeps, spare directions apart.
@@ -177,6 +181,10 @@ class Tolerance(Truncation):
     def limit(self):
         """``max_rank``."""
         return math.inf if self.max_rank is None else self.max_rank
+
+    def cutting(self, cut):
+        """The same bounds of the rank."""
+        return replace(self, relative=None, absolute=cut)
 
     def threshold(self, norm: float) -> float:
         """The absolute tolerance for a matrix of this Frobenius norm."""
@@ -345,6 +353,10 @@ class Conservative(Truncation):
     def limit(self):
         """That of the other rule, and one for each column of W."""
         return self.truncation.limit + self.moments.shape[1]
+
+    def cutting(self, cut):
+        """The same moments."""
+        return replace(self, truncation=self.truncation.cutting(cut))
 
     def basis(self, Y: LowRank) -> Any:
         """Q (n, k), in the library, dtype and device of Y."""
