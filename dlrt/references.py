@@ -1,4 +1,4 @@
-"""Numerical reference solutions on disk, so that they are computed once and not in every run of the program.
+"""Computed reference solutions on disk, so that this is done once and not in every run of the program.
 
 They are in the folder ``references`` of the cache (`dlrt.runs.cache`), one file for each time, in a folder for each
 problem that is named by what determines the numbers: its settings and the code of the project.
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from problems.numerical import NumericallySolved
+from problems.numerical import Computed
 
 from .runs import cache, digest, identify, write_atomically
 
@@ -70,11 +70,11 @@ class References:
 
 
 def kept(problem: Some) -> Some:
-    """The problem, whose reference solutions are kept in the cache where they are numerical ones.
+    """The problem, whose reference solutions are kept in the cache where they have to be computed.
 
     Those of the same problem that other code made are removed.
     """
-    if isinstance(problem, NumericallySolved):
+    if isinstance(problem, Computed):
         made: dict[str, Any] = identify(problem=problem)
         settings = f"{problem.name}-{digest(made['settings'], size=8)}"
         folder = cache() / "references" / f"{settings}-{made['code']}"

@@ -1,4 +1,4 @@
-"""Reference solutions by numerical integration of the dense equation, to twelve digits."""
+"""Reference solutions that are computed and kept, as by integration of the dense equation to twelve digits."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Archive(Protocol):
         """Keep it."""
 
 
-class NumericallySolved(Problem):
-    """A problem whose reference is computed by scipy's DOP853 with relative tolerance 1e-12.
+class Computed(Problem):
+    """A problem whose reference is computed, in a time that is worth saving.
 
-    A subclass gives the dense start and the dense field. Solutions are kept for as long as the problem lives, and each
-    is computed from the nearest one before it; cost O(m n) memory for each time asked for.
+    A subclass gives the dense start, and how it is moved. Solutions are kept for as long as the problem lives, and each
+    is computed from the nearest one between 0 and its time; cost O(m n) memory for each time asked for.
     """
 
     _archive: ClassVar[Any] = None
@@ -40,23 +40,42 @@ class NumericallySolved(Problem):
         """Y(0) in double precision."""
 
     @abstractmethod
+    def moved(self, start: np.ndarray, before: float, t: float) -> np.ndarray:
+        """The solution at time t that is `start` at the time `before`."""
+
+    def reference(self, t: float) -> np.ndarray | None:
+        """Y(t)."""
+        t = float(t)
+        if t not in self._solutions:
+            found = None if self._archive is None else self._archive.find(t)
+            if found is None:
+                before = max((s for s in self._solutions if 0 <= s < t), default=0.0)
+                found = self.moved(self._solutions[before], before, t)
+                if self._archive is not None:
+                    self._archive.add(t, found)
+            self._solutions[t] = found
+        return self._solutions[t].copy()
+
+    @cached_property
+    def _solutions(self) -> dict[float, np.ndarray]:
+        return {0.0: self.start_matrix()}
+
+
+class NumericallySolved(Computed):
+    """A problem whose reference is computed by scipy's DOP853 with relative tolerance 1e-12.
+
+    A subclass gives the dense start and the dense field.
+    """
+
+    @abstractmethod
     def rate(self, t: float, W: np.ndarray) -> np.ndarray:
         """F(t, W) for a dense (m, n) array in double precision."""
 
     def reference(self, t: float) -> np.ndarray | None:
         """Y(t), for t >= 0; None before that."""
-        t = float(t)
-        if t < 0:
-            return None
-        if t not in self._solutions:
-            found = None if self._archive is None else self._archive.find(t)
-            self._solutions[t] = self._solution(t) if found is None else found
-        return self._solutions[t].copy()
+        return None if t < 0 else super().reference(t)
 
-    def _solution(self, t: float) -> np.ndarray:
-        """Y(t), from the nearest time before."""
-        before = max(s for s in self._solutions if s < t)
-        start = self._solutions[before]
+    def moved(self, start: np.ndarray, before: float, t: float) -> np.ndarray:
         solved = scipy.integrate.solve_ivp(
             lambda s, x: self.rate(s, x.reshape(self.shape)).ravel(),
             (before, t),
@@ -68,11 +87,4 @@ class NumericallySolved(Problem):
         )
         if not solved.success:
             raise FloatingPointError(f"the reference of {self.name} ends before t = {t:g}: {solved.message}")
-        solution = solved.y[:, -1].reshape(self.shape)
-        if self._archive is not None:
-            self._archive.add(t, solution)
-        return solution
-
-    @cached_property
-    def _solutions(self) -> dict[float, np.ndarray]:
-        return {0.0: self.start_matrix()}
+        return solved.y[:, -1].reshape(self.shape)

@@ -54,6 +54,12 @@ def test_other_problems_have_other_files(folder, solved):
     assert len(list(folder.iterdir())) == 4  # that one is known in closed form
 
 
+def test_exponentials_are_kept_too(folder, monkeypatch):
+    W = kept(problems.solid_body_rotation(6)).reference(0.4)
+    monkeypatch.setattr("problems.cross_terms.expm_multiply", None)
+    assert np.array_equal(kept(problems.solid_body_rotation(6)).reference(0.4), W)
+
+
 def test_what_other_code_made_is_removed(folder, monkeypatch):
     kept(problems.allen_cahn(8)).reference(0.1)
     kept(problems.allen_cahn(9)).reference(0.1)
