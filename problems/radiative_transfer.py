@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -42,6 +42,8 @@ class RadiativeTransfer(LinearTerms):
 
     nodes: Any = None
     weights: Any = None
+
+    usual_substep: ClassVar[str | None] = "rk4"  # exact sub-flows know nothing of the rank of scattering
 
     def field(self, t: float, Y: LowRank) -> Field:
         """The field with exact sub-flows, independent of t."""

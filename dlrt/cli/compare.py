@@ -88,8 +88,8 @@ def compare(
         _method(
             help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
             "Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
-            "landau-damping, two-stream and stochastic-burgers, else euler, or heun for methods of order 2. "
-            "For methods that split a step into those of K, L and S."
+            "landau-damping, two-stream, plane-source and stochastic-burgers, else euler, or heun for methods of "
+            "order 2. For methods that split a step into those of K, L and S."
         ),
     ] = None,
     optimizer: Annotated[str | None, _method(help="sgd, momentum or adam; all methods. Default: their own.")] = None,
