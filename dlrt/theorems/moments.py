@@ -22,7 +22,7 @@ from problems import Vlasov, landau, two_stream
 
 from .certificate import Constant, Hypothesis, Series
 from .hypotheses import euler_steps, plain_descent
-from .measure import dense, failed, norm, rounding, run, start_of, wide
+from .measure import basis, dense, failed, norm, rounding, run, start_of, wide
 from .theorem import Measured, Theorem, cuts_values
 
 NAMES = ("mass", "momentum", "kinetic energy")
@@ -53,7 +53,7 @@ class Moments(Theorem):
     since ``sum_x E_x rho_x = 0``. The *kinetic energy* changes by the work of E as the field says; the *total* energy
     is conserved up to the order of the Runge-Kutta method, because that of E is quadratic in Y.
 
-    Hypotheses: plain descent, explicit Euler steps.
+    Hypotheses: plain descent, explicit Euler steps; W spans s, v s and v^2 s of the problem.
 
     Proof. W is in the span of V0: `Conservative` puts it there. *Truncation*: Y1 W = Y^ W, as what is cut has rows
     orthogonal to W. *Augmented BUG*: ``Y^ = U^ U^^T (Y0 + h F(Y0)) V^ V^^T``, V^ contains V0, so the right projector
@@ -104,10 +104,14 @@ class Moments(Theorem):
         return {"landau": landau(16, N, 0.5), "two-stream": two_stream(16, N, 0.5)}
 
     def hypotheses(self, integrator, problem):
-        """A Vlasov-Poisson equation, Euler steps, no memory."""
+        """A Vlasov-Poisson equation, Euler steps, no memory; where moments are kept, the ones of this problem."""
         fits = isinstance(problem, Vlasov)
         yield Hypothesis("a Vlasov-Poisson equation", fits, getattr(problem, "name", ""))
         yield from (euler_steps(integrator), plain_descent(integrator))
+        if fits and isinstance(integrator.truncation, Conservative):
+            given, W = wide(integrator.truncation.moments), problem.moment_functions
+            inside = len(given) == len(W) and norm(W - (Q := basis(given)) @ (Q.T @ W)) < 1e-12 * norm(W)
+            yield Hypothesis("the truncation keeps mass, momentum and energy", inside, f"moments {given.shape}")
 
     def measure(self, integrator, problem):
         """Steps from the problem's start."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlrt import solve
-from dlrt.theorems import HOLDS, VIOLATED, Moments
+from dlrt.theorems import HOLDS, NOT_APPLICABLE, VIOLATED, Moments
 from integrators import AugmentedBUG, Conservative, FixedRank, GeoLoRA, ProjectedRungeKutta, RungeKuttaBUG, Tolerance
 from problems import Vlasov, landau
 
@@ -26,6 +26,15 @@ def test_a_stage_that_is_truncated_without_moments_is_found():
     rule = Conservative(landau(4, 32).moment_functions, FixedRank(2))
     certificate = Moments().check(ProjectedRungeKutta(order=2, truncation=rule), Moments().problems()["two-stream"])
     assert certificate.verdict == VIOLATED and not certificate.promised
+
+
+def test_other_moments_are_no_failure():
+    """Mass alone, or another number of points: the statement is about more."""
+    problem = Moments().problems()["landau"]
+    for W in (problem.moment_functions[:, :1], landau(4, 16).moment_functions):
+        method = AugmentedBUG(truncation=Conservative(W, FixedRank(2)))
+        certificate = Moments().check(method, problem)
+        assert certificate.verdict == NOT_APPLICABLE and "keeps mass, momentum and energy" in certificate.reason
 
 
 def test_a_run_keeps_mass_momentum_and_energy():
