@@ -12,6 +12,11 @@ with the tolerances a (``atol``) and :math:`\rho` (``rtol``). The run goes on fr
 order 1 does not need as many steps as the tolerance has inverse units. Wherever truncation cuts, it is a best
 approximation: it never moves the matrix by more than e, whatever the singular values.
 
+An embedded estimate would cost less per step, but goes on without extrapolation, at order p. Tried with the projected
+Runge-Kutta methods and RK-BUG of orders p and p - 1 on four equations it saved up to 30 % of the evaluations at order 3
+and rtol = 1e-2, and took up to 1.7 times as many at 1e-4; at order 2 it took up to 2.4 times as many at 1e-3, and 3 to
+5 times at 1e-4. So there is none.
+
 **Truncation.** A `Tolerance` of the method follows the error tolerance: in a step of size h of a run over an interval
 of length T each of three truncations cuts at most :math:`(h/T)\,(a + \rho\|Y_0\|_F)`, so that what a whole run cuts is
 of the size of the tolerance. Less would keep the errors in time as directions of their own; more, a share of the
@@ -123,12 +128,15 @@ class Attempt:
         Sum of what was cut on the way.
     rejected : int
         Steps that the method itself rejected.
+    warning : str, optional
+        That of one of the two steps.
     """
 
     state: State
     ratio: float
     truncation_error: float
     rejected: int
+    warning: str | None = None
 
 
 def attempt(integrator: Any, tolerances: Tolerances, length: float, field, t: float, state: State, h: float) -> Attempt:
@@ -159,6 +167,7 @@ def attempt(integrator: Any, tolerances: Tolerances, length: float, field, t: fl
         ratio,
         half.truncation_error + fine.truncation_error + float(cut),
         sum(step.rejected for step in steps),
+        half.warning or fine.warning,
     )
 
 

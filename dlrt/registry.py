@@ -48,6 +48,8 @@ SUBSTEPS: dict[str, Callable[[], Any]] = {
     "heun": methods.Heun,
     "rk4": methods.RK4,
     "exact": methods.Exact,
+    "exponential": methods.Exponential,
+    "implicit": methods.Implicit,
 }
 
 
@@ -290,7 +292,7 @@ def lookup(kind, name, table):
     >>> lookup("substep", "eular", SUBSTEPS)
     Traceback (most recent call last):
     ...
-    ValueError: unknown substep 'eular', did you mean 'euler'? Known: euler, heun, rk4, exact
+    ValueError: unknown substep 'eular', did you mean 'euler'? Known: euler, heun, rk4, exact, exponential, implicit
     """
     if name in table:
         return table[name]

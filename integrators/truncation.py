@@ -68,6 +68,10 @@ class Truncation:
         """The rule with this absolute tolerance; itself where it has none."""
         return self
 
+    def settled(self, starts: Sequence[tuple[tuple[int, ...], int]]) -> dict[str, int]:
+        """Options that the rule leaves to the start, from shape and rank of each matrix there."""
+        return {}
+
     def ranks(self, values: list[np.ndarray]) -> list[int]:
         """How many singular values of each matrix the rule keeps, spare directions apart.
 
@@ -186,6 +190,10 @@ class Tolerance(Truncation):
         """The same bounds of the rank."""
         return replace(self, relative=None, absolute=cut)
 
+    def settled(self, starts):
+        """Without a ``max_rank`` twice the largest rank of the start."""
+        return {} if self.max_rank is not None else {"max_rank": max(*(2 * r for _, r in starts), self.min_rank)}
+
     def threshold(self, norm: float) -> float:
         """The absolute tolerance for a matrix of this Frobenius norm."""
         return self.relative * norm if self.relative is not None else float(self.absolute or 0.0)
@@ -214,8 +222,8 @@ class GlobalBudget(Truncation):
         The budget as a number of parameters in U and V, the (m + n) r of all matrices. (The r^2 of S are not counted.)
     columns : int, optional
         The budget as a number of directions, whatever they cost: a direction is then worth :math:`\sigma_i^2 w`, and
-        without a weight the rule is the truncation of the block-diagonal matrix of them all. Exactly one of the two
-        budgets is given.
+        without a weight the rule is the truncation of the block-diagonal matrix of them all. Without either budget
+        :class:`dlrt.nn.LowRankOptimizer` takes as many parameters as there are at the start.
     spare : int
         Directions of each matrix beyond those that its values earn.
     fisher : float, optional
@@ -226,8 +234,8 @@ class GlobalBudget(Truncation):
     Raises
     ------
     TypeError, ValueError
-        Not exactly one budget is given, a number does not fit, or the budget is too small for one direction of each
-        matrix and its spare ones.
+        Both budgets are given, a number does not fit, or the budget is too small for one direction of each matrix and
+        its spare ones; where it is applied, there is no budget.
 
     Notes
     -----
@@ -240,11 +248,12 @@ class GlobalBudget(Truncation):
     fisher: float | None = None
 
     def __post_init__(self):
-        if (self.parameters is None) == (self.columns is None):
+        if self.parameters is not None and self.columns is not None:
             raise ValueError(
                 f"give either parameters or columns, got parameters={self.parameters} and columns={self.columns}"
             )
-        check_integer(*self.budget, 1)
+        if self.budget is not None:
+            check_integer(*self.budget, 1)
         check_integer("spare", self.spare, 0)
         if self.fisher is not None:
             object.__setattr__(self, "fisher", check_fraction("fisher", self.fisher))
@@ -255,9 +264,14 @@ class GlobalBudget(Truncation):
         return self.fisher is not None
 
     @property
-    def budget(self) -> tuple[str, int]:
-        """Its name and size."""
-        return ("columns", self.columns or 0) if self.parameters is None else ("parameters", self.parameters)
+    def budget(self) -> tuple[str, int] | None:
+        """Its name and size, where it is given."""
+        given = {"parameters": self.parameters, "columns": self.columns}
+        return next(((name, size) for name, size in given.items() if size is not None), None)
+
+    def settled(self, starts):
+        """Without a budget that of the start, in parameters."""
+        return {} if self.budget else {"parameters": sum(sum(shape) * r for shape, r in starts)}
 
     def memory(self, Y):
         """A weight of zero, where there is one."""
@@ -271,6 +285,8 @@ class GlobalBudget(Truncation):
 
     def kept(self, values, owners):
         """First those that each matrix keeps, then by worth."""
+        if self.budget is None:
+            raise ValueError("GlobalBudget needs parameters or columns, and has neither here")
         name, total = self.budget
         costs = [1 if self.parameters is None else sum(owner.shape) for owner in owners]
         kept = [min(1 + self.spare, len(d)) for d in values]

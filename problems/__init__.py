@@ -8,6 +8,7 @@ from .fokker_planck import FokkerPlanck, fokker_planck
 from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
 from .least_squares import LinearLeastSquares
+from .linear_part import LinearPart
 from .manufactured import Manufactured, manufactured
 from .nonlinear_schroedinger import NonlinearSchroedinger, nonlinear_schroedinger
 from .problem import FiniteSum, LossProblem, Problem
@@ -24,7 +25,7 @@ from .vlasov import Vlasov, landau, two_stream
 
 __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
-    "LinearField", "LinearLeastSquares", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
+    "LinearField", "LinearLeastSquares", "LinearPart", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
     "MatrixRegression", "NonlinearField", "NonlinearSchroedinger", "OperatorField", "Problem", "RadiativeTransfer",
     "Riccati", "Rotating", "Schroedinger", "StochasticBurgers", "Sylvester", "Vlasov", "allen_cahn",
     "anisotropic_diffusion", "completion", "fokker_planck", "from_function", "given_solution", "landau",

@@ -16,6 +16,7 @@ from integrators.linalg import in_double
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
+from .linear_part import LinearPart
 from .numerical import Computed
 from .problem import best_approximation
 
@@ -96,6 +97,16 @@ class LinearTerms(Computed):
             B if B is None else B.conj().T.tocsr() if scipy.sparse.issparse(B) else B.conj().T for _, B in self.terms
         )
 
+    @cached_property
+    def linear(self) -> LinearPart | None:
+        """The terms of which one factor is the identity; None where there are none."""
+        (m, n), pairs = self.shape, list(zip((A for A, _ in self.terms), self.adjoint, strict=True))
+        A = [A for A, B_H in pairs if B_H is None and A is not None]
+        B_H = [B_H for A, B_H in pairs if A is None and B_H is not None]
+        if not A and not B_H:
+            return None
+        return LinearPart(sum(A, scipy.sparse.csr_array((m, m))), sum(B_H, scipy.sparse.csr_array((n, n))))
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of Y(0); random directions with zero singular values beyond its rank."""
         return best_approximation(self.P, self.Q, rank, rng, self.like)
@@ -162,6 +173,10 @@ class TermsField(LinearField):
     @property
     def owner(self) -> LinearTerms:
         return self.problem
+
+    @property
+    def linear(self) -> LinearPart | None:
+        return self.problem.linear
 
     def left(self, U: Array) -> tuple[Array, ...]:
         return tuple(U if A is None else A @ U for A, _ in self.problem.terms)

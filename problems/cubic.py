@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
 
 import numpy as np
 
+from integrators.linalg import dagger
 from integrators.lowrank import LowRank
 
-from .fields import NonlinearField
+from .fields import Array, LinearField, NonlinearField, units
 
 
 def cube(Y: LowRank) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +72,11 @@ class CubicField(NonlinearField):
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         return (self.factor * X).astype(self.point.dtype, copy=False)
+
+    def rows(self, p: Sequence[int]) -> Array:
+        W = self.point.K[p] @ self.point.V.conj().T
+        return dagger(LinearField.apply_H(self, units(self.point.U, p))) + self._scaled(np.abs(W) ** 2 * W)
+
+    def columns(self, q: Sequence[int]) -> Array:
+        W = self.point.K @ self.point.V[q].conj().T
+        return LinearField.apply(self, units(self.point.V, q)) + self._scaled(np.abs(W) ** 2 * W)

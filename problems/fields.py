@@ -11,17 +11,20 @@ each computed once, when it is first read.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import matmul
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_api_compat import device
 
-from integrators.linalg import array_namespace, dagger, eps, is_complex
+from integrators.linalg import array_namespace, dagger, eps, is_complex, taken
 from integrators.lowrank import LowRank
+
+if TYPE_CHECKING:
+    from .linear_part import LinearPart
 
 Array = Any  # a numpy array or a torch tensor
 
@@ -76,6 +79,14 @@ class Field(ABC):
         """``U^H F V``, shape (rU, rV)."""
         return dagger(self.point.U) @ self.K
 
+    def rows(self, p: Sequence[int]) -> Array:
+        """The rows ``F[p, :]``, shape (|p|, n)."""
+        return dagger(self.apply_H(units(self.point.U, p)))
+
+    def columns(self, q: Sequence[int]) -> Array:
+        """The columns ``F[:, q]``, shape (m, |q|)."""
+        return self.apply(units(self.point.V, q))
+
     def full(self) -> Array:
         """F itself as a dense (m, n) array; for small problems and tests."""
         V = self.point.V
@@ -107,6 +118,15 @@ class Field(ABC):
         raise self._unknown_flow
 
     @property
+    def linear(self) -> LinearPart | None:
+        """A linear part ``A Y + Y B`` of F, which does not depend on time; None where none is declared."""
+        return None
+
+    def linear_part(self, part: str) -> Any:
+        """That linear part as an operator on K, L or S, or on matrices of low rank ("Y"); None where there is none."""
+        return None if self.linear is None else self.linear.seen(self.point, part)
+
+    @property
     def _unknown_flow(self) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no exact sub-flows: choose a numerical substep")
 
@@ -130,6 +150,12 @@ class DenseField(Field):
 
     def apply_H(self, X: Array) -> Array:
         return dagger(self.matrix) @ X
+
+    def rows(self, p: Sequence[int]) -> Array:
+        return taken(self.matrix, p, 0)
+
+    def columns(self, q: Sequence[int]) -> Array:
+        return taken(self.matrix, q, 1)
 
     def full(self) -> Array:
         return self.matrix
@@ -241,6 +267,11 @@ class NonlinearField(LinearField):
 
     def apply_H(self, X: Array) -> Array:
         return super().apply_H(X) + self._H_times(X)
+
+
+def units(X: Array, indices: Sequence[int]) -> Array:
+    """Unit vectors of the length, library and dtype of the columns of X."""
+    return taken(array_namespace(X).eye(X.shape[0], dtype=X.dtype, device=device(X)), indices, 1)
 
 
 class Side:

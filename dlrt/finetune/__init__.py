@@ -1,6 +1,7 @@
 """Train and fine-tune networks by all methods alike: data, methods, the training loop, comparisons.
 
-The modules ``digits`` and ``diffusion`` hold what is particular to these two networks and their data.
+The modules ``digits`` and ``diffusion`` hold what is particular to these two networks and their data; ``peft`` is a
+tuner for PEFT and transformers.
 """
 
 from .comparison import compare, times

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from integrators import LowRank
 from integrators.checks import check_instance
 
 from ..runs import write_atomically
-from .adapters import Adapter
+from .adapters import Adapter, LowRankDelta
 from .factors import Factor
 from .layers import LowRankLayer
 from .maps import ConvMap, ConvTransposeMap, EmbeddingMap, map_of
@@ -62,7 +62,7 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
             raise RuntimeError(f"{name}: a merged adapter, unmerge() it before saving")
         if parts:
             B, A = torch.cat([B for B, _ in parts], 1), torch.cat([A for _, A in parts])
-            pair = _of_peft(name, adapter, A, B)
+            pair = of_peft(name, adapter, A, B)
             tensors |= {f"{PREFIX}{name}.{key}": X.to("cpu", copy=True).contiguous() for key, X in pair.items()}
             found[name] = adapter, next(iter(pair.values())).shape[0]
     if not found:
@@ -71,26 +71,41 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
     for name, module in saved.items():
         for key, X in module.state_dict().items():
             tensors[f"{PREFIX}{name}.{key}"] = X.detach().to("cpu", copy=True).contiguous()
+    names = [plain_name(model, path) for path, _ in model.named_modules()]
+    origin = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+    write_lora(folder, tensors, found, names, modules_to_save=list(saved) or None, base_model_name_or_path=origin)
+
+
+def write_lora(
+    folder: str | os.PathLike,
+    tensors: dict[str, torch.Tensor],
+    found: Mapping[str, tuple[LowRankDelta, int]],
+    names: Collection[str],
+    **more: Any,
+) -> None:
+    """Write tensors under PEFT's names, and the configuration of the layers with these adapters and LoRA ranks.
+
+    ``names`` are those of all modules of the model, ``more`` is what the configuration says besides.
+    """
     rank = max(r for _, r in found.values())
     pattern = {name: r for name, (_, r) in sorted(found.items(), key=lambda item: -len(item[0])) if r != rank}
     dropouts = {adapter.dropout for adapter, _ in found.values()}
     config = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": dropouts.pop() if len(dropouts) == 1 else 0.0,
         "rank_pattern": {_pattern(name): r for name, r in pattern.items()},
         "alpha_pattern": {_pattern(name): r for name, r in pattern.items()},
-        "target_modules": _targets(model, found),
-        "modules_to_save": list(saved) or None,
+        "target_modules": _targets(names, found),
         "fan_in_fan_out": all(type(adapter.settings).__name__ == "Conv1D" for adapter, _ in found.values()),
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": True,
+        **more,
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,6 +179,8 @@ def _outermost(model) -> dict[str, Adapter]:
     inside = {id(a) for layer in layers.values() if isinstance(layer, Adapter) for a in [*layer.stack()][1:]}
     found: dict[str, Adapter] = {}
     for name, layer in layers.items():
+        if isinstance(layer, LowRankDelta) and not isinstance(layer, Adapter):
+            raise ValueError(f"{name} belongs to an adapter of PEFT: dlrt.finetune.peft.save_lora writes it")
         if not isinstance(layer, Adapter):
             raise ValueError(f"{name} is of low rank by itself, not an adapter: LoRA cannot say that")
         if id(layer) not in inside:
@@ -171,7 +188,7 @@ def _outermost(model) -> dict[str, Adapter]:
     return found
 
 
-def _of_peft(name, adapter, A, B) -> dict[str, torch.Tensor]:
+def of_peft(name, adapter, A, B) -> dict[str, torch.Tensor]:
     """The factors under the names and in the shapes of PEFT."""
     layer, map = adapter.settings, adapter.map
     if issubclass(map, EmbeddingMap):
@@ -249,12 +266,11 @@ def _pattern(name: str) -> str:
     return "^" + re.escape(name)
 
 
-def _targets(model, names: Mapping[str, Any]) -> list[str] | str:
+def _targets(names, found: Mapping[str, Any]) -> list[str] | str:
     """The layers by name, or by an expression where other layers have names that end in these."""
-    plain = [plain_name(model, path) for path, _ in model.named_modules()]
-    if any(other.endswith(f".{name}") and other not in names for name in names for other in plain):
-        return "|".join(re.escape(name) for name in names)
-    return list(names)
+    if any(other.endswith(f".{name}") and other not in found for name in found for other in names):
+        return "|".join(re.escape(name) for name in found)
+    return list(found)
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:

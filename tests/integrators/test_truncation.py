@@ -190,7 +190,7 @@ def test_importance_budget_ties_and_equal_budgets():
         (lambda: Tolerance(relative=-0.1), "relative must be >= 0, got -0.1"),
         (lambda: Tolerance(absolute=float("nan")), "absolute must be >= 0, got nan"),
         (lambda: Tolerance(relative=0.1, max_rank=2, min_rank=3), "max_rank must be at least 3, got 2"),
-        (lambda: GlobalBudget(), "give either parameters or columns, got parameters=None and columns=None"),
+        (lambda: GlobalBudget()([state([1.0])]), "needs parameters or columns, and has neither here"),
         (lambda: GlobalBudget(parameters=100, columns=3), "give either parameters or columns"),
         (lambda: GlobalBudget(columns=0), "columns must be at least 1"),
         (lambda: GlobalBudget(parameters=100.0), "parameters must be an integer"),
@@ -307,3 +307,12 @@ def test_moments_at_the_start_and_at_zero_tolerance():
     everything = Conservative(np.eye(10), FixedRank(1))  # nothing is left to cut
     [(X, error)] = everything([State(Y)])
     assert error == 0 and np.linalg.norm(X.full() - Y.full()) < 1e-14 * 4
+
+
+def test_what_a_rule_leaves_to_the_start():
+    starts = [((5, 4), 2), ((3, 6), 3)]
+    assert GlobalBudget(fisher=0.9).settled(starts) == {"parameters": 2 * 9 + 3 * 9}
+    assert Tolerance(relative=0.1).settled(starts) == {"max_rank": 6}
+    assert Tolerance(relative=0.1, min_rank=8).settled(starts) == {"max_rank": 8}
+    settled = (GlobalBudget(columns=7), GlobalBudget(parameters=7), Tolerance(relative=0.1, max_rank=3), FixedRank(2))
+    assert all(rule.settled(starts) == {} for rule in settled)
