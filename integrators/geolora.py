@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from .integrator import Integrator
 from .parallel_bug import augmented
-from .truncation import Tolerance, Truncation
+from .spectral import Spectral
+from .truncation import GlobalBudget, Tolerance, Truncation
 
 __all__ = ["GeoLoRA"]
 
@@ -30,10 +31,10 @@ class GeoLoRA(Integrator):
     Parameters
     ----------
     truncation : Truncation
-        ``Tolerance(relative=0.1, spare=1)`` by default. The published method has ``spare=0``; with it, rank can be
-        lost for good where a direction grows by less than the tolerance in one step.
+        ``Tolerance(relative=0.1, spare=1)`` by default. Without spare directions (:meth:`published`) rank can be lost
+        for good where a direction grows by less than the tolerance in one step.
     optimizer : Optimizer
-        Plain descent by default.
+        Plain descent by default, which is what the theorems are about. For networks see :meth:`spectral`.
 
     Notes
     -----
@@ -46,6 +47,26 @@ class GeoLoRA(Integrator):
     """
 
     truncation: Truncation = field(default_factory=lambda: Tolerance(relative=0.1, spare=1))  # type: ignore[misc]
+
+    @classmethod
+    def published(cls, tau: float = 0.1, **options) -> GeoLoRA:
+        """The method as published: plain descent, and a relative tolerance without spare directions."""
+        return cls(truncation=Tolerance(relative=tau), **options)
+
+    @classmethod
+    def spectral(cls, parameters: int | None = None) -> GeoLoRA:
+        """For networks: spectral steps, and a budget of parameters by the worth of directions to the loss.
+
+        Parameters
+        ----------
+        parameters : int, optional
+            In the bases of all layers together; :class:`dlrt.nn.LowRankOptimizer` takes as many as at the start.
+
+        Notes
+        -----
+        The learning rate is about that of Adam. ``dlrt table directions`` compares it with LoRA and others.
+        """
+        return cls(optimizer=Spectral(), truncation=GlobalBudget(parameters=parameters, fisher=0.98))
 
     order: ClassVar[int] = 1
     robust: ClassVar[bool] = True

@@ -37,7 +37,7 @@ class LoRAMuon(TwoFactors):
     Parameters
     ----------
     optimizer : Optimizer
-        Acts on B and A, before they are orthogonalised: ``Momentum(0.9)`` is the published method.
+        Acts on B and A, before they are orthogonalised: ``Momentum(0.9, nesterov=True)`` is the published method.
 
     Notes
     -----

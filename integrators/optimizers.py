@@ -25,7 +25,7 @@ Reference: Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from .checks import check_fraction
@@ -105,16 +105,17 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class Momentum(Optimizer):
-    """Heavy-ball momentum, ``M <- beta M + F``.
+    """Heavy-ball momentum, ``M <- beta M + F``; with ``nesterov`` the direction is ``beta M + F``, one step ahead.
 
     Raises ValueError unless 0 <= beta < 1.
 
     References
     ----------
-    Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
+    Polyak (1964), doi:10.1016/0041-5553(64)90137-5. Nesterov's form is that of Sutskever et al. (2013), as in torch.
     """
 
     beta: float = 0.9
+    nesterov: bool = False  # type: ignore[misc]
 
     def __post_init__(self):
         object.__setattr__(self, "beta", check_fraction("beta", self.beta))
@@ -210,4 +211,4 @@ def steered(stages: Generator[tuple, Any, Any], optimizer: Optimizer, state: Sta
         result = stop.value
     if isinstance(result, LowRank):
         return State(result, memory, origin=Y)
-    return State(result.Y, {**result.memory, **memory}, origin=Y, rejected=result.rejected)
+    return replace(result, memory={**result.memory, **memory}, origin=Y)

@@ -14,7 +14,18 @@ from .lowrank import LowRank
 from .state import State, is_array, stack, unstack
 from .truncation import Truncation
 
-__all__ = ["Together", "finish", "separate"]
+__all__ = ["Apart", "Together", "finish", "separate"]
+
+
+class Apart(FloatingPointError):
+    """Matrices, by ``names``, that must go through the step alone from its start.
+
+    They have left a stack in new bases, which are others than those they would have had alone.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self.names = frozenset(names)
+        super().__init__(f"{', '.join(sorted(self.names))}: the matrix is not finite after the step")
 
 
 class Together:
@@ -97,7 +108,8 @@ class Together:
     def alone(self, i: int) -> Together:
         """The matrix at position i without a stack, as far as the stack has come; the stack has lost it then.
 
-        Raises FloatingPointError where its fields, or the matrices that follow from them, are not finite.
+        Raises FloatingPointError where its fields, or the matrices that follow from them, are not finite, and
+        :class:`Apart` where the stack has been in new bases.
         """
         self.lost.add(i)
         one = Together(self.integrator, {self.names[i]: self.before[i]}, self.h, self.t, stacked=False)
@@ -115,7 +127,7 @@ class Together:
         if not _finite(*found.values()):
             raise FloatingPointError("the field (minus the gradient) has non-finite entries")
         if S.shape != self.before[i].Y.S.shape:  # in new bases, which are others than those in the stack
-            raise FloatingPointError("the matrix is not finite after the step")
+            raise Apart([self.names[i]])
         shapes = {"K": (U.shape[0], V.shape[1]), "L": (V.shape[0], U.shape[1]), "S": S.shape}
         return Projections(**{part: X[tuple(map(slice, shapes[part]))] for part, X in found.items()})
 
@@ -173,8 +185,12 @@ def _overflown(groups: Sequence[Together]) -> list[tuple[Together, int]]:
 
 
 def _alone(lost: Iterable[tuple[Together, int]]) -> list[Together]:
-    """Each of these alone, unless it is already. Raises FloatingPointError with the names of those that fail."""
+    """Each of these alone, unless it is already.
+
+    Raises FloatingPointError with the names of those that fail, Apart with those that must begin anew.
+    """
     found, failed = [], {}
+    apart: set[str] = set()
     for group, i in lost:
         if i in group.lost:
             continue
@@ -182,11 +198,15 @@ def _alone(lost: Iterable[tuple[Together, int]]) -> list[Together]:
             if not group.stacked:
                 raise FloatingPointError("the matrix or its memory is not finite after the step")
             found.append(group.alone(i))
+        except Apart as error:
+            apart |= error.names
         except FloatingPointError as error:
             failed[group.names[i]] = error
     if failed:
         first = next(iter(failed.values()))
         raise FloatingPointError(f"{', '.join(failed)}: {first}") from first
+    if apart:
+        raise Apart(apart)
     return found
 
 

@@ -14,19 +14,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_fraction, check_integer, check_not_negative
-from .linalg import array_namespace, host_svds, is_complex, read, rotate, sizes, to_numpy, write
+from .checks import check_fraction, check_instance, check_integer, check_matrix, check_not_negative
+from .linalg import (
+    array_namespace,
+    complement,
+    concat,
+    dagger,
+    double_svd,
+    host_svds,
+    in_double,
+    is_complex,
+    qr,
+    read,
+    rotate,
+    sizes,
+    to_numpy,
+    write,
+)
 from .lowrank import LowRank
 from .state import State
 
-__all__ = ["FixedRank", "GlobalBudget", "ImportanceBudget", "Tolerance", "Truncation"]
+__all__ = ["Conservative", "FixedRank", "GlobalBudget", "ImportanceBudget", "Tolerance", "Truncation"]
 
 
 class Truncation:
@@ -44,6 +59,18 @@ class Truncation:
         super().__init_subclass__(**options)
         if "__call__" in vars(cls) and "stackable" not in vars(cls):
             cls.stackable = False
+
+    def start(self, Y: LowRank) -> LowRank:
+        """The matrix with which a run starts, in bases that the rule needs; it stays the same matrix."""
+        return Y
+
+    def cutting(self, cut: float) -> Truncation:
+        """The rule with this absolute tolerance; itself where it has none."""
+        return self
+
+    def settled(self, starts: Sequence[tuple[tuple[int, ...], int]]) -> dict[str, int]:
+        """Options that the rule leaves to the start, from shape and rank of each matrix there."""
+        return {}
 
     def ranks(self, values: list[np.ndarray]) -> list[int]:
         """How many singular values of each matrix the rule keeps, spare directions apart.
@@ -159,6 +186,14 @@ class Tolerance(Truncation):
         """``max_rank``."""
         return math.inf if self.max_rank is None else self.max_rank
 
+    def cutting(self, cut):
+        """The same bounds of the rank."""
+        return replace(self, relative=None, absolute=cut)
+
+    def settled(self, starts):
+        """Without a ``max_rank`` twice the largest rank of the start."""
+        return {} if self.max_rank is not None else {"max_rank": max(*(2 * r for _, r in starts), self.min_rank)}
+
     def threshold(self, norm: float) -> float:
         """The absolute tolerance for a matrix of this Frobenius norm."""
         return self.relative * norm if self.relative is not None else float(self.absolute or 0.0)
@@ -187,8 +222,8 @@ class GlobalBudget(Truncation):
         The budget as a number of parameters in U and V, the (m + n) r of all matrices. (The r^2 of S are not counted.)
     columns : int, optional
         The budget as a number of directions, whatever they cost: a direction is then worth :math:`\sigma_i^2 w`, and
-        without a weight the rule is the truncation of the block-diagonal matrix of them all. Exactly one of the two
-        budgets is given.
+        without a weight the rule is the truncation of the block-diagonal matrix of them all. Without either budget
+        :class:`dlrt.nn.LowRankOptimizer` takes as many parameters as there are at the start.
     spare : int
         Directions of each matrix beyond those that its values earn.
     fisher : float, optional
@@ -199,8 +234,8 @@ class GlobalBudget(Truncation):
     Raises
     ------
     TypeError, ValueError
-        Not exactly one budget is given, a number does not fit, or the budget is too small for one direction of each
-        matrix and its spare ones.
+        Both budgets are given, a number does not fit, or the budget is too small for one direction of each matrix and
+        its spare ones; where it is applied, there is no budget.
 
     Notes
     -----
@@ -213,11 +248,12 @@ class GlobalBudget(Truncation):
     fisher: float | None = None
 
     def __post_init__(self):
-        if (self.parameters is None) == (self.columns is None):
+        if self.parameters is not None and self.columns is not None:
             raise ValueError(
                 f"give either parameters or columns, got parameters={self.parameters} and columns={self.columns}"
             )
-        check_integer(*self.budget, 1)
+        if self.budget is not None:
+            check_integer(*self.budget, 1)
         check_integer("spare", self.spare, 0)
         if self.fisher is not None:
             object.__setattr__(self, "fisher", check_fraction("fisher", self.fisher))
@@ -228,9 +264,14 @@ class GlobalBudget(Truncation):
         return self.fisher is not None
 
     @property
-    def budget(self) -> tuple[str, int]:
-        """Its name and size."""
-        return ("columns", self.columns or 0) if self.parameters is None else ("parameters", self.parameters)
+    def budget(self) -> tuple[str, int] | None:
+        """Its name and size, where it is given."""
+        given = {"parameters": self.parameters, "columns": self.columns}
+        return next(((name, size) for name, size in given.items() if size is not None), None)
+
+    def settled(self, starts):
+        """Without a budget that of the start, in parameters."""
+        return {} if self.budget else {"parameters": sum(sum(shape) * r for shape, r in starts)}
 
     def memory(self, Y):
         """A weight of zero, where there is one."""
@@ -244,6 +285,8 @@ class GlobalBudget(Truncation):
 
     def kept(self, values, owners):
         """First those that each matrix keeps, then by worth."""
+        if self.budget is None:
+            raise ValueError("GlobalBudget needs parameters or columns, and has neither here")
         name, total = self.budget
         costs = [1 if self.parameters is None else sum(owner.shape) for owner in owners]
         kept = [min(1 + self.spare, len(d)) for d in values]
@@ -269,6 +312,96 @@ class GlobalBudget(Truncation):
         if owner.fisher is None:
             raise ValueError("fisher needs states that remember it, as those of a method with this truncation do")
         return owner.fisher
+
+
+@dataclass(frozen=True, eq=False)
+class Conservative(Truncation):
+    r"""Keep Y W for given vectors W, and cut the rest of Y by another rule.
+
+    With an orthonormal basis Q of the columns of W, such as 1, v and v^2 on a grid of velocities,
+
+    .. math:: Y_1 = Y Q Q^H + T(Y (I - Q Q^H)),
+
+    T being the other rule. The rows of what it keeps are orthogonal to Q, so :math:`Y_1 W = Y W` to rounding: for a
+    distribution of positions and velocities the densities of mass, momentum and energy at every position.
+
+    The basis V of the result begins with Q, and :meth:`start` sees to it at the beginning of a run. Therefore a method
+    that moves K and keeps the old directions of V, such as augmented BUG with explicit Euler steps, moves Y W as the
+    full equation does: what the equation conserves of Y W is conserved, see `dlrt.theorems.Moments`.
+
+    Parameters
+    ----------
+    moments : array (n, k)
+        W, real or complex as the matrices are, k <= n. Its span is what counts.
+    truncation : Truncation
+        T, which cuts singular values, those of the rest alone: ``FixedRank(r)`` gives matrices of rank r + k at most,
+        and the norm in ``Tolerance(relative=tau)`` is that of the rest.
+
+    Notes
+    -----
+    The cut is orthogonal to what is kept, its norm is that of T. Cost O((m + n) (r + k)^2).
+
+    Raises
+    ------
+    TypeError, ValueError
+        W is no matrix of floating-point numbers with at most as many columns as rows, or T does not cut by
+        singular values alone.
+
+    References
+    ----------
+    Einkemmer, Kusch, Schotthöfer (2023), Construction of high-order conservative basis-update and Galerkin dynamical
+    low-rank integrators, arXiv:2311.06399.
+    """
+
+    moments: Any = field(repr=False)
+    truncation: Truncation
+
+    def __post_init__(self):
+        check_matrix("moments", self.moments)
+        n, k = self.moments.shape
+        if k > n:
+            raise ValueError(f"moments must have at most as many columns as rows, got shape {(n, k)}")
+        check_instance("truncation", self.truncation, Truncation, "FixedRank(4)")
+        if type(self.truncation).__call__ is not Truncation.__call__ or self.truncation.remembers:
+            raise TypeError(f"truncation must cut by singular values alone, got {self.truncation!r}")
+
+    @property
+    def limit(self):
+        """That of the other rule, and one for each column of W."""
+        return self.truncation.limit + self.moments.shape[1]
+
+    def cutting(self, cut):
+        """The same moments."""
+        return replace(self, truncation=self.truncation.cutting(cut))
+
+    def basis(self, Y: LowRank) -> Any:
+        """Q (n, k), in the library, dtype and device of Y."""
+        if self.moments.shape[0] != Y.shape[-1]:
+            raise ValueError(f"moments must have {Y.shape[-1]} rows, as Y has columns, got {self.moments.shape[0]}")
+        Q = qr(in_double(to_numpy(self.moments)))[0]
+        return array_namespace(Y.V).asarray(Q, dtype=Y.dtype, device=device(Y.V))
+
+    def start(self, Y):
+        """The same matrix with Q in the basis V, which may then have more columns than U."""
+        [Y] = single([State(Y)])
+        Q = self.basis(Y)
+        return Y.embed(Y.U, concat(Q, complement(Q, Y.V)))
+
+    def __call__(self, states):
+        """Split each matrix at Q, cut what is beside it, and put both together in singular vectors of U."""
+        matrices = single(states)
+        bases = [self.basis(Y) for Y in matrices]
+        rests = [complement(Q, Y.V) for Q, Y in zip(bases, matrices, strict=True)]
+        svds = [double_svd(Y.S @ (dagger(Y.V) @ R)) for R, Y in zip(rests, matrices, strict=True)]
+        values = [vector(d) for _, d, _ in svds]
+        kept = self.truncation.kept(values, _owners(states))
+        result = []
+        for Y, Q, R, (P, d, T), tails, r in zip(matrices, bases, rests, svds, _tails(values), kept, strict=True):
+            core = concat(in_double(Y.S @ (dagger(Y.V) @ Q)), P[:, :r] * d[:r])  # Y1 = U core [Q | R T_r]^H
+            A, g, B = double_svd(core)
+            S = array_namespace(Y.S).astype(g[:, None] * dagger(B), Y.dtype, copy=False)
+            result.append((LowRank(rotate(Y.U, A), S, concat(Q, rotate(R, T[:, :r]))), float(tails[r])))
+        return result
 
 
 @dataclass(frozen=True)

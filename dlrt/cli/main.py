@@ -22,6 +22,7 @@ from .doctor import doctor
 from .figure import figure, table
 from .finetune import finetune
 from .list import list_
+from .run import run
 from .runs import runs
 from .terminal import answer, say
 from .train import app as train
@@ -121,6 +122,6 @@ def main(
 
 
 app.command("list")(list_)
-for command in (compare, finetune, figure, table, verify, runs, cite, doctor):
+for command in (compare, run, finetune, figure, table, verify, runs, cite, doctor):
     app.command()(command)
 app.add_typer(train, name="train")

@@ -240,12 +240,16 @@ def _identity(options: Options, work: Work) -> dict[str, Any]:
 def _check_fit(options: Options, model: torch.nn.Module) -> None:
     """Whether method and network have a use for what was given."""
     method = METHODS[options.method]
-    _, plan = plan_of(model, options.rank, _tau(options), options.budget, 100)
+    layers, plan = plan_of(model, options.rank, _tau(options), options.budget, 100)
     if plan.total < plan.layers:
         raise ValueError(f"budget must be at least 1 for each of the {plan.layers} layers, got {plan.total}")
     try:
         used = method.planned(plan), method.rank(plan)
-        if isinstance(truncation := used[0].truncation, GlobalBudget):
+        largest = min(min(model.get_parameter(f"{name}.weight").shape) for name in layers)
+        if used[1] > largest:
+            raise ValueError(f"adapters start at rank {used[1]}, and the smallest layer has rank {largest}")
+        truncation = used[0].truncation
+        if isinstance(truncation, GlobalBudget) and truncation.budget is not None:
             (name, there), each = truncation.budget, plan.layers if truncation.parameters is None else plan.direction
             if there < (least := each * (1 + truncation.spare)):
                 raise ValueError(f"its budget of {there} {name} must be at least {least}")

@@ -60,13 +60,12 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        """Parameters of U and V, so that with those of S there are no more than LoRA has with this total rank.
+        """Parameters of U and V, so that with those of S there are no more than LoRA has with this many columns.
 
         S has rank^2 in each layer where all ranks are alike, and more where they are not: three times as many are left
-        for it.
+        for it. One direction of each layer is there in any case.
         """
-        rank = self.total / self.layers
-        return round(rank * self.direction - 3 * self.layers * rank**2)
+        return max(self.direction, (self.total * self.direction - 3 * self.total**2) // self.layers)
 
     @property
     def start(self) -> int:
@@ -121,7 +120,7 @@ METHODS = {
     "lora": Method("LoRA", WITH_ADAM["lora"]),
     "lora-plus": Method("LoRA+", replace(INTEGRATORS["lora"], optimizer=LoRAPlus())),
     "lora-factor-muon": Method("LoRA, Muon on each factor", replace(INTEGRATORS["lora"], optimizer=Muon())),
-    "lora-muon": Method("LoRA-Muon", replace(INTEGRATORS["lora-muon"], optimizer=Momentum(0.9))),
+    "lora-muon": Method("LoRA-Muon", replace(INTEGRATORS["lora-muon"], optimizer=Momentum(0.9, nesterov=True))),
     "riemannian-lora": Method("Riemannian LoRA", WITH_ADAM["riemannian-lora"]),
     "stiefel-adamw": Method("Stiefel-AdamW", WITH_ADAM["stiefel-adamw"]),
     "svd-lora": Method("SVD-LoRA", WITH_ADAM["svd-lora"]),
@@ -145,7 +144,10 @@ METHODS = {
     ),
     "geolora-spectral": Method("GeoLoRA, spectral, fixed rank", SPECTRAL, lambda p: FixedRank(p.rank)),
     "geolora-spectral-budget": Method(
-        "GeoLoRA, spectral, budget", SPECTRAL, lambda p: GlobalBudget(parameters=p.parameters, fisher=0.98)
+        "GeoLoRA, spectral, budget",
+        SPECTRAL,
+        lambda p: GlobalBudget(parameters=p.parameters, fisher=0.98),
+        lambda p: max(1, p.total // p.layers),
     ),
     "peft-lora": Method("LoRA (PEFT)"),
     "peft-adalora": Method("AdaLoRA (PEFT)"),

@@ -79,6 +79,10 @@ class LowRankDelta(LowRankLayer):
         """``y`` plus the output of the trained matrix for ``x``."""
         return self._lift(x, y)
 
+    def to_dense(self) -> nn.Module:
+        """Refused: the layer is somebody else's."""
+        raise TypeError("this matrix is added to a layer that it does not own: merge that one (PEFT: merge_and_unload)")
+
     def extra_repr(self) -> str:
         """Rank, scale and dropout."""
         return f"rank={self.rank}, scale={self.scale:g}" + (f", dropout={self.dropout:g}" if self.dropout else "")

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from integrators import LowRank
 from integrators.checks import check_instance
 
 from ..runs import write_atomically
-from .adapters import Adapter
+from .adapters import Adapter, LowRankDelta
 from .factors import Factor
 from .layers import LowRankLayer
 from .maps import ConvMap, ConvTransposeMap, EmbeddingMap, map_of
@@ -56,13 +56,7 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
     RuntimeError
         An adapter is merged.
     """
-    config, tensors = _described(model)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = save(tensors, metadata={"format": "pt"})
-    write_atomically(folder / TENSORS, lambda file: file.write(content))
-    text = json.dumps(config, indent=2).encode()
-    write_atomically(folder / CONFIG, lambda file: file.write(text))
+    _write(folder, *_described(model))
 
 
 def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -76,7 +70,7 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor
             raise RuntimeError(f"{name}: a merged adapter, unmerge() it before saving")
         if parts:
             B, A = torch.cat([B for B, _ in parts], 1), torch.cat([A for _, A in parts])
-            pair = _of_peft(name, adapter, A, B)
+            pair = of_peft(name, adapter, A, B)
             tensors |= {f"{PREFIX}{name}.{key}": X.to("cpu", copy=True).contiguous() for key, X in pair.items()}
             found[name] = adapter, next(iter(pair.values())).shape[0]
     if not found:
@@ -85,28 +79,56 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor
     for name, module in saved.items():
         for key, X in module.state_dict().items():
             tensors[f"{PREFIX}{name}.{key}"] = X.detach().to("cpu", copy=True).contiguous()
+    names = [plain_name(model, path) for path, _ in model.named_modules()]
+    origin = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+    more = {"modules_to_save": list(saved) or None, "base_model_name_or_path": origin}
+    return _config(found, names, **more), tensors
+
+
+def write_lora(
+    folder: str | os.PathLike,
+    tensors: dict[str, torch.Tensor],
+    found: Mapping[str, tuple[LowRankDelta, int]],
+    names: Collection[str],
+    **more: Any,
+) -> None:
+    """Write tensors under PEFT's names, and the configuration of the layers with these adapters and LoRA ranks.
+
+    ``names`` are those of all modules of the model, ``more`` is what the configuration says besides.
+    """
+    _write(folder, _config(found, names, **more), tensors)
+
+
+def _write(folder: str | os.PathLike, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save(tensors, metadata={"format": "pt"})
+    write_atomically(folder / TENSORS, lambda file: file.write(content))
+    text = json.dumps(config, indent=2).encode()
+    write_atomically(folder / CONFIG, lambda file: file.write(text))
+
+
+def _config(found: Mapping[str, tuple[LowRankDelta, int]], names: Collection[str], **more: Any) -> dict[str, Any]:
     rank = max(r for _, r in found.values())
     pattern = {name: r for name, (_, r) in sorted(found.items(), key=lambda item: -len(item[0])) if r != rank}
     dropouts = {adapter.dropout for adapter, _ in found.values()}
-    config = {
+    return {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": dropouts.pop() if len(dropouts) == 1 else 0.0,
         "rank_pattern": {_pattern(name): r for name, r in pattern.items()},
         "alpha_pattern": {_pattern(name): r for name, r in pattern.items()},
-        "target_modules": _targets(model, found),
-        "modules_to_save": list(saved) or None,
+        "target_modules": _targets(names, found),
         "fan_in_fan_out": all(type(adapter.settings).__name__ == "Conv1D" for adapter, _ in found.values()),
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": True,
+        **more,
     }
-    return config, tensors
 
 
 def from_lora(model: nn.Module, source: str | os.PathLike | nn.Module) -> dict[str, LowRankLayer]:
@@ -183,6 +205,8 @@ def _outermost(model) -> dict[str, Adapter]:
     inside = {id(a) for layer in layers.values() if isinstance(layer, Adapter) for a in [*layer.stack()][1:]}
     found: dict[str, Adapter] = {}
     for name, layer in layers.items():
+        if isinstance(layer, LowRankDelta) and not isinstance(layer, Adapter):
+            raise ValueError(f"{name} belongs to an adapter of PEFT: dlrt.finetune.peft.save_lora writes it")
         if not isinstance(layer, Adapter):
             raise ValueError(f"{name} is of low rank by itself, not an adapter: LoRA cannot say that")
         if id(layer) not in inside:
@@ -190,7 +214,7 @@ def _outermost(model) -> dict[str, Adapter]:
     return found
 
 
-def _of_peft(name, adapter, A, B) -> dict[str, torch.Tensor]:
+def of_peft(name, adapter, A, B) -> dict[str, torch.Tensor]:
     """The factors under the names and in the shapes of PEFT."""
     layer, map = adapter.settings, adapter.map
     if issubclass(map, EmbeddingMap):
@@ -268,12 +292,11 @@ def _pattern(name: str) -> str:
     return "^" + re.escape(name)
 
 
-def _targets(model, names: Mapping[str, Any]) -> list[str] | str:
+def _targets(names, found: Mapping[str, Any]) -> list[str] | str:
     """The layers by name, or by an expression where other layers have names that end in these."""
-    plain = [plain_name(model, path) for path, _ in model.named_modules()]
-    if any(other.endswith(f".{name}") and other not in names for name in names for other in plain):
-        return "|".join(re.escape(name) for name in names)
-    return list(names)
+    if any(other.endswith(f".{name}") and other not in found for name in found for other in names):
+        return "|".join(re.escape(name) for name in found)
+    return list(found)
 
 
 def _of_model(model: nn.Module) -> tuple[dict, dict[str, torch.Tensor]]:

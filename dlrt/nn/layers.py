@@ -59,6 +59,12 @@ class LowRankLayer(nn.Module):
     scale: float = 1.0
     dropout: float = 0.0
 
+    def __setattr__(self, name, value):
+        """U, S and V stay factors, whatever loads them."""
+        if name in FACTORS and type(value) is nn.Parameter:
+            value = Factor(value.data, value.requires_grad)
+        super().__setattr__(name, value)
+
     def to_dense(self) -> nn.Module:
         """The plain torch layer of the same function."""
         raise TypeError(f"{type(self).__name__} must define to_dense()")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -47,9 +47,12 @@ class Coefficients(Integrator):
 
 
 def batches(
-    integrator: Integrator, states: Mapping[str, State], options: Mapping[str, tuple[float, float]]
+    integrator: Integrator,
+    states: Mapping[str, State],
+    options: Mapping[str, tuple[float, float]],
+    apart: Collection[str] = (),
 ) -> list[Together]:
-    """Layers of equal shapes, types, options and counters together, where the method takes stacks.
+    """Layers of equal shapes, types, options and counters together, where the method takes stacks; some alone.
 
     Smaller ranks are filled up with zeros, so ranks that are far apart go into different stacks.
 
@@ -58,12 +61,12 @@ def batches(
     groups: dict[Any, list[str]] = {}
     for i, (name, state) in enumerate(states.items()):
         key = (*options[name], state.Y.shape, state.Y.dtype, state.Y.S.device, tuple(counters(state).items()))
-        groups.setdefault(key if integrator.stackable else i, []).append(name)
+        groups.setdefault(key if integrator.stackable and name not in apart else i, []).append(name)
     found = []
-    for names in groups.values():
+    for key, names in groups.items():
         h, decay = options[names[0]]
         for members in _of_similar_rank({name: states[name] for name in names}):
-            found.append(Together(integrator, _decayed(integrator, members, decay), h, stacked=integrator.stackable))
+            found.append(Together(integrator, _decayed(integrator, members, decay), h, stacked=isinstance(key, tuple)))
     return found
 
 

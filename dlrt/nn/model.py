@@ -24,7 +24,7 @@ from integrators import LowRank
 from integrators.checks import check_instance, check_number, check_rank
 
 from ..runs import write_atomically
-from .adapters import Adapter
+from .adapters import Adapter, LowRankDelta
 from .factors import Factor
 from .layers import (
     FACTORS,
@@ -76,7 +76,11 @@ TRAINED: list[type[TrainedLayer]] = [
     LowRankEmbedding,
 ]
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Names under which torch's wrappers hold a module; others call it ``module``."""
+"""Names under which torch's wrappers hold a module, whatever their type."""
+UNNAMED: dict[type, tuple[str, ...]] = dict.fromkeys(
+    (DataParallel, DistributedDataParallel, AveragedModel), ("module",)
+)
+"""Children that are no part of a plain name, by the type of the module that holds them."""
 
 
 def matches(target: Target, name: str, module: nn.Module) -> bool:
@@ -94,13 +98,10 @@ def matches(target: Target, name: str, module: nn.Module) -> bool:
 
 
 def plain_name(model, path: str) -> str:
-    """The name of a module or parameter without torch's wrappers."""
+    """The name of a module or parameter without wrappers."""
     parts, module = [], model
     for part in path.split("."):
-        wrapped = part in WRAPPERS or (
-            part == "module" and isinstance(module, (DataParallel, DistributedDataParallel, AveragedModel))
-        )
-        if not wrapped:
+        if part not in WRAPPERS and not any(part in UNNAMED[kind] for kind in UNNAMED if isinstance(module, kind)):
             parts.append(part)
         module = getattr(module, part, None)
     return ".".join(parts)
@@ -232,7 +233,7 @@ def adapt(
         placed[path] = layer
         logger.info("%s: %s", path, layer)
     if kind == "adapter":
-        _close_fast_paths(model)
+        close_fast_paths(model)
     return {plain_name(model, path): layer for path, layer in placed.items()}
 
 
@@ -373,7 +374,12 @@ def merge(model: nn.Module) -> nn.Module:
             layers[id(module)] = module
             if isinstance(module, Adapter):
                 inside |= {id(part) for part in [*module.stack()][1:]}
-    _untied(model, [(paths[key], layer) for key, layer in layers.items() if isinstance(layer, Adapter)])
+    frozen = []
+    for key, layer in layers.items():
+        if isinstance(layer, Adapter):
+            with _naming(paths[key][0]):
+                frozen.append((paths[key], layer._frozen_weight()))
+    check_untied(model, frozen)
     made: dict[int, Any] = {}
     plain: nn.Module
     for key, layer in layers.items():
@@ -569,22 +575,24 @@ def _freeze(model) -> None:
     model.__dict__["_is_adapted"] = True
 
 
-def _close_fast_paths(model) -> None:
+def close_fast_paths(model) -> None:
     """Make torch's transformer layers call their parts, of which their fast path reads the weights alone."""
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(m, Adapter) for m in module.modules()):
+        if isinstance(module, nn.TransformerEncoderLayer) and _is_adapted(module):
             module.activation_relu_or_gelu = 0  # what that path asks first
-        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, Adapter) for m in module.modules()):
+        if isinstance(module, nn.TransformerEncoder) and _is_adapted(module):
             module.use_nested_tensor = False  # for that path alone
 
 
-def _untied(model, layers) -> None:
-    """Refuse to write into memory that other modules use too."""
+def _is_adapted(module) -> bool:
+    return any(isinstance(part, LowRankDelta) for part in module.modules())
+
+
+def check_untied(model, weights) -> None:
+    """Refuse to write into weights, given with the names of their layer, whose memory other modules use too."""
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     places = [(path, *_extent(X)) for path, X in tensors if X.numel()]
-    for paths, layer in layers:
-        with _naming(paths[0]):
-            frozen = layer._frozen_weight()
+    for paths, frozen in weights:
         own = {f"{path}." if path else "" for path in paths}
         memory, first, last = _extent(frozen)
         for path, other, begin, end in places:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from torch import nn
 from integrators import Adam, FixedRank, Integrator, LowRank, Optimizer, State, Tolerance, count_evaluations
 from integrators.checks import check_instance, check_integer, check_number, check_positive
 from integrators.linalg import read
-from integrators.together import Together, finish, separate
+from integrators.together import Apart, Together, finish, separate
 
 from .average import aligned
 from .factors import Factor, assign
@@ -28,6 +28,8 @@ from .model import low_rank_layers, matches
 __all__ = ["LowRankOptimizer"]
 
 EVERYTHING = FixedRank(2**31)
+SETTLED = "max_rank", "parameters"
+"""What a truncation may leave to the start; saved with the learning rates."""
 
 
 class LowRankOptimizer(torch.optim.Optimizer):
@@ -50,7 +52,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     integrator : integrators.Integrator
         At the end of a step a ``Tolerance`` without a ``max_rank`` keeps at most twice the largest rank that the layers
         have when the optimiser is made, as in the code of GeoLoRA's authors; ``Tolerance(..., max_rank=...)`` sets
-        another bound. Any other truncation is used as it is.
+        another bound. A ``GlobalBudget`` of neither parameters nor columns keeps no more parameters than there are
+        then. Any other truncation is used as it is.
     lr : float or tensor
         Step size of the low-rank layers. Layers whose ``lr`` is 0 are left out of a step, as those without gradients:
         matrix, rank and memory stay.
@@ -86,6 +89,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     rest : torch.optim.Optimizer or None
     layers : dict of str to LowRankLayer
         All of the model. One that is frozen (``requires_grad_(False)``) is left as it is until it is not.
+    tapes : int
+        Backward passes of one step of the integrator.
     truncation : integrators.Truncation or None
         That of the integrator with the bound of the rank.
     truncation_errors : dict of str to float
@@ -165,14 +170,14 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if align and truncate_after:
             raise ValueError(f"align needs a truncation at once, got truncate_after={truncate_after}")
         self.align = align
-        self.layers = {_plain(name): layer for name, layer in low_rank_layers(model).items()}
+        self.layers = low_rank_layers(model)
         trained = {name: layer for name, layer in self.layers.items() if _is_trained(layer)}
         if not trained:
             raise ValueError("model has no trained low-rank layer: make them with dlrt.nn.adapt(model, targets, rank)")
-        self.integrator, self.truncation, max_rank = integrator, integrator.truncation, None
-        if isinstance(self.truncation, Tolerance) and self.truncation.max_rank is None:
-            max_rank = max(2 * max(layer.rank for layer in trained.values()), self.truncation.min_rank)
-            self.truncation = replace(self.truncation, max_rank=max_rank)
+        self.integrator, self.truncation = integrator, integrator.truncation
+        starts = [(layer.shape, layer.rank) for layer in trained.values()]
+        settled = {} if self.truncation is None else self.truncation.settled(starts)
+        self._settle(settled)
         self.coefficient_steps, self.truncate_after = coefficient_steps, truncate_after
         self.coefficients = Coefficients(optimizer=Adam() if coefficient_optimizer is None else coefficient_optimizer)
         others = [p for p in model.parameters() if p.requires_grad and not isinstance(p, Factor)]
@@ -187,7 +192,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         own = self._grouped(groups or {}, defaults)
         cycled = _cycled(integrator.optimizer)
         for group in own:
-            group |= {**cycled, "method": self._method(), "max_rank": max_rank, "position": 0}
+            group |= {**cycled, "method": self._method(), **dict.fromkeys(SETTLED), **settled, "position": 0}
         self.truncation_errors: dict[str, float] = {}
         self._first_memory: dict[torch.Tensor, dict[str, Any]] = {}
         super().__init__(own, defaults)
@@ -203,7 +208,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for name in trained:
             self._enter(name)
         self._first_memory, self.state = dict(self.state), defaultdict(dict)  # as in torch: none before the first step
-        self._tapes = count_evaluations(integrator, next(iter(trained.values())).Y.S)
+        self.tapes = count_evaluations(integrator, next(iter(trained.values())).Y.S)
         if coefficient_steps:
             self.coefficients.memory(next(iter(trained.values())).Y)  # raises where it takes no S alone
         self._request_gradients(integrator.factors)
@@ -325,7 +330,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         options = self._options()
         moving = [name for name, layer in self.layers.items() if options[name][0] > 0 and _is_trained(layer)]
         self._check_averaged(moving)
-        if moving and self._position == 0 and closure is None and self._tapes > 1:
+        if moving and self._position == 0 and closure is None and self.tapes > 1:
             raise self._needs_closure()
         loss = None if closure is None else self._first(closure)
         active = [name for name in moving if _has_gradient(self.layers[name])]
@@ -334,7 +339,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         if active:
             try:
                 if self._position == 0:
-                    self._basis_step(active, options, closure)
+                    self._basis_steps(active, options, closure)
                 else:
                     self._coefficient_step(active, options)
             except FloatingPointError as error:
@@ -370,7 +375,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _first(self, closure):
         """The loss of a first backward pass; a method that needs more of them must have all of the batch in each."""
-        factors = self._factors(self.layers) if self._tapes > 1 and self._position == 0 else []
+        factors = self._factors(self.layers) if self.tapes > 1 and self._position == 0 else []
         found: list[bool] = []  # at the first gradient that arrives: whether one was there already
 
         def look(p, _):
@@ -385,7 +390,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 handle.remove()
         if any(found):
             raise ValueError(
-                f"the closure added to gradients that were there: {type(self.integrator).__name__} needs {self._tapes} "
+                f"the closure added to gradients that were there: {type(self.integrator).__name__} needs {self.tapes} "
                 "backward passes per step, each over the whole batch, so the closure must clear the gradients first "
                 "and go through all parts of an accumulated batch itself"
             )
@@ -404,8 +409,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         return State(layer.Y, _like(entry["memory"], layer.S))
 
-    def _batches(self, states: Mapping[str, State], options) -> list[Together]:
-        """The layers in stacks; the momentum of a parameter group may have been scheduled."""
+    def _batches(self, states: Mapping[str, State], options, apart: Collection[str]) -> list[Together]:
+        """The layers in stacks, some alone; the momentum of a parameter group may have been scheduled."""
         momenta: dict[tuple, dict[str, State]] = {}
         for group in self._own_groups:
             key = tuple((name, group[name]) for name in _cycled(self.integrator.optimizer))
@@ -415,11 +420,32 @@ class LowRankOptimizer(torch.optim.Optimizer):
             integrator = self.integrator
             if dict(key) != _cycled(integrator.optimizer):
                 integrator = replace(integrator, optimizer=_with_momentum(integrator.optimizer, dict(key)))
-            found += batches(integrator, members, options)
+            found += batches(integrator, members, options, apart)
         return found
 
-    def _basis_step(self, active, options, closure) -> None:
-        """Run the generators of all layers side by side, one backward pass for each round of requests."""
+    def _basis_steps(self, active, options, closure) -> None:
+        """A step of all layers; it begins anew, from the first backward pass, where some cannot stay in a stack."""
+        apart: frozenset[str] = frozenset()
+        while True:
+            try:
+                return self._basis_step(active, options, closure, apart)
+            except Apart as error:
+                if error.names <= apart:
+                    raise
+                apart |= error.names
+            others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
+            kept = [p.grad for p in others]
+            for p in others:
+                p.grad = None
+            closure()
+            for p, gradient in zip(others, kept, strict=True):
+                p.grad = gradient
+
+    def _basis_step(self, active, options, closure, apart: frozenset[str] = frozenset()) -> None:
+        """Run the generators of all layers side by side, one backward pass for each round of requests.
+
+        Raises Apart, with nothing changed, for layers that must be `apart` from any stack.
+        """
         for name in active:
             for factor in self.integrator.factors:
                 if not getattr(self.layers[name], factor).requires_grad:
@@ -427,7 +453,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         states = {name: self._state(name) for name in active}
         others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
         kept: list | None = None
-        groups = self._batches(states, options)
+        groups = self._batches(states, options, apart)
         try:
             while pending := [group for group in groups if group.request is not None]:
                 if pending[0].fields:
@@ -484,7 +510,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _needs_closure(self) -> ValueError:
         kind = type(self.integrator).__name__
-        return ValueError(f"{kind} needs {self._tapes} backward passes per step: call step(closure)")
+        return ValueError(f"{kind} needs {self.tapes} backward passes per step: call step(closure)")
 
     def _factors(self, names) -> list[Factor]:
         return [getattr(self.layers[name], f) for name in names for f in FACTORS]
@@ -594,10 +620,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 }
             )
         for group, saved in zip(self._own_groups, own, strict=True):
-            kept = {"params", "layers"} | ({"max_rank"} if None in (group["max_rank"], saved["max_rank"]) else set())
+            kept = {"params", "layers", *(name for name in SETTLED if None in (group[name], saved.get(name)))}
             group.update({k: _own(v) for k, v in saved.items() if k not in kept})
-        if (max_rank := self._own_groups[0]["max_rank"]) is not None:
-            self.truncation = replace(self.truncation, max_rank=max_rank)
+        self._settle({name: self._own_groups[0][name] for name in SETTLED})
         self.state = defaultdict(dict)
         for name, entry in found.items():
             key = self._key(name)
@@ -606,6 +631,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self._request_gradients(("S",) if self._position else self.integrator.factors)
         for conclude in self._optimizer_load_state_dict_post_hooks.values():
             conclude(self)
+
+    def _settle(self, options: Mapping[str, int | None]) -> None:
+        """Set what the truncation left to the start."""
+        if given := {name: value for name, value in options.items() if value is not None}:
+            self.truncation = replace(self.truncation, **given)
 
     def _checked(self, own, others, state) -> dict[str, dict[str, Any]]:
         """The saved memory of each layer that had one; ValueError where it does not fit."""
@@ -617,7 +647,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             )
         found = {}
         for group, saved in zip(self._own_groups, own, strict=True):
-            names = [_plain(name) for name in saved["layers"]]
+            names = saved["layers"]
             if names != group["layers"]:
                 raise ValueError(
                     f"the state belongs to the layers {', '.join(names)}, expected {', '.join(group['layers'])}"
@@ -694,11 +724,6 @@ def _check_rate(name: str, lr: Any) -> float:
 def _own(value: Any) -> Any:
     """Tensors copied: a scheduler fills the learning rate of each group."""
     return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _plain(name: str) -> str:
-    """The name of a layer without those of wrappers around it."""
-    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
 
 
 def _is_trained(layer: LowRankLayer) -> bool:

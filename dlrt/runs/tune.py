@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 __all__ = ["best", "late", "late_loss", "rate", "tune"]
+
+Method = TypeVar("Method", bound=Hashable)
 
 
 def rate(k: int) -> float:
@@ -28,19 +31,20 @@ def _accuracy_then_loss(record: dict) -> tuple[float, float]:
 
 
 def tune(
-    methods: Iterable[str],
-    runs: Callable[[list[tuple[str, int]]], list[dict]],
+    methods: Iterable[Method],
+    runs: Callable[[list[tuple[Method, int]]], list[dict]],
     *,
     first: Sequence[int],
     ends: tuple[int, int],
     extend: bool = True,
     score: Callable = _accuracy_then_loss,
-) -> dict[str, dict[int, dict]]:
+) -> dict[Method, dict[int, dict]]:
     """Try half decades for each method until the best one lies inside of those tried.
 
     Parameters
     ----------
-    methods : iterable of str
+    methods : iterable
+        Their names, or other keys.
     runs : callable
         ``runs([(method, k), ...])`` trains at the rates ``rate(k)`` and returns a record for each: a dict with
         ``status``, and whatever `score` looks at where the status is ``finished``.
@@ -60,7 +64,7 @@ def tune(
         For each method, the record of each k tried.
     """
     methods = list(methods)
-    tried: dict[str, dict[int, dict]] = {method: {} for method in methods}
+    tried: dict[Method, dict[int, dict]] = {method: {} for method in methods}
     missing = [(method, k) for method in methods for k in first]
     while missing:
         for (method, k), record in zip(missing, runs(missing), strict=True):

@@ -166,7 +166,7 @@ def at_rest(rate=RATE):
     """The two projections at W = 0, U = V = e_1, and a step of each method from there."""
     problem, Y = MatrixRegression(TARGET), point(0.0, 0.0)
     G = problem.gradient(Y).full()
-    svd_lora, geolora = SVDLoRA(), GeoLoRA()
+    svd_lora, geolora = SVDLoRA(), GeoLoRA.published()
     after = svd_lora.step(problem.field, 0.0, svd_lora.init(Y), rate).state.Y
     augmented = geolora.step(problem.field, 0.0, geolora.init(Y), rate).augmented
     return {

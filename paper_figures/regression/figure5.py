@@ -42,6 +42,7 @@ from .problem import (
     SIGMA,
     SINGLE,
     STEPS,
+    TAU,
     TRUE_RANK,
     adalora_method,
     follow,
@@ -179,7 +180,7 @@ def geolora(seed, spare, rate=GEOLORA_RATE, **target):
 
 def geolora_grid(seed, quarters, sigma):
     """The largest of the rates with which GeoLoRA ends finite and below its start."""
-    method, regression = GeoLoRA(truncation=tolerance(0)), problem(seed, sigma=sigma)
+    method, regression = GeoLoRA.published(TAU), problem(seed, sigma=sigma)
     accepted = [q for q in quarters if stable(follow(method, regression, 10**q, seed, steps=200, every=200))]
     return {"grid": max(accepted, default=None)}
 
@@ -455,7 +456,7 @@ def _curves(settings):
     methods = {
         "SVD-LoRA": (SVDLoRA(), RATE),
         "AdaLoRA": (adalora_method(best["gamma"]), rate_of(best["quarter"])),
-        "GeoLoRA": (GeoLoRA(truncation=tolerance(0)), GEOLORA_RATE),
+        "GeoLoRA": (GeoLoRA.published(TAU), GEOLORA_RATE),
         "LoRA": (LoRA(), 10 ** settings["lora"]["quarter"]),
         "full rank": (FullRank(), GEOLORA_RATE),
     }

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlrt.testing import Contract, one_step, rng
-from integrators import Adam, GeoLoRA, LowRank, Momentum, ParallelBUG, Tolerance
+from integrators import Adam, GeoLoRA, GlobalBudget, LowRank, Momentum, ParallelBUG, Spectral, Tolerance
 
 EPS = 1e-13  # some hundred eps, for matrices of norm about 10
 
@@ -13,7 +13,13 @@ class TestGeoLoRA(Contract):
 
 
 class TestGeoLoRAPublished(Contract):
-    integrator = GeoLoRA(truncation=Tolerance(relative=0.1))
+    integrator = GeoLoRA.published()
+
+
+def test_published_and_spectral_are_settings():
+    assert GeoLoRA.published(0.2) == GeoLoRA(truncation=Tolerance(relative=0.2, spare=0))
+    assert GeoLoRA.published(optimizer=Adam()).optimizer == Adam()
+    assert GeoLoRA.spectral(70) == GeoLoRA(optimizer=Spectral(), truncation=GlobalBudget(parameters=70, fisher=0.98))
 
 
 class TestGeoLoRAMomentum(Contract):

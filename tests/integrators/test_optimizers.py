@@ -37,6 +37,16 @@ def test_momentum_moves_the_matrix_along_projected_moments(problem, Y):
         state = step.state
 
 
+def test_nesterov_is_one_step_ahead():
+    """Of a constant field F = 1, beta = 1/2: M = 1, 3/2 and 7/4, and the direction beta M + F."""
+    optimizer = Momentum(0.5, nesterov=True)
+    memory, F, found = optimizer.init({"W": np.ones(1)}), {"W": np.ones(1)}, []
+    for _ in range(3):
+        D, memory = optimizer.update(memory, F)
+        found.append(float(D["W"][0]))
+    assert found == [1.5, 1.75, 1.875]
+
+
 class TestNormalised(Contract):
     integrator = GeoLoRA(optimizer=Normalised(), truncation=FixedRank(4))
     h = 0.01

@@ -20,6 +20,13 @@ def test_integrator_of_a_plan():
     assert Method("x", INTEGRATORS["lora"]).planned(plan) == INTEGRATORS["lora"]
 
 
+def test_parameters_of_a_budget():
+    """Of U and V: those of LoRA with as many columns, less 3 r^2 for S, and one direction of each layer at least."""
+    plan = {"tau": 0.1, "steps": 40, "layers": 3, "direction": 3 * 40}
+    assert Plan(rank=4, budget=None, **plan).parameters == Plan(rank=9, budget=12, **plan).parameters == 3 * (160 - 48)
+    assert Plan(rank=4, budget=3, **plan).parameters == 120
+
+
 def test_parameters_are_those_counted_by_hand(setting):
     def count(method):
         found = fine_tune(setting=setting.json(), method=method, lr=1e-3, seed=0, rank=4)

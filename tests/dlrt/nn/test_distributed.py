@@ -130,7 +130,9 @@ def test_errors(tmp_path):
         layer = LowRankLinear(4, 3, rank=2)  # a model that is a low-rank layer: its bias alone is left to the wrapper
         assert distributed(layer)._build_params_for_reducer()[0] == [layer.bias]
         model = network(0, True)
+        model[2].S.requires_grad_(False)  # one that is not trained is passed over
         distributed(model)
+        assert [p.is_averaged for layer in (model[0], model[2]) for p in layer.factors] == [True] * 4 + [False, True]
         with pytest.raises(RuntimeError, match="twice with the layer 0"):
             distributed(model)
     finally:

@@ -1159,9 +1159,7 @@ def test_state_of_another_schedule_is_refused():
 def test_a_state_from_within_wrappers():
     """Names of layers are those of the model itself."""
     model = Mixed()
-    wrapped = nn.Sequential()
-    wrapped.add_module("module", torch.compile(model, backend="eager"))
-    optimizer = LowRankOptimizer(wrapped, GeoLoRA(), 0.1)
+    optimizer = LowRankOptimizer(nn.DataParallel(torch.compile(model, backend="eager")), GeoLoRA(), 0.1)
     other = Mixed()
     new = LowRankOptimizer(other, GeoLoRA(), 0.1)
     new.load_state_dict(optimizer.state_dict())
@@ -1268,6 +1266,44 @@ def test_ranks_stay_below_twice_the_largest_at_the_start():
         other = LowRankOptimizer(net, GeoLoRA(truncation=rule), 0.1)
         other.load_state_dict(optimizer.state_dict())
         assert other.truncation == optimizer.truncation
+
+
+@pytest.mark.parametrize(
+    "method",  # of those that keep all directions; the third one of BUG would be rounding
+    ["midpoint-bug", "midpoint-bug-3r", "runge-kutta-bug-2", "runge-kutta-bug-3", "second-order-parallel-bug",
+               "backward-corrected-splitting", "augmented-bug"]
+)  # fmt: skip
+def test_fewer_examples_than_the_rank(method):
+    """Gradients of rank 2 in bases of rank 3: what a stack cannot go on with begins anew alone, and ends alike."""
+    found = []
+    for stackable in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 1)).double()
+        adapt(net, ["0", "2"], 3)
+        alone = type("Alone", (type(INTEGRATORS[method]),), {"stackable": stackable})
+        optimizer = LowRankOptimizer(net, alone(**vars(INTEGRATORS[method])), 0.1)
+        x = torch.randn(2, 12, dtype=torch.float64)
+        for _ in range(3):
+            optimizer.step(closure_for(optimizer, lambda net=net, x=x: net(x).square().mean()))
+        found.append([*(layer.dense() for layer in low_rank_layers(net).values()), net[4].weight.detach()])
+    for one, other in zip(*found, strict=True):
+        assert torch.linalg.norm(one - other) <= 1e-10  # weights of norm 2, three steps of length .1
+
+
+def test_a_budget_without_numbers_is_that_of_the_start():
+    """Held in every step, and by whoever loads the state."""
+    net, x, y = linear_network(["a", "b"], [(12, 14), (12, 14)], 2)
+    net["b"] = LowRankLinear(14, 12, bias=False, rank=4, dtype=torch.float64)
+    optimizer = LowRankOptimizer(net, GeoLoRA.spectral(), 0.01)
+    assert optimizer.truncation == GlobalBudget(parameters=(2 + 4) * 26, fisher=0.98)
+    for _ in range(4):
+        optimizer.step(closure_for(optimizer, functools.partial(network_loss, net, x, y)))
+        assert sum(ranks(net).values()) == 6
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["parameters"] = 5 * 26
+    optimizer.load_state_dict(saved)
+    optimizer.step(closure_for(optimizer, functools.partial(network_loss, net, x, y)))
+    assert sum(ranks(net).values()) == 5
 
 
 def test_the_bound_of_ranks_does_not_end_rejection():
