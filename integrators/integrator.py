@@ -145,6 +145,8 @@ class Integrator:
             raise TypeError(f"Y must be a LowRank, got {type(Y).__name__}")
         check_precision("the factors of Y", Y.S)
         Y = self.start(Y.orthonormalised() if self.manifold else Y)
+        if self.manifold and self.truncation is not None:
+            Y = self.truncation.start(Y)
         if Y.rank == 0:
             raise ValueError(
                 f"Y must have rank 1 at least, got {Y!r}: start from LowRank.zeros(shape, rank, rng), "

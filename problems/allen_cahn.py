@@ -18,7 +18,7 @@ from .cubic import CubicField
 from .fields import Array, Field
 from .linear_part import LinearPart
 from .numerical import NumericallySolved
-from .problem import best_approximation
+from .problem import best_approximation, check_real_point
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +100,7 @@ class AllenCahn(NumericallySolved):
         TypeError
             The point is complex.
         """
-        if np.iscomplexobj(Y.U):
-            raise TypeError(f"a real problem needs a real point, got a point of dtype {Y.U.dtype}")
+        check_real_point(Y)
         return AllenCahnField(Y, self)
 
     def start_matrix(self) -> np.ndarray:

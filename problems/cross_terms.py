@@ -17,13 +17,14 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
 from .linear_part import LinearPart
-from .problem import Problem, best_approximation
+from .numerical import Computed
+from .problem import best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
 
 
 @dataclass(frozen=True, eq=False)
-class LinearTerms(Problem):
+class LinearTerms(Computed):
     """Linear equation ``Y' = sum_k A_k Y B_k`` with any number of terms, dense or sparse.
 
     Where two terms have both factors other than the identity the field may be normal to the tangent space: then no
@@ -114,11 +115,13 @@ class LinearTerms(Problem):
         """``sum_k A_k Y B_k`` with exact sub-flows, independent of t."""
         return TermsField(Y, self)
 
-    def reference(self, t: float) -> np.ndarray:
-        """Y(t), by the action of the exponential of the sparse matrix of the equation."""
+    def start_matrix(self) -> np.ndarray:
         start = in_double(self.P) @ in_double(self.Q).conj().T
-        start = start.astype(np.result_type(start, self.matrix.dtype))
-        return expm_multiply(float(t) * self.matrix, start.ravel()).reshape(self.shape)
+        return start.astype(np.result_type(start, self.matrix.dtype))
+
+    def moved(self, start: np.ndarray, before: float, t: float) -> np.ndarray:
+        """By the action of the exponential of the sparse matrix of the equation, to rounding."""
+        return expm_multiply((t - before) * self.matrix, start.ravel()).reshape(self.shape)
 
     @cached_property
     def matrix(self) -> scipy.sparse.csr_array:

@@ -229,6 +229,46 @@ class LinearField(Field):
         return F if self.constant is None else F + self.constant[1] @ (dagger(self.constant[0]) @ X)
 
 
+@dataclass(frozen=True, eq=False)
+class NonlinearField(LinearField):
+    """A field ``F(Y) = sum_k A_k Y B_k + C + N(Y)`` whose nonlinear part is known at the point, if possible by factors.
+
+    A subclass gives the linear terms, as for `LinearField`, and N. A product with p vectors costs O((m + n) R p) for
+    R columns of the factors, O(m n p) for the dense matrix.
+    """
+
+    @property
+    @abstractmethod
+    def nonlinear(self) -> tuple[Array, Array] | Array:
+        """P (m, R) and Q (n, R) of ``N(Y) = P Q^H``, or N(Y) itself (m, n); computed once."""
+
+    def _times(self, X: Array) -> Array:
+        N = self.nonlinear
+        return N[0] @ (dagger(N[1]) @ X) if isinstance(N, tuple) else N @ X
+
+    def _H_times(self, X: Array) -> Array:
+        N = self.nonlinear
+        return N[1] @ (dagger(N[0]) @ X) if isinstance(N, tuple) else dagger(N) @ X
+
+    @cached_property
+    def K(self) -> Array:
+        return super().K + self._times(self.point.V)
+
+    @cached_property
+    def L(self) -> Array:
+        return super().L + self._H_times(self.point.U)
+
+    @cached_property
+    def S(self) -> Array:
+        return super().S + dagger(self.point.U) @ self._times(self.point.V)
+
+    def apply(self, X: Array) -> Array:
+        return super().apply(X) + self._times(X)
+
+    def apply_H(self, X: Array) -> Array:
+        return super().apply_H(X) + self._H_times(X)
+
+
 def units(X: Array, indices: Sequence[int]) -> Array:
     """Unit vectors of the length, library and dtype of the columns of X."""
     return taken(array_namespace(X).eye(X.shape[0], dtype=X.dtype, device=device(X)), indices, 1)

@@ -20,6 +20,7 @@ from .cite import cite
 from .compare import compare
 from .doctor import doctor
 from .figure import figure, table
+from .finetune import finetune
 from .list import list_
 from .run import run
 from .runs import runs
@@ -121,6 +122,6 @@ def main(
 
 
 app.command("list")(list_)
-for command in (compare, run, figure, table, verify, runs, cite, doctor):
+for command in (compare, run, finetune, figure, table, verify, runs, cite, doctor):
     app.command()(command)
 app.add_typer(train, name="train")

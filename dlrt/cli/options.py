@@ -39,8 +39,8 @@ Substep = Annotated[
         help="How K, L and S are advanced: euler, heun, rk4, exact (where the problem knows the solution), or "
         "exponential or implicit (in a linear part that the problem declares, else euler). "
         "Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
-        "landau-damping and two-stream, else euler, or heun for methods of order 2. "
-        "For methods that split a step into those of K, L and S."
+        "landau-damping, two-stream, plane-source and stochastic-burgers, else euler, or heun for methods of "
+        "order 2. For methods that split a step into those of K, L and S."
     ),
 ]
 Optimizer = Annotated[str | None, of_methods(help="sgd, momentum or adam; all methods. Default: their own.")]
@@ -55,8 +55,8 @@ Size = Annotated[
     int | None,
     of_problem(
         help="Rows and columns; all problems unless a target is given. "
-        "Default: 100, but allen-cahn, anisotropic-diffusion and solid-body-rotation 64, given-solution 30, "
-        "landau-damping and two-stream 16, manufactured 7."
+        "Default: 100, but allen-cahn, anisotropic-diffusion, solid-body-rotation and stochastic-burgers 64, "
+        "toggle-switch 51, given-solution 30, landau-damping and two-stream 16, manufactured 7."
     ),
 ]
 TrueRank = Annotated[
@@ -88,13 +88,14 @@ def check_least(settings):
 
 def problem_of(name, settings):
     """The problem with the options among the settings that are given, which must all apply to it."""
+    from ..references import kept
     from ..registry import PROBLEMS, build_problem, lookup, uses
 
     given = {option: settings[option] for option in OF_PROBLEMS if settings[option] is not None}
     known = uses(lookup("problem", name, PROBLEMS))
     for unused in given.keys() - set(known):
         raise ValueError(f"{name} takes no {option(unused)}; it takes {', '.join(map(option, known))}")
-    return build_problem(name, given)
+    return kept(build_problem(name, given))
 
 
 def methods_of(names, usual, *, max_rank=None, **given):

@@ -1,7 +1,8 @@
 """Train and fine-tune networks by all methods alike: data, methods, the training loop, comparisons.
 
-The modules ``digits`` and ``diffusion`` hold what is particular to these two networks and their data; ``peft`` is a
-tuner for PEFT and transformers.
+The modules ``digits`` and ``diffusion`` hold what is particular to these two networks and their data; ``files``,
+``options`` and ``command`` are what ``dlrt finetune`` does with the networks and files of others; ``peft`` is a tuner
+for PEFT and transformers, ``trainer`` the Trainer of transformers.
 """
 
 from .comparison import compare, times

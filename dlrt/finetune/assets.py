@@ -9,16 +9,18 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-import os
 import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from ..runs import cache
 
 PYTHON_PACKAGES = "https://files.pythonhosted.org/packages"
 DEBIAN = "http://deb.debian.org/debian/pool/main/d/dataset-fashion-mnist"
@@ -67,8 +69,8 @@ def fashion_mnist(folder: str | Path | None = None) -> dict[str, tuple[np.ndarra
     folder = Path(folder)
     return {
         split: (
-            _idx(folder / f"{file}-images-idx3-ubyte.gz", 3),
-            _idx(folder / f"{file}-labels-idx1-ubyte.gz", 1).astype(np.int64),
+            read_idx(folder / f"{file}-images-idx3-ubyte.gz", 3),
+            read_idx(folder / f"{file}-labels-idx1-ubyte.gz", 1).astype(np.int64),
         )
         for split, file in (("train", "train"), ("test", "t10k"))
     }
@@ -101,13 +103,6 @@ def vit_s() -> Path:
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
-
-
-def cache() -> Path:
-    """The folder of what was fetched: ``DLRT_CACHE`` or the user's cache."""
-    import pooch
-
-    return Path(os.environ.get("DLRT_CACHE") or pooch.os_cache("dlrt"))
 
 
 def _unpacked(name: str, unpack: Callable[[Path, Path], None]) -> Path:
@@ -185,14 +180,21 @@ def _unpack_debian(package: Path, into: Path) -> None:
     raise OSError(f"{package} has no data.tar.xz")
 
 
-def _idx(path: Path, dimensions: int) -> np.ndarray:
-    """An array of bytes in MNIST's format: two zeros, 8 for uint8, the number of dimensions, the big-endian shape."""
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An array of bytes in MNIST's format: two zeros, 8 for uint8, the number of dimensions, the big-endian shape.
+
+    The file may be packed by gzip.
+    """
     try:
-        data = gzip.decompress(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"data has no file {path}") from None
+    try:
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     head = 4 + 4 * dimensions
-    shape = np.frombuffer(data[4:head], dtype=">u4")
+    shape = np.frombuffer(data[4:head], dtype=">u4") if len(data) >= head else ()
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != head + int(np.prod(shape, dtype=np.int64)):
         raise ValueError(f"{path} is not a file of {dimensions}-dimensional bytes in MNIST's format")
     return np.frombuffer(data[head:], dtype=np.uint8).reshape(shape)

@@ -140,7 +140,7 @@ def _images(setting: Setting) -> Task:
     def build():
         from transformers import AutoModelForImageClassification
 
-        return _quietly(AutoModelForImageClassification, folder, classes)
+        return pretrained(AutoModelForImageClassification, folder, num_labels=classes)
 
     probe = build()
     # ViT wants to be told to interpolate its position embedding, DINOv2 does it anyway
@@ -206,7 +206,7 @@ def _changed(setting: Setting) -> Task:
         images, labels = data["test" if name == "test" else "train"]
         splits[name] = small_vit.CHANGES[setting.task](images[indices]), labels[indices]
     folder = _folder(setting.model, small_vit.Pretraining().folder)
-    network = _quietly(AutoModelForImageClassification, folder, 10)
+    network = pretrained(AutoModelForImageClassification, folder, num_labels=10)
 
     def batch(images, indices):
         return {"pixel_values": small_vit.scaled(images[indices])}
@@ -214,12 +214,10 @@ def _changed(setting: Setting) -> Task:
     return Task(splits, batch, functools.partial(copy.deepcopy, network))
 
 
-def _folder(model: str | None, default: Callable[[], Path]) -> str:
-    """Where transformers finds the network; ValueError where it does not."""
+def model_folder(model: str) -> str:
+    """Where transformers finds a network; ValueError where it does not."""
     from transformers import AutoConfig
 
-    if model is None:
-        return str(default())
     try:
         AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -227,6 +225,10 @@ def _folder(model: str | None, default: Callable[[], Path]) -> str:
             f"model must be a folder or a name for from_pretrained of transformers, got {model!r}: {error}"
         ) from error
     return model
+
+
+def _folder(model: str | None, default: Callable[[], Path]) -> str:
+    return str(default()) if model is None else model_folder(model)
 
 
 def _sentences(setting: Setting) -> Task:
@@ -254,11 +256,19 @@ def _sentences(setting: Setting) -> Task:
         splits[name] = tokens, torch.from_numpy(labels[indices])
     classes = 1 + int(max(data[part][1].max() for part in data))
 
+    return Task(
+        splits, padded(tokenizer), lambda: pretrained(AutoModelForSequenceClassification, folder, num_labels=classes)
+    )
+
+
+def padded(tokenizer) -> Callable[[Any, torch.Tensor], dict]:
+    """Batches of tokens for the network, each padded to its longest row."""
+
     def batch(tokens, indices):
         rows = {key: [values[i] for i in indices.tolist()] for key, values in tokens.items()}
         return dict(tokenizer.pad(rows, return_tensors="pt"))
 
-    return Task(splits, batch, lambda: _quietly(AutoModelForSequenceClassification, folder, classes))
+    return batch
 
 
 def read_sentences(folder: Path) -> dict[str, tuple[list[tuple[str, ...]], np.ndarray]]:
@@ -300,14 +310,30 @@ def digits() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return {name: (images[part], labels[part]) for name, part in parts.items()}
 
 
-def _quietly(kind, folder: str, classes: int) -> torch.nn.Module:
-    """Load a network with a new head."""
+def pretrained(kind, folder: str, *, new_head: bool = True, **options: Any) -> torch.nn.Module:
+    """A network by ``from_pretrained``, without its talk, with a new head where there is none that fits.
+
+    Raises
+    ------
+    ValueError
+        Weights are missing, or of another shape, so that they would be random: those of the body, and without
+        ``new_head`` all others.
+    """
     from transformers.utils import logging
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(folder, num_labels=classes, ignore_mismatched_sizes=True)
+        model, found = kind.from_pretrained(folder, ignore_mismatched_sizes=True, output_loading_info=True, **options)
     finally:
         logging.set_verbosity(level)
+    random = {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
+    if new_head:
+        random = {key for key in random if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key}
+    if random:
+        names = ", ".join(sorted(random)[:3])
+        raise ValueError(
+            f"model must have all weights of {type(model).__name__}, {folder} lacks {len(random)}: {names}"
+        )
+    return model

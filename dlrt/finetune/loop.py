@@ -23,8 +23,8 @@ from .data import Setting, Task, load
 from .methods import Prepared, prepare, size
 
 __all__ = [
-    "accuracy", "blank", "examples", "fine_tune", "one_thread", "random_batches", "steps", "time_steps",
-    "warm_up_and_decay",
+    "accuracy", "blank", "examples", "fine_tune", "held_out", "losses_of", "one_thread", "random_batches", "steps",
+    "time_steps", "warm_up_and_decay",
 ]  # fmt: skip
 
 
@@ -51,13 +51,14 @@ def steps(
     losses : iterable of callable
         The loss on the batch of each step, as a function without arguments: a method may ask for it several times.
     record : dict
-        Of :func:`blank`. Training ends where numbers cease to be finite, with the status ``diverged at step k``.
+        Of :func:`blank`, or of a run that goes on: steps are counted from those it has. Training ends where numbers
+        cease to be finite, with the status ``diverged at step k``.
     schedule : optional
         Of the learning rates.
     after : callable, optional
         Called as ``after(step)``, from 1, before the schedule.
     """
-    for step, loss in enumerate(losses, 1):
+    for step, loss in enumerate(losses, len(record["losses"]) + 1):
         began = time.perf_counter()
 
         def closure(loss=loss):
@@ -173,13 +174,13 @@ def fine_tune(
             seconds.append(spent)
             report(step / wanted.steps)
             if step in marks:
-                right, loss = _held_out(prepared.model, task, "validation")
+                right, loss = held_out(prepared.model, task, "validation")
                 look = {"step": step, "validation": _share(right), "validation_loss": loss}
                 record["looks"].append(look | size(prepared))
         if record["status"] == "finished" and not math.isfinite(loss):
             record |= {"status": "diverged: the validation loss is not finite", "looks": []}
         if record["status"] == "finished":
-            right, _ = _held_out(prepared.model, task, "test")
+            right, _ = held_out(prepared.model, task, "test")
             record |= {"test": _share(right), "right": np.packbits(right.numpy()).tobytes().hex()}
             record |= {key: value for key, value in record["looks"][-1].items() if key != "step"}
     record["losses"] = [round(loss, 5) for loss in record["losses"]]
@@ -209,22 +210,24 @@ def time_steps(*, setting: dict, rates: dict[str, float], rounds: int, rank: int
 def _steps(prepared: Prepared, task: Task, setting: Setting, seed: int, record: dict) -> Iterator[float]:
     """The loop on the training data of a task."""
     schedule = warm_up_and_decay(prepared.optimizer, setting.steps)
-    return steps(prepared.optimizer, _losses(prepared.model, task, setting, seed), record, schedule, prepared.after)
+    batches = islice(random_batches(len(task.splits["train"][1]), setting.batch, seed), setting.steps)
+    return steps(prepared.optimizer, losses_of(prepared.model, task, batches), record, schedule, prepared.after)
 
 
-def _losses(model, task: Task, setting: Setting, seed: int) -> Iterator[Callable[[], torch.Tensor]]:
+def losses_of(model, task: Task, batches: Iterable[torch.Tensor]) -> Iterator[Callable[[], torch.Tensor]]:
+    """The loss of the model on each batch of training examples, for :func:`steps`."""
     inputs, labels = task.splits["train"]
 
     def loss(batch):
         return model(**batch).loss
 
-    for chosen in islice(random_batches(len(labels), setting.batch, seed), setting.steps):
+    for chosen in batches:
         batch = task.batch(inputs, chosen) | {"labels": labels[chosen]}
         model.train()  # looks at the accuracy end in another mode
         yield functools.partial(loss, batch)
 
 
-def _held_out(model, task: Task, split: str) -> tuple[torch.Tensor, float]:
+def held_out(model, task: Task, split: str) -> tuple[torch.Tensor, float]:
     """Of which examples the class is found, and the mean loss."""
     inputs, labels = task.splits[split]
     model.eval()

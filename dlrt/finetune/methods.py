@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +30,9 @@ from integrators import (
 )
 
 from ..nn import Adapter, LowRankOptimizer, adapt, low_rank_layers, parameter_report, ranks
+from ..nn.maps import LinearMap, map_of
 
-__all__ = ["BLOCKS", "HEAD_LR", "METHODS", "WITH_ADAM", "Method", "Plan", "Prepared", "prepare", "size"]
+__all__ = ["BLOCKS", "HEAD_LR", "METHODS", "WITH_ADAM", "Method", "Plan", "Prepared", "plan_of", "prepare", "size"]
 
 BLOCKS = re.compile(r".*\.\d+\..*")
 """Layers in repeated blocks, whatever the network calls them: a number is part of their name."""
@@ -168,23 +170,22 @@ class Prepared:
 
 def prepare(
     model, method: str, lr: float, *, rank: int, tau: float, budget: int | None, steps: int, seed: int,
-    weight_decay: float = 0.0,
+    weight_decay: float = 0.0, heads: Sequence[str] | None = None,
 ) -> Prepared:  # fmt: skip
     """Put the adapters of a method into a network of transformers, in place, and make its optimiser.
 
-    Adapters go to all linear layers in repeated blocks; what is not of the pretrained body is trained beside them.
+    Adapters go to all linear layers in repeated blocks. The modules ``heads`` are trained beside them: by default what
+    is not of the pretrained body, and the pooler.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)}
-    names = list(layers)
-    if not names:
-        raise ValueError("model has no linear layers in repeated blocks")
-    plan = Plan(rank, tau, budget, len(names), steps, sum(m.in_features + m.out_features for m in layers.values()))
-    heads = [n for n, _ in model.named_children() if n != model.base_model_prefix] + ["pooler"]
+    names, plan = plan_of(model, rank, tau, budget, steps)
+    if heads is None:
+        heads = [n for n, _ in model.named_children() if n != model.base_model_prefix] + ["pooler"]
     head = [p for n, p in model.named_parameters() if any(part in heads for part in n.split("."))]
     number = sum(map(torch.numel, head))
     chosen = METHODS[method]
     if chosen.integrator is not None:
-        adapt(model, BLOCKS, chosen.rank(plan), trainable=heads, generator=torch.Generator().manual_seed(seed))
+        targets = re.compile("|".join(map(re.escape, names)))
+        adapt(model, targets, chosen.rank(plan), trainable=heads, generator=torch.Generator().manual_seed(seed))
         chosen.start(model)
         integrator = chosen.planned(plan)
         rest = functools.partial(torch.optim.AdamW, lr=HEAD_LR, weight_decay=0.0)
@@ -205,6 +206,19 @@ def prepare(
         body = [p for p in model.parameters() if id(p) not in mine]
         return Prepared(model, _adamw(body, lr, head, weight_decay), functools.partial(trained, model))
     return _peft(model, method, names, head, lr, plan, weight_decay)
+
+
+def plan_of(model, rank: int, tau: float, budget: int | None, steps: int) -> tuple[list[str], Plan]:
+    """The linear layers in repeated blocks, by name, and the plan for adapters of them."""
+    shapes = {}
+    for name, module in model.named_modules():
+        if BLOCKS.fullmatch(name):
+            with contextlib.suppress(TypeError):  # no known map
+                if issubclass(map_of(module), LinearMap):
+                    shapes[name] = map_of(module).shape(module)
+    if not shapes:
+        raise ValueError("model has no linear layers in repeated blocks")
+    return list(shapes), Plan(rank, tau, budget, len(shapes), steps, sum(map(sum, shapes.values())))
 
 
 def _peft(model, method, names, head, lr, plan, weight_decay) -> Prepared:

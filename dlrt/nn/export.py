@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ __all__ = ["from_lora", "save_lora"]
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Starts of PEFT's LoRA that leave the frozen weights as they are, which PiSSA, OLoRA and others do not."""
 
 
 def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
@@ -53,6 +56,11 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
     RuntimeError
         An adapter is merged.
     """
+    _write(folder, *_described(model))
+
+
+def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The contents of the two files."""
     check_instance("model", model, nn.Module)
     tensors: dict[str, torch.Tensor] = {}
     found: dict[str, tuple[Adapter, int]] = {}
@@ -73,7 +81,8 @@ def save_lora(model: nn.Module, folder: str | os.PathLike) -> None:
             tensors[f"{PREFIX}{name}.{key}"] = X.detach().to("cpu", copy=True).contiguous()
     names = [plain_name(model, path) for path, _ in model.named_modules()]
     origin = getattr(getattr(model, "config", None), "_name_or_path", None) or None
-    write_lora(folder, tensors, found, names, modules_to_save=list(saved) or None, base_model_name_or_path=origin)
+    more = {"modules_to_save": list(saved) or None, "base_model_name_or_path": origin}
+    return _config(found, names, **more), tensors
 
 
 def write_lora(
@@ -87,10 +96,23 @@ def write_lora(
 
     ``names`` are those of all modules of the model, ``more`` is what the configuration says besides.
     """
+    _write(folder, _config(found, names, **more), tensors)
+
+
+def _write(folder: str | os.PathLike, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save(tensors, metadata={"format": "pt"})
+    write_atomically(folder / TENSORS, lambda file: file.write(content))
+    text = json.dumps(config, indent=2).encode()
+    write_atomically(folder / CONFIG, lambda file: file.write(text))
+
+
+def _config(found: Mapping[str, tuple[LowRankDelta, int]], names: Collection[str], **more: Any) -> dict[str, Any]:
     rank = max(r for _, r in found.values())
     pattern = {name: r for name, (_, r) in sorted(found.items(), key=lambda item: -len(item[0])) if r != rank}
     dropouts = {adapter.dropout for adapter, _ in found.values()}
-    config = {
+    return {
         "peft_type": "LORA",
         "task_type": None,
         "inference_mode": True,
@@ -107,16 +129,10 @@ def write_lora(
         "init_lora_weights": True,
         **more,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = save(tensors, metadata={"format": "pt"})
-    write_atomically(folder / TENSORS, lambda file: file.write(content))
-    text = json.dumps(config, indent=2).encode()
-    write_atomically(folder / CONFIG, lambda file: file.write(text))
 
 
-def from_lora(model: nn.Module, folder: str | os.PathLike) -> dict[str, LowRankLayer]:
-    """Adapters with the matrices of a LoRA adapter of PEFT, as a start or to be evaluated.
+def from_lora(model: nn.Module, source: str | os.PathLike | nn.Module) -> dict[str, LowRankLayer]:
+    """Adapters with the matrices of a LoRA adapter, as a start or to be evaluated.
 
     ``B A`` becomes ``U S V^T`` with orthonormal bases and the rank of the checkpoint (at most min(m, n)); its
     ``lora_alpha / r`` is the scale, its ``modules_to_save`` are loaded and trained.
@@ -125,8 +141,9 @@ def from_lora(model: nn.Module, folder: str | os.PathLike) -> dict[str, LowRankL
     ----------
     model : Module
         The base model, changed in place as by :func:`dlrt.nn.adapt`.
-    folder : path
-        With ``adapter_config.json`` and ``adapter_model.safetensors``.
+    source : path or Module
+        A folder of PEFT with ``adapter_config.json`` and ``adapter_model.safetensors``; or a model with the active LoRA
+        adapter of PEFT, or with adapters of this project, which may be of any rank.
 
     Returns
     -------
@@ -136,14 +153,23 @@ def from_lora(model: nn.Module, folder: str | os.PathLike) -> dict[str, LowRankL
     Raises
     ------
     ValueError
-        A file is damaged; the checkpoint is no plain LoRA (DoRA, with biases) or belongs to another model. The model is
-        then as it was.
+        A file is damaged; the adapter is no plain LoRA (DoRA, PiSSA, with biases) or belongs to another model. The
+        model is then as it was.
     """
     check_instance("model", model, nn.Module)
-    config, tensors = _read(Path(folder))
+    if isinstance(source, nn.Module):
+        folder = type(source).__name__
+        config, tensors = _of_model(source)
+    else:
+        folder = str(source)
+        config, tensors = _read(Path(source))
     for key, plain in (("use_dora", False), ("lora_bias", False), ("bias", "none"), ("target_parameters", None)):
         if config.get(key, plain) not in (plain, None):
             raise ValueError(f"{folder}: {key} = {config[key]!r} is no plain LoRA")
+    if (start := config.get("init_lora_weights", True)) not in HARMLESS:
+        raise ValueError(
+            f"{folder}: init_lora_weights = {start!r} belongs to other frozen weights than those of the model"
+        )
     modules = dict(model.named_modules())
     starts: dict[str, tuple[LowRank, float]] = {}
     others: dict[str, torch.Tensor] = {}
@@ -271,6 +297,23 @@ def _targets(names, found: Mapping[str, Any]) -> list[str] | str:
     if any(other.endswith(f".{name}") and other not in found for name in found for other in names):
         return "|".join(re.escape(name) for name in found)
     return list(found)
+
+
+def _of_model(model: nn.Module) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What PEFT would write for its active adapter, or we for ours."""
+    configs: Any = getattr(model, "peft_config", None)
+    if not configs:
+        return _described(model)
+    active: Any = getattr(model, "active_adapters", None) or model.active_adapter
+    names = [active] if isinstance(active, str) else list(active() if callable(active) else active)
+    if len(names) != 1:
+        raise ValueError(f"source must have one active adapter, got {', '.join(names) or 'none'}")
+    if (kind := configs[names[0]].peft_type) != "LORA":
+        raise ValueError(f"source must have a LoRA adapter, got {kind}")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)  # type: ignore[operator]  # of PEFT or transformers, for its adapters alone
+        own = Path(folder, names[0])
+        return _read(own if own.is_dir() else Path(folder))
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:

@@ -17,7 +17,8 @@ class Factor(nn.Parameter):
     Its ``grad`` is not the derivative by its entries: for a loss with gradient G by ``W = U S V^T`` a backward pass
     adds ``G V`` to ``U.grad``, ``U^T G V`` to ``S.grad`` and ``G^T U`` to ``V.grad``, the gradients by ``K = U S``, S
     and ``L = V S^T``. An ordinary torch optimiser would make wrong steps with them and destroy the orthonormal bases;
-    every optimiser but :class:`dlrt.nn.LowRankOptimizer` is therefore stopped at its first step.
+    every optimiser but :class:`dlrt.nn.LowRankOptimizer` is therefore stopped at its first step. Averages of U, S and V
+    over steps or models (EMA, SWA, soups) mean nothing, since bases turn: :class:`dlrt.nn.AveragedModel` is for these.
 
     Attributes
     ----------

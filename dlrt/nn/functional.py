@@ -11,9 +11,10 @@ do not fit: pad the narrower basis with zero columns.
 
 The gradients by x, and by ``base``, are the ordinary ones. The gradient by x is again a low-rank map, the adjoint one
 applied to g, with the same three projections; so derivatives by x of any order can be part of a loss. A convolution and
-the transposed convolution of the same matrix are each other's adjoints. Derivatives of the projections themselves
-(Hessians by the factors) have no meaning and are refused; forward-mode derivatives are not there (torch.compile could
-not trace the maps with them): Hessians by x are ``jacrev(jacrev(f))``.
+the transposed convolution of the same matrix are each other's adjoints. Forward-mode derivatives along x and ``base``
+(``torch.func.jvp``, ``jacfwd``, ``hessian``, dual numbers) are there too, in any order with the others. Derivatives of
+the projections themselves (Hessians by the factors), and forward-mode derivatives along the factors, which would be
+those by their entries, are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ import math
 from typing import Any
 
 import torch
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+
+NOT_BY_FACTORS = (
+    "forward-mode derivatives by the factors of a low-rank layer are not possible: they would be by the entries of U, "
+    "S and V, while gradients are those by K = U S, S and L = V S^T (by the input all derivatives are possible)"
+)
 
 __all__ = ["low_rank_conv", "low_rank_conv_transpose", "low_rank_embedding", "low_rank_linear"]
 
@@ -43,7 +49,7 @@ def low_rank_linear(x, U, S, V, base=None, scale=1.0):
     tensor (..., m)
         Cost O(tokens (m + n) r).
     """
-    return _Linear.apply(x, U, S, V, base, scale)[0]
+    return _apply(_Linear, x, U, S, V, base, scale)[0]
 
 
 def low_rank_conv(x, U, S, V, base=None, scale=1.0, stride=(1, 1), padding=(0, 0), dilation=(1, 1), kernel=(1, 1)):
@@ -68,7 +74,7 @@ def low_rank_conv(x, U, S, V, base=None, scale=1.0, stride=(1, 1), padding=(0, 0
         Cost O(pixels (in / groups kh kw groups + out) r).
     """
     groups = x.shape[1] * math.prod(kernel) // V.shape[0]
-    return _Conv.apply(x, U, S, V, base, scale, groups, *stride, *padding, *dilation, *kernel)[0]
+    return _apply(_Conv, x, U, S, V, base, scale, groups, *stride, *padding, *dilation, *kernel)[0]
 
 
 def low_rank_conv_transpose(
@@ -94,7 +100,7 @@ def low_rank_conv_transpose(
     tensor (B, out, H', W')
     """
     settings = *stride, *padding, *dilation, *kernel, *output_padding
-    return _ConvTranspose.apply(x, U, S, V, base, scale, groups, *settings)[0]
+    return _apply(_ConvTranspose, x, U, S, V, base, scale, groups, *settings)[0]
 
 
 def low_rank_embedding(index, U, S, V, base=None, scale=1.0, padding_idx=None):
@@ -113,22 +119,63 @@ def low_rank_embedding(index, U, S, V, base=None, scale=1.0, padding_idx=None):
     tensor (..., dim)
         Cost O(tokens dim r).
     """
-    return _Embedding.apply(index, U, S, V, base, scale, padding_idx)[0]
+    return _apply(_Embedding, index, U, S, V, base, scale, padding_idx)[0]
 
 
-class _Map(Function):
-    """Each of the four maps: its outputs are y and the product with the first basis, which the backward pass needs."""
+class _Differentiable(Function):
+    """A function of torch with two forms, the other one with forward-mode derivatives too.
+
+    torch.compile could not trace that form, and it keeps tensors as long as there is a graph: it is used where forward
+    mode is on.
+    """
 
     generate_vmap_rule = True
+    in_forward_mode: Any
+
+    def __init_subclass__(cls):
+        if "jvp" not in vars(cls):
+            rule = {"jvp": staticmethod(cls.along)}
+            cls.in_forward_mode = type(f"{cls.__name__}InForwardMode", (cls,), rule)
+
+    @staticmethod
+    def along(ctx, *tangents):
+        """Tangents of the outputs from those of the inputs, None where there is none."""
+        raise TypeError("a function must define along(ctx, *tangents)")
+
+
+def _is_forward_mode() -> bool:
+    """Whether forward-mode derivatives are taken, by torch.func or torch.autograd.forward_ad."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def _apply(function, *arguments):
+    return (function.in_forward_mode if _is_forward_mode() else function).apply(*arguments)
+
+
+class _Map(_Differentiable):
+    """Each of the four maps: its outputs are y and the product with the first basis, which the backward pass needs."""
 
     def __init_subclass__(cls):
         cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]  # torch asks at each call
+        super().__init_subclass__()
 
     @staticmethod
-    def _keep(ctx, *tensors):
-        """For the backward pass."""
+    def _keep(ctx, inputs, *tensors):
+        """For derivatives."""
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
+        if _is_forward_mode():
+            ctx.save_for_forward(*tensors)  # not fewer: torch.func has one list for both
+            ctx.rest = inputs[5:]
+
+    @classmethod
+    def along(cls, ctx, dx, dU, dS, dV, dbase, *_):
+        """The maps are linear in (x, base) together: the derivative is the map of the tangents."""
+        if any(X is not None for X in (dU, dS, dV)):
+            raise RuntimeError(NOT_BY_FACTORS)
+        if dx is None:
+            return dbase, torch.zeros_like(ctx.saved_tensors[1])
+        return _apply(cls, dx, *ctx.saved_tensors[2:], dbase, *ctx.rest)
 
 
 class _Linear(_Map):
@@ -146,7 +193,7 @@ class _Linear(_Map):
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, U, S, V, _, ctx.scale = inputs
-        _Map._keep(ctx, x, output[1], U, S, V)
+        _Map._keep(ctx, inputs, x, output[1], U, S, V)
 
     @staticmethod
     def backward(ctx, g, _):
@@ -157,7 +204,7 @@ class _Linear(_Map):
         flat = g.reshape(-1, g.shape[-1])
         dx = None
         if needs_x and torch.is_grad_enabled():  # the adjoint is the map of W^T
-            dx, gU = _Linear.apply(g, V, S.mT, U, None, ctx.scale)
+            dx, gU = _apply(_Linear, g, V, S.mT, U, None, ctx.scale)
         else:
             gU = flat @ U
         if ctx.scale != 1.0:
@@ -185,7 +232,7 @@ class _Conv(_Map):
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, U, S, V, _, ctx.scale, ctx.groups, *ctx.settings = inputs
-        _Map._keep(ctx, x, output[1], U, S, V)
+        _Map._keep(ctx, inputs, x, output[1], U, S, V)
 
     @staticmethod
     def backward(ctx, g, _):
@@ -216,7 +263,7 @@ class _ConvTranspose(_Map):
     def setup_context(ctx, inputs, output):
         x, U, S, V, _, ctx.scale, ctx.groups, *settings = inputs
         ctx.settings = settings[: len(settings) // 5 * 4]
-        _Map._keep(ctx, x, output[1], U, S, V)
+        _Map._keep(ctx, inputs, x, output[1], U, S, V)
 
     @staticmethod
     def backward(ctx, g, _):
@@ -245,7 +292,7 @@ class _Embedding(_Map):
     @staticmethod
     def setup_context(ctx, inputs, output):
         index, U, _, V, _, ctx.scale, ctx.padding_idx = inputs
-        _Map._keep(ctx, index, output[1], U, V)
+        _Map._keep(ctx, inputs, index, output[1], U, V)
 
     @staticmethod
     def backward(ctx, g, _):
@@ -267,7 +314,7 @@ class _Embedding(_Map):
 
 def _adjoint(map, *arguments):
     """The map, differentiable where this backward pass is to be differentiated."""
-    return map.apply(*arguments) if torch.is_grad_enabled() else map.forward(*arguments)
+    return _apply(map, *arguments) if torch.is_grad_enabled() else map.forward(*arguments)
 
 
 def _grouped(y, groups):
@@ -316,10 +363,8 @@ def _conv_projections(needs, scale, groups, settings, g, gU, x, z, V):
     return _final(dK, dS, dL)
 
 
-class _Final(Function):
-    """Results that have no derivative."""
-
-    generate_vmap_rule = True
+class _Final(_Differentiable):
+    """Results that have no derivative by the factors."""
 
     @staticmethod
     def forward(*tensors):
@@ -336,11 +381,16 @@ class _Final(Function):
             "those by K = U S, S and L = V S^T (derivatives by the input are possible, of any order)"
         )
 
+    @staticmethod
+    def along(ctx, *tangents):
+        """Tangents come from those of inputs alone."""
+        return tangents
+
 
 def _final(*tensors):
     """Gradients in the places of U, S and V, guarded where this backward pass is to be differentiated."""
     present = [X for X in tensors if X is not None]
     if not present or not torch.is_grad_enabled():
         return tensors
-    guarded = iter(_Final.apply(*present))
+    guarded = iter(_apply(_Final, *present))
     return tuple(None if X is None else next(guarded) for X in tensors)

@@ -607,7 +607,8 @@ def check_untied(model, weights) -> None:
 
 def _extent(X) -> tuple[Any, int, int]:
     """The memory of a tensor: which, first byte, end."""
-    if X.device.type == "meta" or X.layout != torch.strided:
+    computed = type(X).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # of parts that have the memory
+    if X.device.type == "meta" or X.layout != torch.strided or computed:
         return id(X), 0, 1
     length = 1 + sum((size - 1) * stride for size, stride in zip(X.shape, X.stride(), strict=True))
     begin = X.storage_offset() * X.element_size()

@@ -22,6 +22,12 @@ SMALL = ["--size", "12", "--true-rank", "2", "--rank", "3", "--steps", "8"]
 runner = CliRunner()
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Reference solutions of the tests are not for the user's cache."""
+    monkeypatch.setenv("DLRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def run(*arguments):
     return runner.invoke(app, [str(argument) for argument in arguments])
 

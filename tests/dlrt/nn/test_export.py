@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dlrt.nn import LowRankOptimizer, adapt, from_lora, low_rank_layers, ranks, save_lora, switched_off
+from dlrt.nn import LowRankOptimizer, adapt, from_lora, low_rank_layers, merge, ranks, save_lora, switched_off
 from integrators import GeoLoRA, LowRank, Tolerance
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -34,8 +34,8 @@ class Network(nn.Module):
         for block in self.blocks:
             x = x + torch.tanh(block["key"](torch.tanh(block["0"](x))))
         x = self.lines(torch.tanh(self.key(x)).mT)
-        x = self.conv(x.reshape(len(x), 4, 2, -1))
-        x = self.volume(x.reshape(len(x), 2, 3, 2, -1))
+        x = self.conv(x.reshape(x.shape[0], 4, 2, -1))
+        x = self.volume(x.reshape(x.shape[0], 2, 3, 2, -1))
         return self.head(x.mean((2, 3, 4)))
 
 
@@ -143,10 +143,55 @@ def test_a_start_from_peft(stabilised, tmp_path):
     model.get_parameter("base_model.model.embedding.lora_embedding_A.default").data[:, 1] = 0  # as training leaves it
     model.save_pretrained(tmp_path)
     expected = model(INDEX)
+    for source in (tmp_path, model):
+        start = Network()
+        layers = from_lora(start, source)
+        assert layers["blocks.1.key"].rank == 2 and layers["embedding"].rank == 12  # of at most min(m, n)
+        torch.testing.assert_close(start.eval()(INDEX), expected)
+
+
+def test_a_start_from_a_model_of_transformers_with_an_adapter():
+    """Which PEFT has put into it without a wrapper."""
+    config = GPT2Config(vocab_size=20, n_embd=12, n_layer=1, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0)
+    source, start = GPT2LMHeadModel(config).eval(), GPT2LMHeadModel(config).eval()
+    start.load_state_dict(source.state_dict())
+    source.add_adapter(peft.LoraConfig(r=2, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True), "mine")
+    for name, p in source.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(p, std=0.3)
+    assert len(from_lora(start, source)) == 3
+    torch.testing.assert_close(start(INDEX).logits, source(INDEX).logits)
+
+
+def test_a_start_from_the_active_adapter():
+    model = peft.get_peft_model(Network(), peft.LoraConfig(target_modules=["lines"]))
+    model.add_adapter("other", peft.LoraConfig(r=3, target_modules=["key"]))
+    model.set_adapter("other")
+    for name, p in model.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(p, std=0.3)
     start = Network()
-    layers = from_lora(start, tmp_path)
-    assert layers["blocks.1.key"].rank == 2 and layers["embedding"].rank == 12  # of at most min(m, n)
+    assert set(from_lora(start, model)) == {"key", "blocks.0.key", "blocks.1.key"}
+    torch.testing.assert_close(start.eval()(INDEX), model.eval()(INDEX))
+
+
+def test_a_start_from_another_model():
+    """Adapters of other ranks and scales, several on a layer: each becomes one."""
+    model, start = Network(), Network()
+    adapt(model, ["key", "lines"], 3, scale=0.5)
+    adapt(model, "key", 2, name="second", scale=2.0)
+    expected = shake(model)(INDEX)
+    layers = from_lora(start, model)
     torch.testing.assert_close(start.eval()(INDEX), expected)
+    with torch.no_grad():
+        for layer in layers.values():
+            layer.S.zero_()
+    torch.testing.assert_close(model(INDEX), expected)  # nothing is shared
+    with pytest.raises(ValueError, match="model has no adapters"):
+        from_lora(Network(), Network())
+    other = peft.get_peft_model(Network(), peft.IA3Config(target_modules=["key"], feedforward_modules=[]))
+    with pytest.raises(ValueError, match=r"source must have a LoRA adapter, got .*IA3"):
+        from_lora(Network(), other)
 
 
 def test_what_lora_cannot_say(tmp_path):
@@ -195,6 +240,7 @@ def test_bad_files_leave_the_model_as_it_was(tmp_path):
     for change, message in (
         ({"use_dora": True}, "use_dora = True is no plain LoRA"),
         ({"bias": "all"}, "bias = 'all' is no plain LoRA"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' belongs to other frozen weights"),
         ({"peft_type": "IA3"}, "describes no LoRA adapter"),
     ):
         path.write_text(json.dumps(config | change))
@@ -208,3 +254,84 @@ def test_bad_files_leave_the_model_as_it_was(tmp_path):
     refused(r"lines: factors of shapes \(8, .* for a \(9, 36\) matrix", wider)
     (tmp_path / "adapter_model.safetensors").write_bytes(tensors[:-1])
     refused("is damaged")
+
+
+class Transposed(nn.Module):
+    """What `Network` has not."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lines = nn.ConvTranspose1d(4, 6, 3, stride=2)  # without groups, which onnx's evaluator lacks
+        self.planes = nn.ConvTranspose2d(6, 4, (3, 2), padding=(1, 0), output_padding=(1, 0), stride=2)
+
+    def forward(self, x):
+        return self.planes(torch.tanh(self.lines(x))[..., None])
+
+
+MODELS = {"all": (Network, INDEX, INDEX[:1]), "transposed": (Transposed, torch.ones(3, 4, 5), torch.ones(2, 4, 5))}
+
+
+@pytest.fixture(params=MODELS)
+def exported(request):
+    """A model with low-rank layers, an example, and another one of another batch size."""
+    kind, x, other = MODELS[request.param]
+    return kind(), x, other
+
+
+@pytest.mark.parametrize("kind", ["adapter", "train"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_torch_export(exported, kind, merged, tmp_path):
+    model, x, other = exported
+    adapt(model, "*", 2, kind=kind)
+    shake(model)
+    expected = [model(X) for X in (x, other)]
+    if merged:
+        merge(model)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for X, y in zip((x, other), expected, strict=True):
+        torch.testing.assert_close(loaded(X), y)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_onnx(exported, merged, tmp_path):
+    pytest.importorskip("onnxscript")
+    from onnx.reference import ReferenceEvaluator
+
+    model, x, other = exported
+    adapt(model, "*", 2)
+    shake(model)
+    expected = [model(X).detach().numpy() for X in (x, other)]
+    if merged:
+        merge(model)
+    axes = ({0: torch.export.Dim("batch")},)
+    torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamic_shapes=axes, dynamo=True, verbose=False)
+    session = ReferenceEvaluator(str(tmp_path / "model.onnx"))
+    for X, y in zip((x, other), expected, strict=True):
+        np.testing.assert_allclose(session.run(None, {session.input_names[0]: X.numpy()})[0], y, rtol=1e-4, atol=1e-5)
+
+
+def test_safetensors_of_the_merged_model(exported, tmp_path):
+    """Loads into the model as it was before it was adapted."""
+    from safetensors.torch import load_model, save_model
+
+    model, x, _ = exported
+    plain = type(model)()
+    adapt(model, "*", 2)
+    expected = shake(model)(x)
+    save_model(merge(model), tmp_path / "model.safetensors")
+    load_model(plain, tmp_path / "model.safetensors")
+    torch.testing.assert_close(plain.eval()(x), expected)
+
+
+def test_an_exported_model_is_not_trained_by_mistake(exported):
+    """Its parameters are still factors, which ordinary optimisers refuse."""
+    model, x, _ = exported
+    adapt(model, "*", 2)
+    program = torch.export.export(shake(model), (x,)).module()
+    program(x).sum().backward()
+    with pytest.raises(TypeError, match="was given the factors of a low-rank layer"):
+        torch.optim.SGD(program.parameters(), 0.1).step()

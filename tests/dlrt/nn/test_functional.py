@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import func
+from torch.autograd import forward_ad
 
 from dlrt.nn import low_rank_conv, low_rank_conv_transpose, low_rank_embedding, low_rank_linear
 
@@ -169,6 +170,89 @@ def test_derivatives_of_functions(continuous):
     found, expected = func.grad(energy)(factors), func.grad(probed_energy)(probes)
     for i, j in enumerate((0, 2, 1)):
         torch.testing.assert_close(found[i], expected[j])
+
+
+@pytest.mark.parametrize(
+    "derivative",
+    [func.jacfwd, func.hessian, lambda f: func.jacrev(func.jacfwd(f)), lambda f: func.jacfwd(func.jacfwd(f))],
+    ids=["first", "forward over reverse", "reverse over forward", "forward over forward"],
+)
+def test_forward_mode(continuous, derivative):
+    low_rank, dense, x, factors, _ = continuous
+    W, x = factors[0] @ factors[1] @ factors[2].mT, x if x.ndim == 1 else x[:1]
+    shift = gaussian(*dense(x, W).shape)
+
+    def sines(y, x):  # x in the base too
+        return torch.sin(y(x, shift * x.square().sum())).sum()
+
+    found = derivative(lambda x: sines(lambda x, base: low_rank(x, *factors, base, 0.7), x))(x)
+    expected = derivative(lambda x: sines(lambda x, base: base + 0.7 * dense(x, W), x))(x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_forward_mode_inside_a_loss(continuous):
+    """The projections of a loss that holds the derivative along a direction."""
+    low_rank, dense, x, factors, probes = continuous
+    factors, probes = [[X.clone().requires_grad_() for X in Xs] for Xs in (factors, probes)]
+    direction = gaussian(*x.shape, seed=3)
+
+    def by_func(y):
+        return func.jvp(lambda x: torch.sin(y(x)).sum(), (x,), (direction,))[1].square()
+
+    def by_dual_numbers(y):
+        with forward_ad.dual_level():
+            dual = torch.sin(y(forward_ad.make_dual(x, direction))).sum()
+            return forward_ad.unpack_dual(dual).tangent.square()
+
+    for loss in (by_func, by_dual_numbers):
+        expected = torch.autograd.grad(loss(lambda x: probed(dense, x, *factors, *probes)), probes)
+        found = torch.autograd.grad(loss(lambda x: low_rank(x, *factors)), factors)
+        for i, j in enumerate((0, 2, 1)):
+            torch.testing.assert_close(found[i], expected[j])
+
+
+def test_derivative_of_the_projections_along_x(continuous):
+    """Forward over reverse: the projections of the derivative of the gradient, by torch.func and by dual numbers."""
+    low_rank, dense, x, factors, probes = continuous
+    factors, probes = [[X.clone().requires_grad_() for X in Xs] for Xs in (factors, probes)]
+    direction = gaussian(*x.shape, seed=3)
+
+    def gradients(x):
+        return func.grad(lambda factors: torch.sin(low_rank(x, *factors)).sum())(tuple(X.detach() for X in factors))
+
+    def probed_gradients(x):
+        at = [X.detach() for X in factors]
+        return func.grad(lambda probes: torch.sin(probed(dense, x, *at, *probes)).sum())(
+            tuple(X.detach() for X in probes)
+        )
+
+    _, found = func.jvp(gradients, (x,), (direction,))
+    _, expected = func.jvp(probed_gradients, (x,), (direction,))
+    with forward_ad.dual_level():
+        energy = torch.sin(low_rank(forward_ad.make_dual(x, direction), *factors)).sum()
+        duals = [forward_ad.unpack_dual(g).tangent for g in torch.autograd.grad(energy, factors)]
+    for i, j in enumerate((0, 2, 1)):
+        torch.testing.assert_close(found[i], expected[j])
+        torch.testing.assert_close(duals[i], expected[j])
+
+
+def test_forward_mode_by_the_factors_is_refused(case):
+    """Which would be by their entries, unlike the gradients."""
+    low_rank, dense, x, (m, n) = case
+    factors = [gaussian(m, 2), gaussian(2, 2), gaussian(n, 2)]
+    base = gaussian(*dense(x, factors[0] @ factors[2].mT).shape)
+    for i, factor in enumerate(factors):
+
+        def of_one(X, i=i):
+            return low_rank(x, *[X if j == i else Y for j, Y in enumerate(factors)], base)
+
+        for along in (lambda f, X: func.jvp(f, (X,), (X,)), lambda f, X: func.hessian(lambda X: f(X).sum())(X)):
+            with pytest.raises(RuntimeError, match="forward-mode derivatives by the factors"):
+                along(of_one, factor)
+        with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode derivatives by the factors"):
+            of_one(forward_ad.make_dual(factor, factor))
+    _, tangent = func.jvp(lambda base: low_rank(x, *factors, base), (base,), (2 * base,))
+    torch.testing.assert_close(tangent, 2 * base)
 
 
 def test_gradients_of_each_sample(case):

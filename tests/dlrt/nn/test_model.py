@@ -31,7 +31,7 @@ from dlrt.nn import (
     switched_off,
     to_lora,
 )
-from integrators import GeoLoRA, LoRA, LowRank
+from integrators import GeoLoRA, LoRA, LowRank, Tolerance
 
 
 class Block(nn.Module):
@@ -165,6 +165,85 @@ def test_packed_weights():
     with pytest.raises(TypeError, match=r"0: Packed has no floating-point weight .* dequantise"):
         merge(model)
     torch.testing.assert_close(model(x), expected)
+
+
+class Wrapped(torch.Tensor):
+    """A tensor made of another one, as torchao has them: it has no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].inner)
+        return function(*(X.inner if isinstance(X, cls) else X for X in args), **(kwargs or {}))
+
+
+def test_a_weight_made_of_others_is_not_merged():
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    model[0].weight = nn.Parameter(Wrapped(model[0].weight.detach()), requires_grad=False)
+    adapt(model, "0", 2)
+    shake(model)
+    expected = model(x)
+    with pytest.raises(TypeError, match=r"0: Linear has no floating-point weight .* dequantise"):
+        merge(model)
+    torch.testing.assert_close(model(x), expected)
+
+
+def bitsandbytes(kind):
+    bnb = pytest.importorskip("bitsandbytes")
+    if kind == "int8":
+        layer = bnb.nn.Linear8bitLt(64, 32, has_fp16_weights=False)
+    else:
+        layer = bnb.nn.Linear4bit(64, 32, quant_type=kind, compute_dtype=torch.float32)
+    layer.load_state_dict(nn.Linear(64, 32).state_dict())
+    return layer.to("cpu")
+
+
+def torchao(kind):
+    quantization = pytest.importorskip("torchao.quantization")
+    model = nn.Sequential(nn.Linear(64, 32))
+    quantization.quantize_(model, getattr(quantization, kind)())
+    return model[0]
+
+
+PACKED = {
+    "nf4": bitsandbytes, "fp4": bitsandbytes, "int8": bitsandbytes,
+    "Int8WeightOnlyConfig": torchao, "Int8DynamicActivationInt8WeightConfig": torchao,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_layers_of_others(kind, tmp_path):
+    """Where they are installed: base and adapter add up, train, and are saved; merging is refused."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(PACKED[kind](kind)), torch.randn(16, 64)
+    base = model(x).detach()
+    adapt(model, "0", 2, scale=0.5)
+    torch.testing.assert_close(model(x), base, rtol=0, atol=0)
+    optimizer = LowRankOptimizer(model, GeoLoRA(truncation=Tolerance(relative=0.1, spare=1)), 2.0, rest=None)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        losses.append(model(x).square().mean())
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    delta = x @ model[0].dense().mT
+    torch.testing.assert_close(model(x), base + delta)
+    (gradient,) = torch.autograd.grad(model(x := x.requires_grad_()).sum(), x)
+    assert gradient.isfinite().all() and gradient.any()
+    with pytest.raises(TypeError, match=r"0: Linear.* has no floating-point weight .* dequantise"):
+        merge(model)
+    save_low_rank(model, tmp_path / "adapter.safetensors")
+    with torch.no_grad():
+        model[0].S.zero_()
+    load_low_rank(model, tmp_path / "adapter.safetensors")
+    torch.testing.assert_close(model(x), base + delta)
 
 
 def gpt2():
