@@ -542,6 +542,7 @@ VALUES = {
     ),
     "--methods": ("lora", "geolora,bug", "adalora", "geolora-adam"),
     "--integrator": tuple(INTEGRATORS),
+    "--method": tuple(INTEGRATORS),
     "--step-size": ("0.1", "0.01", "1"),
     "--steps": ("1", "2", "5"),
     "--rank": ("1", "2", "4"),
@@ -565,6 +566,7 @@ VALUES = {
 }
 NEEDED = {
     "compare": ("--size", "--steps"),
+    "run": ("--method", "--size", "--steps"),
     "train": ("--epochs", "--seeds", "--lr"),
     "verify": ("--integrator", "--problem", "--size", "--steps"),
 }
@@ -572,6 +574,8 @@ NEEDED = {
 OPTIONS = {
     "compare": ("--integrators", "--step-size", "--steps", "--rank", "--seeds", "--tau", "--spare", "--substep")
     + ("--optimizer", "--target", "--size", "--true-rank", "--batch-size", "--dtype", "--jobs", "--fresh"),
+    "run": ("--method", "--step-size", "--steps", "--rank", "--tau", "--spare", "--substep", "--optimizer")
+    + ("--target", "--size", "--true-rank", "--batch-size", "--dtype"),
     "train": ("--methods", "--seeds", "--network", "--epochs", "--rank", "--lr", "--jobs", "--fresh"),
     "figure": ("--quick", "--jobs", "--fresh", "--model", "--data"),
     "table": ("--quick", "--jobs", "--fresh", "--model", "--data"),
@@ -591,14 +595,14 @@ def command_line(rng: np.random.Generator, folder: Path) -> list[str]:
         some = VALUES[option] if is_good else WORDS
         return some[rng.integers(len(some))]
 
-    name = list(OPTIONS)[rng.choice(len(OPTIONS), p=[0.4, 0.15, 0.1, 0.1, 0.15, 0.05, 0.05])]
+    name = list(OPTIONS)[rng.choice(len(OPTIONS), p=[0.3, 0.1, 0.15, 0.1, 0.1, 0.15, 0.05, 0.05])]
     words = [name]
     if rng.random() < oddity / 3:
         return [str(rng.choice([*WORDS, name.upper(), "--version", "--help"]))]
     if name == "train":
         words.append("digits" if rng.random() > oddity / 3 else value(""))
-    elif name in ("compare", "verify"):
-        known = tuple(registry.PROBLEMS) if name == "compare" else ("structure", "exactness", "descent", "conservation")
+    elif name in ("compare", "run", "verify"):
+        known = tuple(registry.PROBLEMS) if name != "verify" else ("structure", "exactness", "descent", "conservation")
         words += [str(rng.choice(known if rng.random() > oddity / 2 else WORDS))] if rng.random() > 0.05 else []
     elif name in ("figure", "table"):  # good ones work for seconds: they are among the kills
         words.append(str(rng.choice([*WORDS[:4], "6", "figure1", "losses"])))

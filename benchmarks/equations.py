@@ -1,22 +1,26 @@
 """Steps on a large matrix equation: ``OMP_NUM_THREADS=1 python -m benchmarks.equations [--write]``.
 
-The problem is a Lyapunov equation with a sparse operator, rank 20, float64, the rank held. Two tables:
+The problem is a Lyapunov equation with a sparse operator, rank 20, float64, the rank held. Three tables:
 
 - methods with RK4 sub-steps beside the algorithm of B. Carrel's public toolbox (github.com/BenjaminCarrel, the
   repository randomized-dynamical-low-rank), which projects the coefficients on the bases once per sub-flow, restated
   below in plain numpy and scipy for this one equation. The two take turns, a step each; the ratio is the median over
   the rounds, with the quartiles. That both do the same is checked.
 - the time of a step of every method by size, and the slope of its logarithm over that of n by least squares. A single
-  pass over an n x 20 array, ``X + 0.5 X``, is the peer: its slope is not 1 either, as caches end.
+  pass over an n x 20 array, ``X + 0.5 X``, is the peer: its slope is not 1 either, as caches end;
+- the most memory that a step takes beyond what is there before it, in n x 20 arrays, as tracemalloc counts numpy's
+  arrays (LAPACK's workspaces are not among them).
 
-Times are those of the processor. With ``--write`` the tables are written into ``benchmarks/README.md``.
+``--sizes 500 1000`` is for a try. Times are those of the processor. With ``--write`` the tables are written into
+``benchmarks/README.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +42,7 @@ from problems import Sylvester, lyapunov
 from .tables import write
 
 RANK, H = 20, 1e-3
-SIZES = (1000, 3000, 10_000, 20_000, 50_000)
+SIZES = (500, 1000, 3000, 10_000, 20_000, 50_000)
 LEFT_OUT = ("full-rank", "adalora")
 """The dense matrix; a method whose cost is set by its budget."""
 
@@ -159,58 +163,88 @@ def methods() -> dict[str, Integrator]:
     return held
 
 
-def by_size(rounds: int) -> dict[str, np.ndarray]:
-    """Median seconds of a step for each method and size; the methods take turns."""
+def peak(call: Callable) -> float:
+    """Bytes that a call takes at most, beyond those allocated before."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def by_size(sizes: Sequence[int], rounds: int) -> tuple[dict[str, list], dict[str, list], dict[str, str]]:
+    """Median seconds and peak bytes of a step for each method and size, which take turns; why others have none."""
     times: dict[str, list] = {}
-    for n in SIZES:
+    bytes_: dict[str, list] = {}
+    unfit: dict[str, str] = {}
+    for n in sizes:
         p, calls = lyapunov(n, np.random.default_rng(0)), {}
         X = np.random.default_rng(2).standard_normal((n, RANK))
         calls["one pass, X + 0.5 X"] = lambda X=X: X + 0.5 * X
         for name, method in methods().items():
-            state = start(p, method)
+            try:
+                state = start(p, method)
+            except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+                unfit[name] = str(error)
+                continue
             calls[name] = lambda p=p, m=method, s=state: m.step(p.field, 0.0, s, H)
-        for call in calls.values():
+        for name, call in calls.items():
             call()
+            bytes_.setdefault(name, []).append(peak(call))
         found = [[seconds(call) for call in calls.values()] for _ in range(rounds)]
         for name, median in zip(calls, np.median(found, axis=0), strict=True):
             times.setdefault(name, []).append(median)
-    return {name: np.array(row) for name, row in times.items()}
+    return times, bytes_, unfit
 
 
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
-def tables(rounds: int) -> str:
-    """Both tables in Markdown."""
+def tables(sizes: Sequence[int], rounds: int) -> str:
+    """The tables in Markdown."""
     np.ones(31 * 2**17)  # a freed block of this size makes the allocator keep memory, as it does in a longer run
-    sizes = (1000, 20_000, 50_000)
-    lines = [
-        "| RK4 sub-steps, ms (restated toolbox), ratio | " + " | ".join(f"n = {n:,}" for n in sizes) + " |",
-        "|---" * (1 + len(sizes)) + "|",
-    ]
-    for name in PEERS:
+    few = [n for n in (1000, 20_000, 50_000) if n in sizes]
+    lines = [_heading("RK4 sub-steps, ms (restated toolbox), ratio", few)] if few else []
+    for name in PEERS if few else ():
         cells = []
-        for n in sizes:
+        for n in few:
             ours, theirs = beside_the_toolbox(n, name, rounds)
             low, middle, high = np.quantile(ours / theirs, [0.25, 0.5, 0.75])
             times = f"{1e3 * np.median(ours):.1f} ({1e3 * np.median(theirs):.1f})"
             cells.append(f"{times}, {middle:.2f} ({low:.2f} to {high:.2f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| ms per step | " + " | ".join(f"n = {n:,}" for n in SIZES) + " | slope |"]
-    lines.append("|---" * (2 + len(SIZES)) + "|")
-    for name, row in by_size(max(5, rounds // 3)).items():
-        slope = np.polyfit(np.log(SIZES), np.log(row), 1)[0]
-        lines.append(f"| {name} | " + " | ".join(f"{1e3 * x:.3g}" for x in row) + f" | {slope:.2f} |")
+    times, bytes_, unfit = by_size(sizes, max(5, rounds // 3))
+    lines += ["", _heading("ms per step", sizes, "slope")]
+    for name, row in times.items():
+        lines.append(f"| {name} | " + " | ".join(f"{1e3 * x:.3g}" for x in row) + f" | {_slope(sizes, row):.2f} |")
+    lines += ["", _heading("peak memory, n x 20 arrays", sizes, "MiB at the last", "slope")]
+    for name, row in bytes_.items():
+        cells = [f"{x / (8 * n * RANK):.1f}" for n, x in zip(sizes, row, strict=True)]
+        cells += [f"{row[-1] / 2**20:.0f}", f"{_slope(sizes, row):.2f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [line for name, text in unfit.items() for line in ("", f"{name} does not apply: {text}.")]
     return "\n".join(lines)
+
+
+def _heading(first: str, sizes: Sequence[int], *last: str) -> str:
+    heads = [first, *(f"n = {n:,}" for n in sizes), *last]
+    return "| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|"
+
+
+def _slope(sizes: Sequence[int], row: list) -> float:
+    """Of the logarithms, by least squares."""
+    return float(np.polyfit(np.log(sizes), np.log(row), 1)[0])
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="ascending, two or more")
     parser.add_argument("--write", action="store_true", help="write the tables into benchmarks/README.md")
     options = parser.parse_args()
-    found = tables(options.rounds)
+    found = tables(options.sizes, options.rounds)
     print(found)
     if options.write:
         write("equations", found)

@@ -58,6 +58,11 @@ _METHODS = {
     "DRSVD": ("#8C510A", (8, 1, 0)),
     "DynamicalNystroem": ("#6699CC", (7, 0, 0)),
     "RandRK4": ("#EE3377", (3, 1, 180)),
+    "MergeBUG": ("#B35900", (11, 1, 0)),
+    "PRKDEIM": ("#A50026", (9, 0, 0)),
+    "TDBCUR": ("#1B7837", (12, 1, 0)),
+    "RiemannianDescent": ("#5E3C99", (13, 1, 0)),
+    "ProjectedExponential": ("#225522", (9, 1, 0)),
 }
 _OUTSIDE = [(colour, marker) for marker in ("*", "p", "h", "d", "8") for colour in ("#332288", "#117733", "#999933")]
 

@@ -48,6 +48,8 @@ SUBSTEPS: dict[str, Callable[[], Any]] = {
     "heun": methods.Heun,
     "rk4": methods.RK4,
     "exact": methods.Exact,
+    "exponential": methods.Exponential,
+    "implicit": methods.Implicit,
 }
 
 
@@ -223,6 +225,21 @@ def two_stream(*, size=16, dtype="float64"):
     return replace(problems.two_stream(size, size, dtype=_dtype(dtype)), t_end=10.0)
 
 
+def plane_source(*, size=100, dtype="float64"):
+    """Radiative transfer in a slab after a pulse, in cells and directions: a front, then diffusion."""
+    return problems.plane_source(size, size, dtype=_dtype(dtype))
+
+
+def toggle_switch(*, size=51, dtype="float64"):
+    """Chemical master equation of a genetic toggle switch: probabilities of numbers of molecules."""
+    return problems.toggle_switch(size, dtype=_dtype(dtype))
+
+
+def stochastic_burgers(*, size=64, dtype="float64"):
+    """Viscous Burgers equation with random starts, in points and samples: waves that steepen to fronts."""
+    return problems.stochastic_burgers(_rng(), size, size, min(4, (size - 1) // 2), dtype=_dtype(dtype))
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -245,6 +262,9 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         fokker_planck,
         landau_damping,
         two_stream,
+        plane_source,
+        toggle_switch,
+        stochastic_burgers,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn
@@ -272,7 +292,7 @@ def lookup(kind, name, table):
     >>> lookup("substep", "eular", SUBSTEPS)
     Traceback (most recent call last):
     ...
-    ValueError: unknown substep 'eular', did you mean 'euler'? Known: euler, heun, rk4, exact
+    ValueError: unknown substep 'eular', did you mean 'euler'? Known: euler, heun, rk4, exact, exponential, implicit
     """
     if name in table:
         return table[name]

@@ -19,7 +19,8 @@ Schema, version 1. Strict JSON: what is not finite or not known is ``null``; tim
         time             number: time reached (sum of the step sizes)
         seed             int
         start_rank       int
-        status           "finished", "diverged at step k" or "failed at step k: TYPE: TEXT"
+        status           "finished", "finished with a warning at step k: TEXT", "diverged at step k" or
+                         "failed at step k: TYPE: TEXT"
         loss             number or null, at the end
         error            number or null, at the end: Frobenius distance to the reference solution
         rank             int carried at the end

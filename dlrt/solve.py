@@ -68,7 +68,8 @@ def solve(
     result, ``diverged at step k``. So is Ctrl-C, ``interrupted``; it goes on to the caller only from a run of `sweep`
     or `dlrt.runs.run_tasks`, whose results are kept: half of one is none. Where the problem, the method or a schedule
     raises an exception the status is ``failed at step k: TYPE: TEXT``, a warning is logged, and the traceback at the
-    level INFO.
+    level INFO. A method may say that a step is of no use though its numbers are finite, see
+    `integrators.ProjectorSplitting`: the run then is ``finished with a warning at step k: TEXT``.
 
     Parameters
     ----------
@@ -235,6 +236,7 @@ class _Taken(NamedTuple):
     seconds: float
     ratio: float = math.nan
     tried: tuple = ()
+    warning: str | None = None
 
 
 class _Given:
@@ -262,7 +264,9 @@ class _Given:
         tic = clock.perf_counter()
         step = self.integrator.step(batch.field, t, state, h)
         seconds = clock.perf_counter() - tic
-        return _Taken(h, step.state, float(step.truncation_error), step.evaluations, step.rejected, seconds)
+        return _Taken(
+            h, step.state, float(step.truncation_error), step.evaluations, step.rejected, seconds, warning=step.warning
+        )
 
 
 class _Controlled:
@@ -314,7 +318,7 @@ class _Controlled:
         seconds, rejected = clock.perf_counter() - tic, made.rejected + len(tried)
         return _Taken(
             h, made.state, made.truncation_error, self.field.count, rejected, seconds, made.ratio,
-            tuple((float(k + 1), *pair) for pair in tried),
+            tuple((float(k + 1), *pair) for pair in tried), made.warning,
         )  # fmt: skip
 
 
@@ -508,6 +512,9 @@ class _Run:
                         logger.info("raised at step %d", k + 1, exc_info=True)
                         break
                     k, state, totals, random_state, (t, compensation) = k + 1, after, sums, drawn, later
+                    if taken.warning and "warning" not in self.meta:
+                        self.meta["warning"] = f"at step {k}: {taken.warning}"
+                        logger.warning("%s", self.meta["warning"])
                     self.rejected_steps += taken.tried
                     output.keep(self, found)
                     stepper.note()
@@ -524,6 +531,8 @@ class _Run:
             # a diverging run of given steps ends at the last record before: what lies between may be of no use
             with np.errstate(all="ignore"), contextlib.suppress(Exception):
                 self.record(k, t, state, *totals, random_state)
+        if status == "finished" and "warning" in self.meta:
+            status += f" with a warning {self.meta['warning']}"
         records = self.records
         if start.step % every and records[-1].step > start.step:  # it was recorded only because that run ended there
             records = [record for record in records if record.step != start.step]

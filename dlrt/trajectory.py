@@ -100,16 +100,17 @@ class Trajectory:
     state : integrators.State
         State at the last record: the matrix (U, S, V) and the integrator's memory.
     status : str
-        ``finished``; ``stopped`` by the callback, an event, or the number of steps allowed; ``interrupted`` from the
-        keyboard; ``diverged at step k`` where the k-th step led to numbers that are not finite, the trajectory then
-        ends at the last record before it (with step-size control after step k - 1); or
-        ``failed at step k: TYPE: TEXT`` where the k-th step raised an exception, it then ends after step k - 1.
+        ``finished``, or ``finished with a warning at step k: TEXT``, where the method says that the k-th step is of no
+        use; ``stopped`` by the callback, an event, or the number of steps allowed; ``interrupted`` from the keyboard;
+        ``diverged at step k`` where the k-th step led to numbers that are not finite, the trajectory then ends at the
+        last record before it (with step-size control after step k - 1); or ``failed at step k: TYPE: TEXT`` where the
+        k-th step raised an exception, it then ends after step k - 1.
     meta : dict
         JSON values: ``integrator`` and ``problem`` (settings, see `describe`), ``code`` (digest of what made them,
         see `dlrt.runs.identity`), ``case`` (of a sweep: the identity of its case), ``seed``, ``random_start`` and
         ``random_state`` (the generator at start and end), ``start``, ``step_size``, ``every``,
         ``array_library``, ``device``, ``versions``; with step-size control ``control``: tolerances, interval, and what
-        the controller remembers; with events ``events``: their times.
+        the controller remembers; with events ``events``: their times; ``warning``: the first that the method gave.
     error_ratios : ndarray (N,) or None
         Estimated error of every step over what the tolerances allow, at most 1; nan for steps of given size, None where
         all are.
@@ -252,6 +253,11 @@ class Trajectory:
     def failed(self):
         """Whether the run ended by an exception, whose type and text are in `status`."""
         return self.status.startswith("failed")
+
+    @property
+    def warning(self):
+        """The first step of which the method says that it is of no use, and why; None if there is none."""
+        return self.meta.get("warning")
 
     def checked(self):
         """This trajectory, for those who need the whole run.

@@ -10,14 +10,14 @@ from .lowrank import LowRank
 from .optimizers import SGD, Momentum, Normalised, Optimizer
 from .spectral import Spectral
 from .state import State, stack, unstack
-from .substeps import RK4, Euler, Exact, Heun, Repeated, Substep
+from .substeps import RK4, Euler, Exact, Exponential, Heun, Implicit, Repeated, Substep
 from .table import *  # noqa: F403  the methods
-from .truncation import FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Truncation
+from .truncation import Conservative, FixedRank, GlobalBudget, ImportanceBudget, Tolerance, Truncation
 
 __all__ = [
-    "RK4", "SGD", "Adam", "AlignedAdam", "Euler", "Exact", "FactoredAdam", "FixedRank", "GlobalBudget", "Heun",
-    "ImportanceBudget", "Integrator", "LoRAPlus", "LowRank", "Momentum", "Muon", "Normalised", "Optimizer",
-    "Projections", "Repeated", "Spectral", "State", "Step", "Substep", "Tolerance", "Truncation", "citation",
-    "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
+    "RK4", "SGD", "Adam", "AlignedAdam", "Conservative", "Euler", "Exact", "Exponential", "FactoredAdam", "FixedRank",
+    "GlobalBudget", "Heun", "Implicit", "ImportanceBudget", "Integrator", "LoRAPlus", "LowRank", "Momentum", "Muon",
+    "Normalised", "Optimizer", "Projections", "Repeated", "Spectral", "State", "Step", "Substep", "Tolerance",
+    "Truncation", "citation", "combine", "conclude", "count_evaluations", "stack", "tangent", "unstack",
 ]  # fmt: skip
 __all__ += table.__all__

@@ -36,6 +36,8 @@ class Step:
         Fields asked for: gradient tapes, those of rejected steps included.
     rejected : int
         Rejected steps.
+    warning : str, optional
+        What is wrong with the step, whose numbers are finite all the same.
     """
 
     augmented: LowRank
@@ -43,6 +45,7 @@ class Step:
     truncation_error: float
     evaluations: int
     rejected: int
+    warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,10 @@ class Integrator:
     U and V being the point's own bases. A third entry, ``yield t, Y, "S"``, says that only this part will be
     read. Each yield costs one evaluation of the field (for a network: one backward pass); looking at the same point
     through other bases is a new one. The first yield is the field at the starting point, ``state.Y``.
+
+    A field may know more: exact sub-flows (:class:`~integrators.Exact`), a linear part (``f.linear_part(part)``, see
+    :class:`~integrators.Exponential`), rows and columns (``f.rows(p)``, ``f.columns(q)``, see
+    :class:`~integrators.PRKDEIM`). A method that asks for these does without where they are unknown, or says so.
 
     Who answers differs: :meth:`step` asks a function; a network answers for all its layers at once.
 
@@ -138,6 +145,8 @@ class Integrator:
             raise TypeError(f"Y must be a LowRank, got {type(Y).__name__}")
         check_precision("the factors of Y", Y.S)
         Y = self.start(Y.orthonormalised() if self.manifold else Y)
+        if self.manifold and self.truncation is not None:
+            Y = self.truncation.start(Y)
         if Y.rank == 0:
             raise ValueError(
                 f"Y must have rank 1 at least, got {Y!r}: start from LowRank.zeros(shape, rank, rng), "
@@ -197,7 +206,7 @@ class Integrator:
         for name, X in after.arrays().items():
             if is_array(X):
                 check_finite(X, name)
-        return Step(before.Y, after, error, evaluations, before.rejected)
+        return Step(before.Y, after, error, evaluations, before.rejected, before.warning)
 
     def check_count(self, evaluations: int, rejected: int) -> None:
         """Raise RuntimeError where a declared number of fields per accepted step is not the one that was counted."""

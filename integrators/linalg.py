@@ -44,6 +44,7 @@ __all__ = [
     "sizes",
     "smooth_sign",
     "stacked",
+    "taken",
     "to_numpy",
     "write",
 ]
@@ -297,6 +298,12 @@ def select(X, used, axis=-1):
     """The entries of X along ``axis`` where ``used`` is true."""
     xp = array_namespace(X)
     return xp.take(X, xp.nonzero(used)[0], axis=axis)
+
+
+def taken(X, indices, axis=0):
+    """The rows of the matrix X with these indices; the columns with ``axis=1``."""
+    xp = array_namespace(X)
+    return xp.take(X, xp.asarray(indices, dtype=xp.int64, device=device(X)), axis=axis)
 
 
 def sizes(U):

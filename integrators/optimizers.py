@@ -25,7 +25,7 @@ Reference: Polyak (1964), doi:10.1016/0041-5553(64)90137-5.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from .checks import check_fraction
@@ -211,4 +211,4 @@ def steered(stages: Generator[tuple, Any, Any], optimizer: Optimizer, state: Sta
         result = stop.value
     if isinstance(result, LowRank):
         return State(result, memory, origin=Y)
-    return State(result.Y, {**result.memory, **memory}, origin=Y, rejected=result.rejected)
+    return replace(result, memory={**result.memory, **memory}, origin=Y)

@@ -64,6 +64,10 @@ class ProjectedRungeKutta(Integrator):
         if self.stage_truncation is not None:
             check_instance("stage_truncation", self.stage_truncation, Truncation, "FixedRank(4)")
 
+    def look(self, t, Z):
+        """The projections of the tangent vector that stands for the field at Z."""
+        return (yield t, Z)
+
     def stages(self, t, state, h):
         """One tangent vector for each stage."""
         A, c = TABLEAUS[self.order]
@@ -71,7 +75,7 @@ class ProjectedRungeKutta(Integrator):
         T = self.stage_truncation or FixedRank(Y0.rank)
         fields = []  # as tangent vectors, of the stages after the first
         for i, ci in enumerate(c):
-            f = yield t + ci * h, Z
+            f = yield from self.look(t + ci * h, Z)
             if i == 0:
                 f0 = f
             else:

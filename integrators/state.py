@@ -30,12 +30,15 @@ class State:
         The point whose tangent space that first moment lives in, where it is not Y itself.
     rejected : int
         Steps rejected on the way.
+    warning : str, optional
+        What is wrong with the step just made, whose numbers are finite all the same.
     """
 
     Y: LowRank
     memory: Mapping[str, Any] = field(default_factory=dict)
     origin: LowRank | None = None
     rejected: int = 0
+    warning: str | None = None
 
     def at(self, Y1: LowRank) -> State:
         """The state at Y1 (usually Y truncated), its tangent vector projected there. Cost O((m + n) r^2).
@@ -65,7 +68,7 @@ class State:
         states = (self, *others)
         memory = {name: mapped(*(s.memory[name] for s in states)) for name in self.memory}
         Y, origin = point(*(s.Y for s in states)), point(*(s.origin for s in states))
-        return State(Y, memory, origin, self.rejected)
+        return State(Y, memory, origin, self.rejected, self.warning)
 
     def arrays(self) -> dict[str, Any]:
         """Y and memory as one flat mapping: ``U``, ``S``, ``V``, ``memory.NAME``."""

@@ -23,7 +23,9 @@ from .checks import check_instance, check_integer
 from .linalg import array_namespace
 from .lowrank import LowRank
 
-__all__ = ["RK4", "Euler", "Exact", "Heun", "Repeated", "Substep"]
+__all__ = [
+    "RK4", "Euler", "Exact", "Exponential", "Heun", "Implicit", "NoLinearPart", "Repeated", "Substep", "linear_part",
+]  # fmt: skip
 
 Increment = Generator[tuple, Any, Any]
 
@@ -142,6 +144,121 @@ class Exact(Substep):
         X1 = flow(h, sign) if part == "S" else flow(h)
         return X1 - X0
         yield  # a generator like the others, though it asks for nothing
+
+
+# -- a stiff linear part -----------------------------------------------------------------------------------------------
+
+
+class NoLinearPart:
+    """The linear operator L = 0, for fields that declare none; what a field's own operator is asked for."""
+
+    def __call__(self, X: Any) -> Any:
+        """``L X`` of an array."""
+        return 0.0 * X
+
+    def phi(self, k: int, h: float, X: Any) -> Any:
+        """``phi_k(h L) X`` of an array or a LowRank: here X / k!."""
+        c = 1.0 / math.factorial(k)
+        return LowRank(X.U, c * X.S, X.V) if isinstance(X, LowRank) else c * X
+
+    def solve(self, h: float, R: Any) -> Any:
+        """X with ``X - h L X = R``."""
+        return R
+
+
+def linear_part(f: Any, part: str) -> Any:
+    """The linear operator L that the field f = L + N declares by ``f.linear_part(part)``.
+
+    It acts on K, L or S, or on matrices of low rank ("Y"), as :class:`NoLinearPart` does, which stands for fields that
+    declare nothing: those of a network, and directions of an optimiser.
+    """
+    declared = getattr(f, "linear_part", None)
+    found = declared(part) if declared is not None else None
+    return NoLinearPart() if found is None else found
+
+
+@dataclass(frozen=True)
+class Exponential(Substep):
+    r"""Exponential Runge-Kutta method of order 1 or 2: the linear part L of the field, F = L + N, is solved exactly.
+
+    With :math:`\varphi_1(z) = (e^z - 1)/z` and :math:`\varphi_2(z) = (e^z - 1 - z)/z^2`, for X' = F(t, X):
+
+    .. math::
+        \hat X = X_0 + h \varphi_1(h L) F(t_0, X_0), \qquad
+        X_1 = \hat X + h \varphi_2(h L) \big(N(t_1, \hat X) - N(t_0, X_0)\big),
+
+    where order 1 ends with :math:`\hat X`, exponential Euler, which is exact for constant N. No step size is too long
+    for L, whatever its norm, where N has a moderate Lipschitz constant; only the backward S-step of a splitting stays
+    unstable. A field that declares no linear part has L = 0: Euler's and Heun's methods.
+
+    Raises ValueError if order is not 1 or 2.
+
+    References
+    ----------
+    Cox, Matthews (2002), doi:10.1006/jcph.2002.6995. Stiff order: Hochbruck, Ostermann (2010),
+    doi:10.1017/S0962492910000048.
+    """
+
+    order: int = 1  # type: ignore[misc]
+
+    def __post_init__(self):
+        check_order(self.order)
+
+    def advance(self, t, X0, h, f, part, point, sign) -> Increment:
+        """The increment, one further field for order 2; with the minus sign L and N change theirs."""
+        L, F, h = linear_part(f, part), getattr(f, part), float(h)
+        dX = sign * h * L.phi(1, sign * h, F)
+        if self.order == 2:
+            f = yield t + h, point(X0 + dX), part
+            dX = dX + sign * h * L.phi(2, sign * h, getattr(f, part) - F - L(dX))
+        return dX
+
+
+@dataclass(frozen=True)
+class Implicit(Substep):
+    r"""Linearly implicit method of order 1 or 2: the linear part L of the field is treated by an implicit method.
+
+    For X' = F(t, X), of order 1
+
+    .. math:: (I - h L)(X_1 - X_0) = h F(t_0, X_0),
+
+    which for F = L + C is the implicit Euler method, and of order 2 Rosenbrock's method ROS2,
+    :math:`\gamma = 1 - 1/\sqrt 2`:
+
+    .. math::
+        (I - \gamma h L) k_1 = F(t_0, X_0), \quad (I - \gamma h L) k_2 = F(t_1, X_0 + h k_1) - 2 k_1, \quad
+        X_1 = X_0 + \tfrac{3}{2} h k_1 + \tfrac{1}{2} h k_2 ,
+
+    which has this order whatever L is. Both are L-stable: no step size is too long for a dissipative L. Of the backward
+    S-step of a splitting they are no remedy. Without a linear part of the field L = 0: Euler's and Heun's methods.
+
+    Raises ValueError if order is not 1 or 2.
+
+    References
+    ----------
+    Verwer, Spee, Blom, Hundsdorfer (1999), doi:10.1137/S1064827597326651.
+    """
+
+    order: int = 1  # type: ignore[misc]
+
+    def __post_init__(self):
+        check_order(self.order)
+
+    def advance(self, t, X0, h, f, part, point, sign) -> Increment:
+        """The increment, one further field for order 2."""
+        L, F, s = linear_part(f, part), getattr(f, part), sign * float(h)
+        if self.order == 1:
+            return L.solve(s, s * F)
+        gamma = 1.0 - 0.5**0.5
+        k1 = L.solve(gamma * s, F)
+        f = yield t + h, point(X0 + s * k1), part
+        return s * (1.5 * k1 + 0.5 * L.solve(gamma * s, getattr(f, part) - 2.0 * k1))
+
+
+def check_order(order: Any) -> None:
+    """Raise ValueError unless the order is 1 or 2."""
+    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order!r}")
 
 
 def _identity(r, Y: LowRank):

@@ -13,11 +13,15 @@ from .geolora import GeoLoRA
 from .integrator import Integrator
 from .lora import LoRA
 from .lora_muon import LoRAMuon
+from .merge_bug import MergeBUG
 from .midpoint_bug import MidpointBUG
 from .parallel_bug import ParallelBUG
+from .prk_deim import PRKDEIM
+from .projected_exponential import ProjectedExponential
 from .projected_runge_kutta import ProjectedRungeKutta
 from .projector_splitting import ProjectorSplitting
 from .rand_rk4 import RandRK4
+from .riemannian_descent import RiemannianDescent
 from .riemannian_lora import RiemannianLoRA
 from .runge_kutta_bug import RungeKuttaBUG
 from .second_order_parallel_bug import SecondOrderParallelBUG
@@ -25,12 +29,13 @@ from .stella import StelLA
 from .stiefel_adamw import StiefelAdamW
 from .substeps import Heun
 from .svd_lora import SVDLoRA
+from .tdb_cur import TDBCUR
 
 __all__ = [
-    "BUG", "DRSVD", "INTEGRATORS", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting", "DynamicalNystroem",
-    "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MidpointBUG", "ParallelBUG", "ProjectedRungeKutta",
-    "ProjectorSplitting", "RandRK4", "RiemannianLoRA", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG", "StelLA",
-    "StiefelAdamW",
+    "BUG", "DRSVD", "INTEGRATORS", "PRKDEIM", "TDBCUR", "AdaLoRA", "AugmentedBUG", "BackwardCorrectedSplitting",
+    "DynamicalNystroem", "FullRank", "GeoLoRA", "LoRA", "LoRAMuon", "MergeBUG", "MidpointBUG", "ParallelBUG",
+    "ProjectedExponential", "ProjectedRungeKutta", "ProjectorSplitting", "RandRK4", "RiemannianDescent",
+    "RiemannianLoRA", "RungeKuttaBUG", "SVDLoRA", "SecondOrderParallelBUG", "StelLA", "StiefelAdamW",
 ]  # fmt: skip
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -61,4 +66,12 @@ INTEGRATORS: dict[str, Integrator] = {
     "drsvd": DRSVD(),
     "dynamical-nystroem": DynamicalNystroem(),
     "rand-rk4": RandRK4(),
+    "merge-bug": MergeBUG(),
+    "prk-deim-1": PRKDEIM(),
+    "prk-deim-2": PRKDEIM(order=2),
+    "prk-deim-3": PRKDEIM(order=3),
+    "tdb-cur": TDBCUR(),
+    "riemannian-descent": RiemannianDescent(),
+    "projected-exponential-1": ProjectedExponential(),
+    "projected-exponential-2": ProjectedExponential(order=2),
 }

@@ -14,19 +14,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from array_api_compat import device
 
-from .checks import check_fraction, check_integer, check_not_negative
-from .linalg import array_namespace, host_svds, is_complex, read, rotate, sizes, to_numpy, write
+from .checks import check_fraction, check_instance, check_integer, check_matrix, check_not_negative
+from .linalg import (
+    array_namespace,
+    complement,
+    concat,
+    dagger,
+    double_svd,
+    host_svds,
+    in_double,
+    is_complex,
+    qr,
+    read,
+    rotate,
+    sizes,
+    to_numpy,
+    write,
+)
 from .lowrank import LowRank
 from .state import State
 
-__all__ = ["FixedRank", "GlobalBudget", "ImportanceBudget", "Tolerance", "Truncation"]
+__all__ = ["Conservative", "FixedRank", "GlobalBudget", "ImportanceBudget", "Tolerance", "Truncation"]
 
 
 class Truncation:
@@ -44,6 +59,14 @@ class Truncation:
         super().__init_subclass__(**options)
         if "__call__" in vars(cls) and "stackable" not in vars(cls):
             cls.stackable = False
+
+    def start(self, Y: LowRank) -> LowRank:
+        """The matrix with which a run starts, in bases that the rule needs; it stays the same matrix."""
+        return Y
+
+    def cutting(self, cut: float) -> Truncation:
+        """The rule with this absolute tolerance; itself where it has none."""
+        return self
 
     def settled(self, starts: Sequence[tuple[tuple[int, ...], int]]) -> dict[str, int]:
         """Options that the rule leaves to the start, from shape and rank of each matrix there."""
@@ -162,6 +185,10 @@ class Tolerance(Truncation):
     def limit(self):
         """``max_rank``."""
         return math.inf if self.max_rank is None else self.max_rank
+
+    def cutting(self, cut):
+        """The same bounds of the rank."""
+        return replace(self, relative=None, absolute=cut)
 
     def settled(self, starts):
         """Without a ``max_rank`` twice the largest rank of the start."""
@@ -285,6 +312,96 @@ class GlobalBudget(Truncation):
         if owner.fisher is None:
             raise ValueError("fisher needs states that remember it, as those of a method with this truncation do")
         return owner.fisher
+
+
+@dataclass(frozen=True, eq=False)
+class Conservative(Truncation):
+    r"""Keep Y W for given vectors W, and cut the rest of Y by another rule.
+
+    With an orthonormal basis Q of the columns of W, such as 1, v and v^2 on a grid of velocities,
+
+    .. math:: Y_1 = Y Q Q^H + T(Y (I - Q Q^H)),
+
+    T being the other rule. The rows of what it keeps are orthogonal to Q, so :math:`Y_1 W = Y W` to rounding: for a
+    distribution of positions and velocities the densities of mass, momentum and energy at every position.
+
+    The basis V of the result begins with Q, and :meth:`start` sees to it at the beginning of a run. Therefore a method
+    that moves K and keeps the old directions of V, such as augmented BUG with explicit Euler steps, moves Y W as the
+    full equation does: what the equation conserves of Y W is conserved, see `dlrt.theorems.Moments`.
+
+    Parameters
+    ----------
+    moments : array (n, k)
+        W, real or complex as the matrices are, k <= n. Its span is what counts.
+    truncation : Truncation
+        T, which cuts singular values, those of the rest alone: ``FixedRank(r)`` gives matrices of rank r + k at most,
+        and the norm in ``Tolerance(relative=tau)`` is that of the rest.
+
+    Notes
+    -----
+    The cut is orthogonal to what is kept, its norm is that of T. Cost O((m + n) (r + k)^2).
+
+    Raises
+    ------
+    TypeError, ValueError
+        W is no matrix of floating-point numbers with at most as many columns as rows, or T does not cut by
+        singular values alone.
+
+    References
+    ----------
+    Einkemmer, Kusch, Schotthöfer (2023), Construction of high-order conservative basis-update and Galerkin dynamical
+    low-rank integrators, arXiv:2311.06399.
+    """
+
+    moments: Any = field(repr=False)
+    truncation: Truncation
+
+    def __post_init__(self):
+        check_matrix("moments", self.moments)
+        n, k = self.moments.shape
+        if k > n:
+            raise ValueError(f"moments must have at most as many columns as rows, got shape {(n, k)}")
+        check_instance("truncation", self.truncation, Truncation, "FixedRank(4)")
+        if type(self.truncation).__call__ is not Truncation.__call__ or self.truncation.remembers:
+            raise TypeError(f"truncation must cut by singular values alone, got {self.truncation!r}")
+
+    @property
+    def limit(self):
+        """That of the other rule, and one for each column of W."""
+        return self.truncation.limit + self.moments.shape[1]
+
+    def cutting(self, cut):
+        """The same moments."""
+        return replace(self, truncation=self.truncation.cutting(cut))
+
+    def basis(self, Y: LowRank) -> Any:
+        """Q (n, k), in the library, dtype and device of Y."""
+        if self.moments.shape[0] != Y.shape[-1]:
+            raise ValueError(f"moments must have {Y.shape[-1]} rows, as Y has columns, got {self.moments.shape[0]}")
+        Q = qr(in_double(to_numpy(self.moments)))[0]
+        return array_namespace(Y.V).asarray(Q, dtype=Y.dtype, device=device(Y.V))
+
+    def start(self, Y):
+        """The same matrix with Q in the basis V, which may then have more columns than U."""
+        [Y] = single([State(Y)])
+        Q = self.basis(Y)
+        return Y.embed(Y.U, concat(Q, complement(Q, Y.V)))
+
+    def __call__(self, states):
+        """Split each matrix at Q, cut what is beside it, and put both together in singular vectors of U."""
+        matrices = single(states)
+        bases = [self.basis(Y) for Y in matrices]
+        rests = [complement(Q, Y.V) for Q, Y in zip(bases, matrices, strict=True)]
+        svds = [double_svd(Y.S @ (dagger(Y.V) @ R)) for R, Y in zip(rests, matrices, strict=True)]
+        values = [vector(d) for _, d, _ in svds]
+        kept = self.truncation.kept(values, _owners(states))
+        result = []
+        for Y, Q, R, (P, d, T), tails, r in zip(matrices, bases, rests, svds, _tails(values), kept, strict=True):
+            core = concat(in_double(Y.S @ (dagger(Y.V) @ Q)), P[:, :r] * d[:r])  # Y1 = U core [Q | R T_r]^H
+            A, g, B = double_svd(core)
+            S = array_namespace(Y.S).astype(g[:, None] * dagger(B), Y.dtype, copy=False)
+            result.append((LowRank(rotate(Y.U, A), S, concat(Q, rotate(R, T[:, :r]))), float(tails[r])))
+        return result
 
 
 @dataclass(frozen=True)

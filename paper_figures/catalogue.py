@@ -20,6 +20,10 @@ _TABLES: dict[str, tuple] = {
     "3": (_ACCURACIES, "Table 3: all methods on images, ViT-S/14 on Fashion-MNIST", {"task": "images"}),
     "4": ("adapters.table4", "Table 4: all methods on a diffusion model, a small U-Net on Fashion-MNIST"),
     "directions": ("adapters.directions", "Tasks where directions limit: all methods at three numbers of parameters"),
+    "methods": (
+        "equations.methods",
+        "Methods on equations: order, small singular values, plateau, stable steps, measured",
+    ),
 }
 FIGURES = {name: Item("figure", name, *about) for name, about in _FIGURES.items()}
 TABLES = {name: Item("table", name, *about) for name, about in _TABLES.items()}

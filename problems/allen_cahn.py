@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from integrators.checks import check_integer, check_matrix, check_positive
 from integrators.linalg import in_double
@@ -15,8 +16,9 @@ from integrators.lowrank import LowRank
 
 from .cubic import CubicField
 from .fields import Array, Field
+from .linear_part import LinearPart
 from .numerical import NumericallySolved
-from .problem import best_approximation
+from .problem import best_approximation, check_real_point
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,15 @@ class AllenCahn(NumericallySolved):
         """``eps / dx^2``."""
         return self.eps / (2 * math.pi / len(self.start)) ** 2
 
+    @cached_property
+    def linear(self) -> LinearPart:
+        """``eps (A X + X A) + X``."""
+        n = len(self.start)
+        next_to = scipy.sparse.diags_array([1.0, 1.0], offsets=[1, 1 - n], shape=(n, n))
+        one = scipy.sparse.eye_array(n)
+        A = self.diffusivity * (next_to + next_to.T - 2 * one)
+        return LinearPart(A + one, A)
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of X(0); random directions with zero singular values beyond its numerical rank."""
         P, s, Q_H = self._svd
@@ -89,8 +100,7 @@ class AllenCahn(NumericallySolved):
         TypeError
             The point is complex.
         """
-        if np.iscomplexobj(Y.U):
-            raise TypeError(f"a real problem needs a real point, got a point of dtype {Y.U.dtype}")
+        check_real_point(Y)
         return AllenCahnField(Y, self)
 
     def start_matrix(self) -> np.ndarray:
@@ -128,6 +138,10 @@ class AllenCahnField(CubicField):
     @property
     def owner(self) -> AllenCahn:
         return self.problem
+
+    @property
+    def linear(self) -> LinearPart:
+        return self.problem.linear
 
     def left(self, U: Array) -> tuple[Array, ...]:
         return self.problem.diffusivity * second_difference(U) + U, U

@@ -16,13 +16,15 @@ from integrators.linalg import in_double
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
-from .problem import Problem, best_approximation
+from .linear_part import LinearPart
+from .numerical import Computed
+from .problem import best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
 
 
 @dataclass(frozen=True, eq=False)
-class LinearTerms(Problem):
+class LinearTerms(Computed):
     """Linear equation ``Y' = sum_k A_k Y B_k`` with any number of terms, dense or sparse.
 
     Where two terms have both factors other than the identity the field may be normal to the tangent space: then no
@@ -95,6 +97,16 @@ class LinearTerms(Problem):
             B if B is None else B.conj().T.tocsr() if scipy.sparse.issparse(B) else B.conj().T for _, B in self.terms
         )
 
+    @cached_property
+    def linear(self) -> LinearPart | None:
+        """The terms of which one factor is the identity; None where there are none."""
+        (m, n), pairs = self.shape, list(zip((A for A, _ in self.terms), self.adjoint, strict=True))
+        A = [A for A, B_H in pairs if B_H is None and A is not None]
+        B_H = [B_H for A, B_H in pairs if A is None and B_H is not None]
+        if not A and not B_H:
+            return None
+        return LinearPart(sum(A, scipy.sparse.csr_array((m, m))), sum(B_H, scipy.sparse.csr_array((n, n))))
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of Y(0); random directions with zero singular values beyond its rank."""
         return best_approximation(self.P, self.Q, rank, rng, self.like)
@@ -103,11 +115,13 @@ class LinearTerms(Problem):
         """``sum_k A_k Y B_k`` with exact sub-flows, independent of t."""
         return TermsField(Y, self)
 
-    def reference(self, t: float) -> np.ndarray:
-        """Y(t), by the action of the exponential of the sparse matrix of the equation."""
+    def start_matrix(self) -> np.ndarray:
         start = in_double(self.P) @ in_double(self.Q).conj().T
-        start = start.astype(np.result_type(start, self.matrix.dtype))
-        return expm_multiply(float(t) * self.matrix, start.ravel()).reshape(self.shape)
+        return start.astype(np.result_type(start, self.matrix.dtype))
+
+    def moved(self, start: np.ndarray, before: float, t: float) -> np.ndarray:
+        """By the action of the exponential of the sparse matrix of the equation, to rounding."""
+        return expm_multiply((t - before) * self.matrix, start.ravel()).reshape(self.shape)
 
     @cached_property
     def matrix(self) -> scipy.sparse.csr_array:
@@ -159,6 +173,10 @@ class TermsField(LinearField):
     @property
     def owner(self) -> LinearTerms:
         return self.problem
+
+    @property
+    def linear(self) -> LinearPart | None:
+        return self.problem.linear
 
     def left(self, U: Array) -> tuple[Array, ...]:
         return tuple(U if A is None else A @ U for A, _ in self.problem.terms)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
 
 import numpy as np
 
+from integrators.linalg import dagger
 from integrators.lowrank import LowRank
 
-from .fields import Array, LinearField
+from .fields import Array, LinearField, NonlinearField, units
 
 
 def cube(Y: LowRank) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +47,7 @@ def _products(r: int, is_complex: bool) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @dataclass(frozen=True, eq=False)
-class CubicField(LinearField):
+class CubicField(NonlinearField):
     """A field ``F(Y) = sum_k A_k Y B_k + C + g |Y|^2 Y``, the cubic term entry by entry.
 
     A subclass gives the linear terms, as for `LinearField`, and the factor g. The cubic term is never formed where its
@@ -53,12 +56,12 @@ class CubicField(LinearField):
     """
 
     @property
+    @abstractmethod
     def factor(self) -> complex:
         """g."""
-        raise NotImplementedError
 
     @cached_property
-    def _cubic(self) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+    def nonlinear(self) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         Y = self.point
         m, n = Y.shape
         if columns(Y) * (m + n) <= m * n:
@@ -70,32 +73,10 @@ class CubicField(LinearField):
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         return (self.factor * X).astype(self.point.dtype, copy=False)
 
-    def _cubic_times(self, X: Array) -> Array:
-        if isinstance(self._cubic, tuple):
-            P, Q = self._cubic
-            return P @ (Q.conj().T @ X)
-        return self._cubic @ X
+    def rows(self, p: Sequence[int]) -> Array:
+        W = self.point.K[p] @ self.point.V.conj().T
+        return dagger(LinearField.apply_H(self, units(self.point.U, p))) + self._scaled(np.abs(W) ** 2 * W)
 
-    def _cubic_H_times(self, X: Array) -> Array:
-        if isinstance(self._cubic, tuple):
-            P, Q = self._cubic
-            return Q @ (P.conj().T @ X)
-        return self._cubic.conj().T @ X
-
-    @cached_property
-    def K(self) -> Array:
-        return super().K + self._cubic_times(self.point.V)
-
-    @cached_property
-    def L(self) -> Array:
-        return super().L + self._cubic_H_times(self.point.U)
-
-    @cached_property
-    def S(self) -> Array:
-        return super().S + self.point.U.conj().T @ self._cubic_times(self.point.V)
-
-    def apply(self, X: Array) -> Array:
-        return super().apply(X) + self._cubic_times(X)
-
-    def apply_H(self, X: Array) -> Array:
-        return super().apply_H(X) + self._cubic_H_times(X)
+    def columns(self, q: Sequence[int]) -> Array:
+        W = self.point.K @ self.point.V[q].conj().T
+        return LinearField.apply(self, units(self.point.V, q)) + self._scaled(np.abs(W) ** 2 * W)

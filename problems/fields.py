@@ -11,17 +11,20 @@ each computed once, when it is first read.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import matmul
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_api_compat import device
 
-from integrators.linalg import array_namespace, dagger, eps, is_complex
+from integrators.linalg import array_namespace, dagger, eps, is_complex, taken
 from integrators.lowrank import LowRank
+
+if TYPE_CHECKING:
+    from .linear_part import LinearPart
 
 Array = Any  # a numpy array or a torch tensor
 
@@ -76,6 +79,14 @@ class Field(ABC):
         """``U^H F V``, shape (rU, rV)."""
         return dagger(self.point.U) @ self.K
 
+    def rows(self, p: Sequence[int]) -> Array:
+        """The rows ``F[p, :]``, shape (|p|, n)."""
+        return dagger(self.apply_H(units(self.point.U, p)))
+
+    def columns(self, q: Sequence[int]) -> Array:
+        """The columns ``F[:, q]``, shape (m, |q|)."""
+        return self.apply(units(self.point.V, q))
+
     def full(self) -> Array:
         """F itself as a dense (m, n) array; for small problems and tests."""
         V = self.point.V
@@ -107,6 +118,15 @@ class Field(ABC):
         raise self._unknown_flow
 
     @property
+    def linear(self) -> LinearPart | None:
+        """A linear part ``A Y + Y B`` of F, which does not depend on time; None where none is declared."""
+        return None
+
+    def linear_part(self, part: str) -> Any:
+        """That linear part as an operator on K, L or S, or on matrices of low rank ("Y"); None where there is none."""
+        return None if self.linear is None else self.linear.seen(self.point, part)
+
+    @property
     def _unknown_flow(self) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no exact sub-flows: choose a numerical substep")
 
@@ -130,6 +150,12 @@ class DenseField(Field):
 
     def apply_H(self, X: Array) -> Array:
         return dagger(self.matrix) @ X
+
+    def rows(self, p: Sequence[int]) -> Array:
+        return taken(self.matrix, p, 0)
+
+    def columns(self, q: Sequence[int]) -> Array:
+        return taken(self.matrix, q, 1)
 
     def full(self) -> Array:
         return self.matrix
@@ -201,6 +227,51 @@ class LinearField(Field):
         left, right, S = self.of_U.products, self.of_V.products, self.point.S
         F = sum(BV @ (dagger(S) @ (dagger(AU) @ X)) for AU, BV in zip(left, right, strict=True))
         return F if self.constant is None else F + self.constant[1] @ (dagger(self.constant[0]) @ X)
+
+
+@dataclass(frozen=True, eq=False)
+class NonlinearField(LinearField):
+    """A field ``F(Y) = sum_k A_k Y B_k + C + N(Y)`` whose nonlinear part is known at the point, if possible by factors.
+
+    A subclass gives the linear terms, as for `LinearField`, and N. A product with p vectors costs O((m + n) R p) for
+    R columns of the factors, O(m n p) for the dense matrix.
+    """
+
+    @property
+    @abstractmethod
+    def nonlinear(self) -> tuple[Array, Array] | Array:
+        """P (m, R) and Q (n, R) of ``N(Y) = P Q^H``, or N(Y) itself (m, n); computed once."""
+
+    def _times(self, X: Array) -> Array:
+        N = self.nonlinear
+        return N[0] @ (dagger(N[1]) @ X) if isinstance(N, tuple) else N @ X
+
+    def _H_times(self, X: Array) -> Array:
+        N = self.nonlinear
+        return N[1] @ (dagger(N[0]) @ X) if isinstance(N, tuple) else dagger(N) @ X
+
+    @cached_property
+    def K(self) -> Array:
+        return super().K + self._times(self.point.V)
+
+    @cached_property
+    def L(self) -> Array:
+        return super().L + self._H_times(self.point.U)
+
+    @cached_property
+    def S(self) -> Array:
+        return super().S + dagger(self.point.U) @ self._times(self.point.V)
+
+    def apply(self, X: Array) -> Array:
+        return super().apply(X) + self._times(X)
+
+    def apply_H(self, X: Array) -> Array:
+        return super().apply_H(X) + self._H_times(X)
+
+
+def units(X: Array, indices: Sequence[int]) -> Array:
+    """Unit vectors of the length, library and dtype of the columns of X."""
+    return taken(array_namespace(X).eye(X.shape[0], dtype=X.dtype, device=device(X)), indices, 1)
 
 
 class Side:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from integrators.linalg import array_namespace, gaussian, haar, in_double, is_co
 from integrators.lowrank import LowRank
 
 from .fields import Array, DenseField, convert, noted
+from .linear_part import LinearPart
 from .problem import Problem, best_approximation
 
 
@@ -107,6 +109,11 @@ class GivenSolution(Problem):
         size = math.exp(t1) * float(np.linalg.norm(self.singular_values))
         return (14.0 + 4.0 * self.lipschitz) * size
 
+    @cached_property
+    def linear(self) -> LinearPart:
+        """``M1 Y + Y M2``."""
+        return LinearPart(self.M1, self.M2.conj().T)
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of A(0); random directions with zero singular values beyond its rank."""
         r = len(self.singular_values)
@@ -116,7 +123,7 @@ class GivenSolution(Problem):
         A, dA, sine = noted(Y, "t", (self, t), lambda: self._at(t, Y.U))
         W = Y.full()
         M1, M2 = convert(self.M1, Y.U), convert(self.M2, Y.U)
-        return DenseField(Y, dA + M1 @ (W - A) + (W - A) @ M2 + _sine(2 * W) - sine)
+        return GivenSolutionField(Y, dA + M1 @ (W - A) + (W - A) @ M2 + _sine(2 * W) - sine, self)
 
     def reference(self, t: float) -> np.ndarray:
         """A(t)."""
@@ -133,6 +140,25 @@ class GivenSolution(Problem):
         d = math.exp(t) * self.singular_values
         A = (P * d) @ Q.conj().T
         return A, A + (dP * d) @ Q.conj().T + (P * d) @ dQ.conj().T
+
+
+@dataclass(frozen=True, eq=False)
+class GivenSolutionField(DenseField):
+    """The field of `GivenSolution`, with its linear part.
+
+    Parameters
+    ----------
+    point : LowRank
+    matrix : array (m, n)
+        F.
+    problem : GivenSolution
+    """
+
+    problem: GivenSolution
+
+    @property
+    def linear(self) -> LinearPart:
+        return self.problem.linear
 
 
 def given_solution(

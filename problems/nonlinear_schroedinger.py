@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from integrators.checks import check_integer, check_matrix, check_number
 from integrators.linalg import in_double
@@ -13,6 +15,7 @@ from integrators.lowrank import LowRank
 
 from .cubic import CubicField
 from .fields import Array, Field, OperatorField
+from .linear_part import LinearPart
 from .numerical import NumericallySolved
 from .problem import best_approximation
 
@@ -79,6 +82,13 @@ class NonlinearSchroedinger(NumericallySolved):
     @property
     def like(self) -> Array:
         return np.empty(0, np.result_type(self.P, self.Q))
+
+    @cached_property
+    def linear(self) -> LinearPart:
+        """``i (M Y + Y M)/2``, without the i in imaginary time."""
+        n, unit = len(self.P), 0.5 if self.imaginary_time else 0.5j
+        M = scipy.sparse.diags_array([1.0, 1.0], offsets=[-1, 1], shape=(n, n))
+        return LinearPart(unit * M, np.conj(unit) * M)
 
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of Y(0); random directions with zero singular values beyond its rank."""
@@ -149,6 +159,10 @@ class NonlinearSchroedingerField(CubicField):
     @property
     def factor(self) -> complex:
         return self.unit * self.problem.g
+
+    @property
+    def linear(self) -> LinearPart:
+        return self.problem.linear
 
     def left(self, U: Array) -> tuple[Array, ...]:
         return 0.5 * self.unit * neighbours(U), U

@@ -237,6 +237,12 @@ class FiniteSum(LossProblem):
         return self.samples if self.batch_size is None else self.batch_size
 
 
+def check_real_point(Y: LowRank) -> None:
+    """Raise TypeError where a real problem is given a complex point."""
+    if np.iscomplexobj(Y.U):
+        raise TypeError(f"a real problem needs a real point, got a point of dtype {Y.U.dtype}")
+
+
 def best_approximation(P: np.ndarray, Q: np.ndarray, rank: int, rng: np.random.Generator, like: Array) -> LowRank:
     """Best approximation of ``P Q^H`` of the given rank, with orthonormal bases.
 

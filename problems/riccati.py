@@ -16,6 +16,7 @@ from integrators.linalg import dagger, haar, in_double
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
+from .linear_part import LinearPart
 from .problem import Problem, best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
@@ -80,6 +81,11 @@ class Riccati(Problem):
         """``C^H``."""
         return self.C.conj().T
 
+    @cached_property
+    def linear(self) -> LinearPart:
+        """``A^H X + X A``."""
+        return LinearPart(self.A_H, self.A_H)
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of X(0); random directions with zero singular values beyond its rank."""
         return best_approximation(self.P, self.P, rank, rng, self.like)
@@ -138,6 +144,10 @@ class RiccatiField(LinearField):
     @property
     def constant(self) -> tuple[np.ndarray, np.ndarray]:
         return self.problem.C_H, self.problem.C_H
+
+    @property
+    def linear(self) -> LinearPart:
+        return self.problem.linear
 
     def left(self, U: Array) -> tuple[Array, ...]:
         return self.problem.A_H @ U, U

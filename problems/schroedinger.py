@@ -15,6 +15,7 @@ from integrators.linalg import haar, in_double
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
+from .linear_part import LinearPart
 from .problem import Problem, best_approximation
 
 
@@ -86,6 +87,12 @@ class Schroedinger(Problem):
     def time_lipschitz(self, t0: float, t1: float) -> float:
         """0: the field does not depend on time."""
         return 0.0
+
+    @cached_property
+    def linear(self) -> LinearPart:
+        """``-i (D Y + Y D)/2``, without the potential."""
+        D = _second_difference(len(self.potential))
+        return LinearPart(-0.5j * D, 0.5j * D)
 
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of Y(0); random directions with zero singular values beyond its rank."""
@@ -163,6 +170,10 @@ class SchroedingerField(LinearField):
     @property
     def owner(self) -> Schroedinger:
         return self.problem
+
+    @property
+    def linear(self) -> LinearPart:
+        return self.problem.linear
 
     def left(self, U: Array) -> tuple[Array, ...]:
         return -0.5j * _laplace(U), U, -1j * self.potential[:, None] * U

@@ -17,6 +17,7 @@ from integrators.linalg import dagger, haar, in_double
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
+from .linear_part import LinearPart
 from .problem import Problem, best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
@@ -89,6 +90,11 @@ class Sylvester(Problem):
         """``B^H``, by rows where B is sparse."""
         return self.B.conj().T.tocsr() if scipy.sparse.issparse(self.B) else self.B.conj().T
 
+    @cached_property
+    def linear(self) -> LinearPart:
+        """``A Y + Y B``."""
+        return LinearPart(self.A, self.B_H)
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of X(0); random directions with zero singular values beyond its rank."""
         P, Q = self.start if self.start is not None else (np.zeros((n, 0)) for n in self.shape)
@@ -151,6 +157,10 @@ class SylvesterField(LinearField):
     @property
     def constant(self) -> Factors | None:
         return self.problem.C
+
+    @property
+    def linear(self) -> LinearPart:
+        return self.problem.linear
 
     def left(self, U: Array) -> tuple[Array, ...]:
         return self.problem.A @ U, U

@@ -15,7 +15,7 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField, Side
 from .numerical import NumericallySolved
-from .problem import best_approximation
+from .problem import best_approximation, check_real_point
 
 
 class Moments(NamedTuple):
@@ -37,12 +37,21 @@ class Vlasov(NumericallySolved):
     continuous variables. The field is quadratic in Y, so there is no Lipschitz constant; an explicit step must stay
     below about 2.8 / (pi m bound / length) with RK4. The reference is numerical. Points are real numpy arrays.
 
+    With a temperature T the unknown is ``Y = f / s``, ``s = e^{-v^2/(4 T)}``, whose norm is that of f weighted by
+    ``e^{v^2/(2 T)}``. The derivative in v is then ``Y diag(s) D_v^T diag(s)^{-1}``, and moments are the products with
+    s, v s and v^2 s / 2, which fall towards the ends of the grid: where a truncation keeps them apart from the rest
+    (`integrators.Conservative`), their derivatives have no jump there.
+
     Parameters
     ----------
     P, Q : numpy arrays (m, p) and (n, p)
         ``f(0) = P Q^T``, real.
     length, bound : float
         Of the intervals.
+    t_end : float
+        Horizon.
+    temperature : float, optional
+        T; without it Y is f itself.
 
     Raises
     ------
@@ -59,6 +68,7 @@ class Vlasov(NumericallySolved):
     length: float = 4 * math.pi
     bound: float = 6.0
     t_end: float = 40.0
+    temperature: float | None = None
 
     name = "vlasov"
     usual_substep = "rk4"
@@ -71,8 +81,9 @@ class Vlasov(NumericallySolved):
                 f"P and Q must be real with equally many columns, got {self.like.dtype} of shapes {self.P.shape} and "
                 f"{self.Q.shape}"
             )
-        for name in ("length", "bound", "t_end"):
-            object.__setattr__(self, name, check_positive(name, getattr(self, name)))
+        for name in ("length", "bound", "t_end", "temperature"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_positive(name, getattr(self, name)))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,20 +99,32 @@ class Vlasov(NumericallySolved):
         n = len(self.Q)
         return self.bound * (2 * np.arange(n) / n - 1)
 
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """s (n,), in double precision; ones without a temperature."""
+        if self.temperature is None:
+            return np.ones(len(self.Q))
+        return np.exp(-(self.velocities**2) / (4 * self.temperature))
+
+    @cached_property
+    def moment_functions(self) -> np.ndarray:
+        """s, v s and v^2 s / 2 (n, 3): ``Y @ moment_functions`` are the densities of `moments` over the width in v."""
+        v = self.velocities
+        return np.stack([np.ones_like(v), v, v**2 / 2], axis=1) * self.scale[:, None]
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
-        """Best approximation of f(0); random directions with zero singular values beyond its rank."""
-        return best_approximation(self.P, self.Q, rank, rng, self.like)
+        """Best approximation of Y(0); random directions with zero singular values beyond its rank."""
+        return best_approximation(self.P, self.Q / self.scale.astype(self.dtype)[:, None], rank, rng, self.like)
 
     def field(self, t: float, Y: LowRank) -> Field:
-        """``-D_x Y diag(v) + diag(E(Y)) Y D_v^T``, independent of t.
+        """``-D_x Y diag(v) + diag(E(Y)) Y D_v^T``, or with s, independent of t.
 
         Raises
         ------
         TypeError
             The point is complex.
         """
-        if np.iscomplexobj(Y.U):
-            raise TypeError(f"a real problem needs a real point, got a point of dtype {Y.U.dtype}")
+        check_real_point(Y)
         return VlasovField(Y, self)
 
     def electric(self, density: np.ndarray) -> np.ndarray:
@@ -111,11 +134,13 @@ class Vlasov(NumericallySolved):
         return np.fft.irfft(inverse * np.fft.rfft(1.0 - density), len(density))
 
     def start_matrix(self) -> np.ndarray:
-        return in_double(self.P) @ in_double(self.Q).T
+        return in_double(self.P) @ (in_double(self.Q) / self.scale[:, None]).T
 
     def rate(self, t: float, W: np.ndarray) -> np.ndarray:
-        E = self.electric(2 * self.bound / len(self.Q) * W.sum(axis=1))
-        return -derivative(W, self.length) * self.velocities + E[:, None] * derivative(W.T, 2 * self.bound).T
+        f = W * self.scale
+        E = self.electric(2 * self.bound / len(self.Q) * f.sum(axis=1))
+        of_v = derivative(f.T, 2 * self.bound).T / self.scale
+        return -derivative(W, self.length) * self.velocities + E[:, None] * of_v
 
     def time_lipschitz(self, t0: float, t1: float) -> float:
         """0: the field does not depend on time."""
@@ -124,14 +149,13 @@ class Vlasov(NumericallySolved):
     def density(self, Y: LowRank) -> np.ndarray:
         """``int f dv`` (m,) in double precision, O((m + n) r)."""
         Y = Y.in_double()
-        return 2 * self.bound / len(self.Q) * (Y.K @ Y.V.sum(axis=0))
+        return 2 * self.bound / len(self.Q) * (Y.K @ (Y.V.T @ self.scale))
 
     def moments(self, Y: LowRank) -> Moments:
         """Mass, momentum, kinetic and electric energy, in double precision and O((m + n) r)."""
-        W, v = Y.in_double(), self.velocities
+        W = Y.in_double()
         dx, dv = self.length / len(self.P), 2 * self.bound / len(self.Q)
-        powers = np.stack([np.ones_like(v), v, v**2 / 2])
-        mass, momentum, kinetic = (dx * dv * (powers @ W.V @ W.S.T @ W.U.sum(axis=0))).tolist()
+        mass, momentum, kinetic = (dx * dv * (self.moment_functions.T @ W.V @ W.S.T @ W.U.sum(axis=0))).tolist()
         return Moments(mass, momentum, kinetic, float(0.5 * dx * np.sum(self.electric(self.density(Y)) ** 2)))
 
 
@@ -162,7 +186,8 @@ class VlasovField(LinearField):
         return -derivative(U, self.problem.length), E[:, None] * U
 
     def right(self, V: Array) -> tuple[Array, ...]:
-        return self.problem.velocities.astype(V.dtype)[:, None] * V, derivative(V, 2 * self.problem.bound)
+        v, s = (X.astype(V.dtype)[:, None] for X in (self.problem.velocities, self.problem.scale))
+        return v * V, derivative(s * V, 2 * self.problem.bound) / s
 
 
 def wavenumbers(n: int, length: float) -> np.ndarray:

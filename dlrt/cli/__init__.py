@@ -1,6 +1,6 @@
-"""The command line: ``dlrt list``, ``compare PROBLEM``, ``figure NAME``, ``table NAME``, ``verify``, ``train``.
+"""The command line: ``dlrt list``, ``compare PROBLEM``, ``run EQUATION``, ``figure NAME``, ``verify``, ``train``, ...
 
-One file per command; `main` puts them together, `terminal` has what they share.
+One file per command; `main` puts them together, `options` and `terminal` have what they share.
 """
 
 from .main import app

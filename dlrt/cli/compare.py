@@ -2,136 +2,109 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
-from integrators import INTEGRATORS, Exact, LowRank, Tolerance
-from integrators.checks import check_integer, check_positive, check_rank
+from integrators import INTEGRATORS, Exact, FullRank
+from integrators.checks import check_positive, check_rank
 
 from ..accuracy import ended, lost, solutions
 from ..results import write_results
-from ..runs import check_folder, cluster
+from ..runs import check_folder, cluster, versions, write_json
 from ..sweep import Case, sweep
+from . import options
+from .options import check_least, check_substep, is_stiff, knows_flows, methods_of, problem_of, running, usual_substep
 from .terminal import FRESH, JOBS, SCHEDULER, bar, interrupted, option, say, say_origins, show, width
 
 FOR_LOSSES = "lora,svd-lora,adalora,geolora"
 FOR_EQUATIONS = "projector-splitting,projector-splitting-strang,bug,augmented-bug,parallel-bug"
 FOR_STIFF = "bug,augmented-bug,parallel-bug"
 """The equations' methods without backward S-steps, which no step size saves on a stiff dissipative field."""
-LEAST = {"rank": 1, "steps": 1, "seeds": 1, "spare": 0, "size": 2, "true_rank": 1, "batch_size": 1}
-MOST = 10**9
-"""Steps to the time horizon that are taken for a mistake: days of work."""
-OF_PROBLEMS = ("size", "true_rank", "batch_size", "target", "dtype")
-_run, _method, _problem = (
-    functools.partial(typer.Option, rich_help_panel=panel)
-    for panel in ("What to run", "Options of the methods (each takes those that it has)", "The problem")
-)
+SMALL = 16
+"""Rows and columns with --quick."""
 
 
 def compare(
-    problem: Annotated[str, typer.Argument(help="Name of a problem, see [bold]dlrt list[/bold].")],
+    problem: Annotated[
+        list[str], typer.Argument(help="Name of a problem, or several names, see [bold]dlrt list[/bold].")
+    ],
     integrators: Annotated[
         str | None,
-        _run(
+        running(
             help="Names with commas between, see [bold]dlrt list[/bold]. "
-            f"Default: {FOR_LOSSES} for losses, {FOR_STIFF} for stiff equations, else {FOR_EQUATIONS}."
+            f"Default: {FOR_LOSSES} for losses, {FOR_STIFF} for stiff equations, else {FOR_EQUATIONS}; "
+            "with --work-precision all low-rank methods with an order."
         ),
     ] = None,
+    work_precision: Annotated[
+        bool,
+        running(
+            "--work-precision",
+            help="Errors of all methods against field evaluations and time, over step sizes and tolerances: a picture "
+            "of each equation, and which method to choose.",
+        ),
+    ] = False,
+    quick: Annotated[
+        bool, running("--quick", help=f"With --work-precision: {SMALL} rows and columns, fewer steps.")
+    ] = False,
     step_size: Annotated[
         list[float] | None,
-        _run(
+        running(
             help="Step size (learning rate); give it several times to compare several. "
-            "Default: 0.1 and 0.01 for losses, else a 50th, 100th and 200th of the time horizon."
+            "Default: 0.1 and 0.01 for losses, else a 50th, 100th and 200th of the time horizon "
+            "(--work-precision: a 10th to a 160th)."
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        _run(
+        running(
             help="Number of steps. Default: 300 for losses; else the number that leads to the time horizon, "
             "with the step size adjusted so that they end there exactly."
         ),
     ] = None,
     rtol: Annotated[
         list[float] | None,
-        _run(
+        running(
             help="Instead of step sizes: relative tolerance for the error of a step, which then chooses its size; give "
-            "it several times to compare several. For differential equations and methods with an order."
+            "it several times to compare several. For differential equations and methods with an order. "
+            "(--work-precision: beside step sizes; 0.1 to 1e-3.)"
         ),
     ] = None,
-    atol: Annotated[
-        float | None, _run(help="Absolute tolerance beside --rtol, in the Frobenius norm. Default: 1e-6.")
-    ] = None,
+    atol: options.Atol = None,
     rank: Annotated[
         int | None,
-        _run(help="Rank at the start. Default: 8, but at most half of the rows or columns.", show_default=False),
+        running(
+            help="Rank at the start. Default: 8, but at most half of the rows or columns; with --work-precision the "
+            "least that allows a relative error of 1e-4.",
+            show_default=False,
+        ),
     ] = None,
     seeds: Annotated[
         int | None,
-        _run(help="Number of seeds: random starts and mini-batches. Default: 3 for losses, else 1."),
+        running(help="Number of seeds: random starts and mini-batches. Default: 3 for losses, else 1."),
     ] = None,
-    tau: Annotated[
-        float | None,
-        _method(help="Relative truncation tolerance of methods whose rank adapts. Default: 0.1 for losses, else 1e-6."),
-    ] = None,
-    spare: Annotated[
-        int | None,
-        _method(help="Directions kept beyond the tolerance, of the same methods; 0 is as published. Default: 1."),
-    ] = None,
-    substep: Annotated[
-        str | None,
-        _method(
-            help="How K, L and S are advanced: euler, heun, rk4 or exact (where the problem knows the solution). "
-            "Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
-            "landau-damping and two-stream, else euler, or heun for methods of order 2. "
-            "For methods that split a step into those of K, L and S."
-        ),
-    ] = None,
-    optimizer: Annotated[str | None, _method(help="sgd, momentum or adam; all methods. Default: their own.")] = None,
-    target: Annotated[
-        str | None,
-        _problem(
-            help="[bold]synthetic[/bold], [bold]elevation[/bold] or a file (.npy, .npz, .mtx, .csv, image): "
-            "matrix-regression, matrix-completion, linear-least-squares. Default: synthetic."
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        _problem(
-            help="Rows and columns; all problems unless a target is given. "
-            "Default: 100, but allen-cahn, anisotropic-diffusion and solid-body-rotation 64, given-solution 30, "
-            "landau-damping and two-stream 16, manufactured 7."
-        ),
-    ] = None,
-    true_rank: Annotated[
-        int | None,
-        _problem(
-            help="Rank of the synthetic target (5) or of the solution: rotating (full), given-solution (4), "
-            "manufactured (2)."
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        _problem(
-            help="Number of entries or samples in a mini-batch: matrix-completion, linear-least-squares. "
-            "Default: the full loss."
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        _problem(help="float64 or float32 (complex problems: that precision); not for manufactured. Default: float64."),
-    ] = None,
+    tau: options.Tau = None,
+    spare: options.Spare = None,
+    substep: options.Substep = None,
+    optimizer: options.Optimizer = None,
+    target: options.Target = None,
+    size: options.Size = None,
+    true_rank: options.TrueRank = None,
+    batch_size: options.BatchSize = None,
+    dtype: options.Dtype = None,
     jobs: Annotated[int, JOBS] = 1,
     scheduler: Annotated[str | None, SCHEDULER] = None,
     fresh: Annotated[bool, FRESH] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for results.json, trajectories and plots. Default: dlrt-results/PROBLEM."),
+        typer.Option(
+            help="Folder for results.json, trajectories and plots. Default: dlrt-results/PROBLEM, or "
+            "dlrt-results/work-precision; of several problems each has a folder in it."
+        ),
     ] = None,
 ) -> None:
     """Run integrators on a problem and compare them: a table, results.json, trajectories and plots.
@@ -139,95 +112,131 @@ def compare(
     Runs found in the output folder are not repeated: an interrupted comparison goes on where it stopped.
     """
     settings = dict(locals())
+    check_least(settings)
+    if work_precision:
+        _compare_work(settings)
+        return
+    if quick:
+        raise ValueError("--quick is for --work-precision")
+    for name in dict.fromkeys(problem):
+        folder = Path("dlrt-results", name) if out is None else out / name if len(problem) > 1 else out
+        _compare(settings | {"problem": name}, folder)
+
+
+def _compare(settings, out):
+    """The comparison on one problem."""
     from ..plots import save_figures  # slow to import, as is the registry's package `problems`; --help must be quick
 
-    out = Path("dlrt-results", problem) if out is None else out
-    for name, least in LEAST.items():
-        if settings[name] is not None:
-            check_integer(option(name), settings[name], least)
-    built = _problem_of(problem, {name: settings[name] for name in OF_PROBLEMS if settings[name] is not None})
-    if substep == "exact" and not _knows_flows(built):
-        raise ValueError(f"--substep exact is not for {problem}, which has no exact sub-flows; euler, heun, rk4 are")
-    is_loss, stiff = hasattr(built, "loss"), _is_stiff(built, step_size)
-    if rtol or atol is not None:
-        _check_controlled(is_loss, rtol, step_size=step_size, steps=steps, seeds=seeds, tau=tau)
-    if integrators is None:
-        integrators = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
-    usual = "exact" if stiff else getattr(built, "usual_substep", None)
-    methods = _methods(integrators, is_loss, usual, tau=tau, spare=spare, substep=substep, optimizer=optimizer)
+    problem, step_size, rtol = settings["problem"], settings["step_size"], settings["rtol"]
+    built = problem_of(problem, settings)
+    check_substep(problem, built, settings["substep"])
+    is_loss, stiff = hasattr(built, "loss"), is_stiff(built, step_size)
+    if rtol or settings["atol"] is not None:
+        _check_controlled(is_loss, rtol, **{name: settings[name] for name in ("step_size", "steps", "seeds", "tau")})
+    names = settings["integrators"]
+    if names is None:
+        names = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
+    usual = {"tau": 0.1 if is_loss else 1e-6, "substep": usual_substep(built, step_size)}
+    methods = methods_of(names, usual, **_of_methods(settings))
     if rtol:
-        made = controlled_cases(built, methods, rtol, atol, rank=rank)
+        made = controlled_cases(built, methods, rtol, settings["atol"], rank=settings["rank"])
     else:
-        made = cases(built, methods, step_sizes=step_size, steps=steps, seeds=seeds, rank=rank)
+        given = {name: settings[name] for name in ("steps", "seeds", "rank")}
+        made = cases(built, methods, step_sizes=step_size, **given)
     check_folder(out)
-    with cluster(scheduler):
-        results = _sweep(made, out, jobs if scheduler is None else None, fresh)
+    with cluster(settings["scheduler"]):
+        results = _sweep(made, out, settings)
     if all(result.trajectory.failed for result in results):
         raise ValueError(results[0].trajectory.status)
     rows, title = table(results)
     show(rows, f"{problem}, {title}")
-    if stiff and substep is None:
+    if stiff and settings["substep"] is None:
         say("Explicit substeps would be unstable here, so they are exact where a method has them.")
     for note in notes(results):
         say("\n".join(textwrap.wrap(note, width(), subsequent_indent="  ", break_long_words=False)))
-    found = sum(result.found for result in results)
-    if found:
-        say(f"{found} of {len(results)} runs were there already.")
+    _say_found(results)
     origins = say_origins(problem=[problem], integrator=methods)
     write_results(out, results, settings | {"out": str(out), "origins": origins})
     save_figures(results, out)
     say(f"Wrote results.json, trajectories and plots to {out}")
 
 
-def _problem_of(name, given):
-    """The problem with the options given, which must all apply to it."""
-    from ..registry import PROBLEMS, build_problem, lookup, uses
+def _compare_work(settings):
+    """Work against precision on one equation or several: runs, pictures, numbers, and the page."""
+    from .. import work_precision  # slow to import
+    from ..plots import save_figure
 
-    known = uses(lookup("problem", name, PROBLEMS))
-    for unused in given.keys() - set(known):
-        raise ValueError(f"{name} takes no {option(unused)}; it takes {', '.join(map(option, known))}")
-    return build_problem(name, given)
+    for name in ("steps", "seeds"):
+        if settings[name]:
+            raise ValueError(f"{option(name)} is not for --work-precision: give --step-size and --rtol")
+    out = settings["out"] or Path("dlrt-results", "work-precision")
+    names = settings["integrators"] or ",".join(_with_order())
+    built = {name: _equation(name, settings) for name in dict.fromkeys(settings["problem"])}
+    made = {}
+    for name, problem in built.items():
+        rank = settings["rank"] or work_precision.sufficient_rank(problem)
+        usual = {"tau": 1e-8, "substep": usual_substep(problem, settings["step_size"] or [problem.t_end / 10])}
+        methods = methods_of(names, usual, max_rank=rank, **_of_methods(settings))
+        given = {name: settings[name] for name in ("rtol", "atol", "quick")}
+        made[name] = work_precision.cases(problem, methods, step_sizes=settings["step_size"], rank=rank, **given)
+    check_folder(out)
+    equations = []
+    for name, runs in made.items():
+        with cluster(settings["scheduler"]):
+            results = _sweep(runs, out / name, settings)
+        equations.append(work_precision.summary(name, results))
+        m, n = equations[-1]["shape"]
+        show(
+            work_precision.choice(equations[-1]),
+            f"{name}, {m} x {n}, rank {equations[-1]['rank']}: least work for an error",
+        )
+        _say_found(results)
+        origins = say_origins(problem=[name], integrator=equations[-1]["methods"])
+        kept = settings | {"problem": name, "out": str(out / name), "origins": origins}
+        write_results(out / name, results, kept)
+        save_figure(work_precision.picture(equations[-1]), out / name)
+    data = {"schema_version": 1, "command": _command(settings), "versions": versions(), "equations": equations}
+    write_json(out / "work-precision.json", data)
+    (out / "how-to-choose.md").write_text(work_precision.page(data), encoding="utf-8")
+    say(f"Wrote pictures, work-precision.json and how-to-choose.md to {out}")
 
 
-def _methods(names, is_loss, usual_substep, **given):
-    """The methods with the options given, each of which must apply to one of them, and the usual values of others."""
-    from ..registry import OPTIMIZERS, SUBSTEPS, lookup, takes, with_options
-
-    chosen = {name: lookup("integrator", name, INTEGRATORS) for name in map(str.strip, names.split(","))}
-    usual: dict[str, Any] = {
-        "tau": 0.1 if is_loss else 1e-6,
-        "spare": 1,
-        "substep": usual_substep,
-        "optimizer": None,
-    }
-    tau, spare, substep, optimizer = (usual[name] if value is None else value for name, value in given.items())
-    parts = {
-        "truncation": Tolerance(relative=tau, spare=spare),
-        "substep": None if substep is None else lookup("substep", substep, SUBSTEPS)(),
-        "optimizer": None if optimizer is None else lookup("optimizer", optimizer, OPTIMIZERS)(),
-    }
-    for name, part in (("tau", "truncation"), ("spare", "truncation"), ("substep", "substep")):
-        if given[name] is not None and not any(part in takes(method) for method in chosen.values()):
-            able = ", ".join(label for label, method in INTEGRATORS.items() if part in takes(method))
-            raise ValueError(f"{option(name)} applies to none of {', '.join(chosen)}, but to {able}")
-    return {name: with_options(method, **parts) for name, method in chosen.items()}
+def _command(settings):
+    """The command that makes the numbers."""
+    parts = ["dlrt compare", *settings["problem"]]
+    for name, value in settings.items():
+        if name in ("problem", "out", "jobs", "scheduler", "fresh") or value in (None, False):
+            continue
+        parts += [option(name) if value is True else f"{option(name)} {each}" for each in np.atleast_1d(value)]
+    return " ".join(parts)
 
 
-def _is_stiff(problem, step_sizes):
-    """Whether explicit steps of these sizes are unstable, ``h L > 2``, and the problem knows its exact sub-flows."""
+def _equation(name, settings):
+    """The equation, small with --quick."""
+    from ..registry import PROBLEMS, lookup, uses
+
+    if settings["quick"] and settings["size"] is None and "size" in uses(lookup("problem", name, PROBLEMS)):
+        settings = settings | {"size": SMALL}
+    problem = problem_of(name, settings)
     if hasattr(problem, "loss"):
-        return False
-    largest = max(step_sizes) if step_sizes else problem.t_end / 50
-    return math.isfinite(problem.lipschitz) and largest * problem.lipschitz > 2 and _knows_flows(problem)
+        raise ValueError(f"--work-precision is for differential equations, and {name} is a loss")
+    check_substep(name, problem, settings["substep"])
+    return problem
 
 
-def _knows_flows(problem):
-    Y = LowRank(*problem.initial(1, np.random.default_rng(0)))
-    try:
-        problem.field(0.0, Y).flow_S(1e-3 * problem.t_end)
-    except (NotImplementedError, AttributeError):
-        return False
-    return True
+def _with_order():
+    """Names of the low-rank methods that follow the field."""
+    return [name for name, method in INTEGRATORS.items() if method.order and not isinstance(method, FullRank)]
+
+
+def _of_methods(settings):
+    return {name: settings[name] for name in ("tau", "spare", "substep", "optimizer")}
+
+
+def _say_found(results):
+    found = sum(result.found for result in results)
+    if found:
+        say(f"{found} of {len(results)} runs were there already.")
 
 
 def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=None):
@@ -236,7 +245,7 @@ def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=Non
     Raises TypeError or ValueError for what does not fit the problem.
     """
     is_loss = hasattr(problem, "loss")
-    rank = _usual_rank(problem) if rank is None else check_rank(rank, problem.shape)
+    rank = options.usual_rank(problem) if rank is None else check_rank(rank, problem.shape)
     if step_sizes is None:
         step_sizes = [0.1, 0.01] if is_loss else [problem.t_end / n for n in (50, 100, 200)]
     found = []
@@ -244,9 +253,7 @@ def cases(problem, methods, *, step_sizes=None, steps=None, seeds=None, rank=Non
         h = check_positive("step size", h)
         n = steps
         if n is None:
-            n = 300 if is_loss else max(1, round(min(problem.t_end / h, MOST)))
-            if n == MOST:
-                raise ValueError(f"step size {h:g} would take {MOST} steps or more to t = {problem.t_end:g}")
+            n = 300 if is_loss else options.steps_to_end(problem, h)
             h = h if is_loss else problem.t_end / n
         found += [
             Case(
@@ -281,7 +288,7 @@ def controlled_cases(problem, methods, rtol, atol, *, rank=None):
     for name, method in methods.items():
         if method.order is None:
             raise ValueError(f"--rtol needs methods with an order, and {name} has none")
-    rank = _usual_rank(problem) if rank is None else check_rank(rank, problem.shape)
+    rank = options.usual_rank(problem) if rank is None else check_rank(rank, problem.shape)
     return [
         Case(
             label=name,
@@ -296,10 +303,6 @@ def controlled_cases(problem, methods, rtol, atol, *, rank=None):
         for tolerance in dict.fromkeys(check_positive("rtol", tolerance) for tolerance in rtol)
         for name, method in methods.items()
     ]
-
-
-def _usual_rank(problem):
-    return min(8, max(1, min(problem.shape) // 2))
 
 
 def table(results):
@@ -340,12 +343,12 @@ def notes(results):
     ]
     if unstable:
         explicit = any(not isinstance(getattr(case.integrator, "substep", Exact()), Exact) for case in unstable)
-        flows = "--substep exact, or " if explicit and not hasattr(problem, "loss") and _knows_flows(problem) else ""
+        flows = "--substep exact, or " if explicit and not hasattr(problem, "loss") and knows_flows(problem) else ""
         names, least = dict.fromkeys(case.label for case in unstable), min(case.setting[1] for case in unstable)
         name = option(unstable[0].setting[0].replace(" ", "_"))
         lines.append(f"Unstable: {', '.join(names)}. Try {flows}a {name} below {least:.4g}.")
     for case, run, _ in results:
-        if run.failed:
+        if run.failed or run.warning:
             lines.append(f"{case.label}, {case.setting[0]} {case.setting[1]:.4g}, seed {case.seed}: {run.status}")
     return lines
 
@@ -407,8 +410,9 @@ def _range(numbers):
     return f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
 
 
-def _sweep(cases, out, jobs, fresh):
+def _sweep(cases, out, settings):
     """The sweep with a progress bar; Ctrl-C ends the program with a hint how to go on."""
+    jobs = settings["jobs"] if settings["scheduler"] is None else None
     done = found = 0
     with bar() as shown:
         task = shown.add_task("runs", total=len({case.file for case in cases}))
@@ -423,7 +427,7 @@ def _sweep(cases, out, jobs, fresh):
             shown.update(task, completed=max(done, found + fraction))
 
         try:
-            return sweep(cases, out=out, jobs=jobs, progress=progress, within=within, fresh=fresh)
+            return sweep(cases, out=out, jobs=jobs, progress=progress, within=within, fresh=settings["fresh"])
         except KeyboardInterrupt:
             shown.stop()
             interrupted(out, f"{done} runs are")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from ..runs import versions
+from ..runs import cache, versions
 from .terminal import say
 
 OPTIONAL = ("peft", "transformers", "diffusers", "pooch", "dask")
@@ -58,13 +58,8 @@ def devices() -> list[str]:
 
 
 def caches() -> dict[str, Path]:
-    """The folders that this project keeps things in; that of what was fetched needs the extra `finetuning`."""
-    try:
-        from ..finetune.assets import cache
-
-        return {"pretrained networks and data": cache()}
-    except ModuleNotFoundError:
-        return {}
+    """The folders that this project keeps things in."""
+    return {"networks, data, reference solutions": cache()}
 
 
 def size(folder: Path) -> int:

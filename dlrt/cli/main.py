@@ -21,6 +21,7 @@ from .compare import compare
 from .doctor import doctor
 from .figure import figure, table
 from .list import list_
+from .run import run
 from .runs import runs
 from .terminal import answer, say
 from .train import app as train
@@ -120,6 +121,6 @@ def main(
 
 
 app.command("list")(list_)
-for command in (compare, figure, table, verify, runs, cite, doctor):
+for command in (compare, run, figure, table, verify, runs, cite, doctor):
     app.command()(command)
 app.add_typer(train, name="train")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-import os
 import re
 import shutil
 import tarfile
@@ -19,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from ..runs import cache
 
 PYTHON_PACKAGES = "https://files.pythonhosted.org/packages"
 DEBIAN = "http://deb.debian.org/debian/pool/main/d/dataset-fashion-mnist"
@@ -101,13 +102,6 @@ def vit_s() -> Path:
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
-
-
-def cache() -> Path:
-    """The folder of what was fetched: ``DLRT_CACHE`` or the user's cache."""
-    import pooch
-
-    return Path(os.environ.get("DLRT_CACHE") or pooch.os_cache("dlrt"))
 
 
 def _unpacked(name: str, unpack: Callable[[Path, Path], None]) -> Path:

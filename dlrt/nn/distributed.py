@@ -71,7 +71,9 @@ def prepare_distributed(model: nn.Module, process_group: Any = None) -> None:
 
     Notes
     -----
-    A model all of whose trained parameters are factors needs no wrapper, and ``DistributedDataParallel`` refuses it.
+    A model all of whose trained parameters are factors needs no wrapper, and ``DistributedDataParallel`` refuses it:
+    for accelerate it is prepared by ``accelerator.prepare_model(model, evaluation_mode=True)``, for Lightning by a
+    ``DDPStrategy`` whose ``configure_ddp`` does nothing; :func:`distributed` and ``dlrt.finetune.trainer`` do so.
     For FSDP say that the factors are no part of it:
     ``fully_shard(model, ignored_params={p for p in model.parameters() if isinstance(p, Factor)})``.
 

@@ -89,6 +89,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
     rest : torch.optim.Optimizer or None
     layers : dict of str to LowRankLayer
         All of the model. One that is frozen (``requires_grad_(False)``) is left as it is until it is not.
+    tapes : int
+        Backward passes of one step of the integrator.
     truncation : integrators.Truncation or None
         That of the integrator with the bound of the rank.
     truncation_errors : dict of str to float
@@ -206,7 +208,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for name in trained:
             self._enter(name)
         self._first_memory, self.state = dict(self.state), defaultdict(dict)  # as in torch: none before the first step
-        self._tapes = count_evaluations(integrator, next(iter(trained.values())).Y.S)
+        self.tapes = count_evaluations(integrator, next(iter(trained.values())).Y.S)
         if coefficient_steps:
             self.coefficients.memory(next(iter(trained.values())).Y)  # raises where it takes no S alone
         self._request_gradients(integrator.factors)
@@ -328,7 +330,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         options = self._options()
         moving = [name for name, layer in self.layers.items() if options[name][0] > 0 and _is_trained(layer)]
         self._check_averaged(moving)
-        if moving and self._position == 0 and closure is None and self._tapes > 1:
+        if moving and self._position == 0 and closure is None and self.tapes > 1:
             raise self._needs_closure()
         loss = None if closure is None else self._first(closure)
         active = [name for name in moving if _has_gradient(self.layers[name])]
@@ -373,7 +375,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _first(self, closure):
         """The loss of a first backward pass; a method that needs more of them must have all of the batch in each."""
-        factors = self._factors(self.layers) if self._tapes > 1 and self._position == 0 else []
+        factors = self._factors(self.layers) if self.tapes > 1 and self._position == 0 else []
         found: list[bool] = []  # at the first gradient that arrives: whether one was there already
 
         def look(p, _):
@@ -388,7 +390,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 handle.remove()
         if any(found):
             raise ValueError(
-                f"the closure added to gradients that were there: {type(self.integrator).__name__} needs {self._tapes} "
+                f"the closure added to gradients that were there: {type(self.integrator).__name__} needs {self.tapes} "
                 "backward passes per step, each over the whole batch, so the closure must clear the gradients first "
                 "and go through all parts of an accumulated batch itself"
             )
@@ -508,7 +510,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _needs_closure(self) -> ValueError:
         kind = type(self.integrator).__name__
-        return ValueError(f"{kind} needs {self._tapes} backward passes per step: call step(closure)")
+        return ValueError(f"{kind} needs {self.tapes} backward passes per step: call step(closure)")
 
     def _factors(self, names) -> list[Factor]:
         return [getattr(self.layers[name], f) for name in names for f in FACTORS]

@@ -6,7 +6,7 @@ store. `tune` tries learning rates; `describe` and `versions` say what a result 
 
 from .identity import describe, digest, identify
 from .runner import Task, cluster, is_running, report, run, run_tasks
-from .store import Folder, Journal, check_folder, set_aside, versions, write_atomically, write_json
+from .store import Folder, Journal, cache, check_folder, set_aside, versions, write_atomically, write_json
 from .tune import best, late, late_loss, rate, tune
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Journal",
     "Task",
     "best",
+    "cache",
     "check_folder",
     "cluster",
     "describe",

@@ -44,7 +44,7 @@ from .. import plugins
 
 PACKAGES = ("integrators", "problems", "dlrt")
 """Those whose files belong to every run."""
-WITHOUT = ("cli", "plots.py", "testing.py", "bibliography.py")
+WITHOUT = ("cli", "plots.py", "work_precision.py", "movie.py", "testing.py", "bibliography.py")
 """What shows or tests results or says what to cite, and cannot change them."""
 
 

@@ -16,6 +16,7 @@ import logging
 import os
 import platform
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -82,6 +83,17 @@ def _lock(file) -> None:
     """Hold a file until it is closed or the process ends; OSError where another one holds it."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def cache() -> Path:
+    """The folder for what can be had again: ``DLRT_CACHE``, or ``dlrt`` in the user's cache."""
+    if given := os.environ.get("DLRT_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "dlrt/dlrt/Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/dlrt"
+    return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or Path.home() / ".cache") / "dlrt"
 
 
 def check_folder(folder: Path) -> Path:

@@ -19,13 +19,16 @@ algebra.
 from .certificate import HOLDS, NOT_APPLICABLE, VIOLATED, Certificate, Constant, Hypothesis, Series, worst_of
 from .conservation import Conservation
 from .convergence import Convergence, Polynomial
+from .cross_terms import CrossTerms
 from .decay import Decay
 from .descent import Descent
 from .error_bound import ErrorBound, Scaling
 from .exactness import Exactness
 from .frame import one_frame
+from .moments import Moments
 from .predictions import factor_methods
 from .riemannian_step import RiemannianStep
+from .second_order import SecondOrder
 from .spare import Spare
 from .spectral_step import SpectralStep
 from .stationary import Stationary, resting_point
@@ -37,7 +40,8 @@ from .theorem import Measured, Theorem
 
 __all__ = [
     "HOLDS", "NOT_APPLICABLE", "THEOREMS", "VIOLATED", "Certificate", "Conservation", "Constant", "Convergence",
-    "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured", "Polynomial", "Proof",
-    "RiemannianStep", "Scaling", "Series", "Spare", "SpectralStep", "Stationary", "Stiffness", "Structure", "Theorem",
-    "factor_methods", "one_frame", "predicted_rate", "prove", "resting_point", "verify", "worst_of",
+    "CrossTerms", "Decay", "Descent", "ErrorBound", "Exactness", "Hypothesis", "LinearNetwork", "Measured",
+    "Moments", "Polynomial", "Proof", "RiemannianStep", "Scaling", "SecondOrder", "Series", "Spare", "SpectralStep",
+    "Stationary", "Stiffness", "Structure", "Theorem", "factor_methods", "one_frame", "predicted_rate", "prove",
+    "resting_point", "verify", "worst_of",
 ]  # fmt: skip

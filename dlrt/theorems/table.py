@@ -10,11 +10,14 @@ from ..registry import lookup
 from .certificate import Certificate
 from .conservation import Conservation
 from .convergence import Convergence
+from .cross_terms import CrossTerms
 from .decay import Decay
 from .descent import Descent
 from .error_bound import ErrorBound
 from .exactness import Exactness
+from .moments import Moments
 from .riemannian_step import RiemannianStep
+from .second_order import SecondOrder
 from .spare import Spare
 from .spectral_step import SpectralStep
 from .stationary import Stationary
@@ -36,7 +39,10 @@ THEOREMS: dict[str, Theorem] = {
         Spare(),
         Exactness(),
         Conservation(),
+        Moments(),
         Decay(),
+        SecondOrder(),
+        CrossTerms(),
     )
 }
 """All theorems by name."""

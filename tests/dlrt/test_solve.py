@@ -631,3 +631,17 @@ def test_a_trajectory_of_other_code_is_not_continued(monkeypatch):
     monkeypatch.setattr(type(REGRESSION), "loss", lambda self, Y: 0.0)
     with pytest.raises(ValueError, match=r"made by other code \([0-9a-f]{16}, now [0-9a-f]{16}\)"):
         solve(BUG(), REGRESSION, step_size=0.1, steps=2, start=run)
+
+
+def test_a_step_of_no_use_is_said(tmp_path):
+    """Finite garbage is not ``finished``: status, meta and what comes of a run that goes on or is loaded."""
+    problem = problems.lyapunov(60, np.random.default_rng(1), stiff=True)
+    method, h = ProjectorSplitting(substep=Exact()), 60 / np.linalg.norm(problem.A, 2)
+    run = solve(method, problem, step_size=h, steps=2, rank=8)
+    assert run.status.startswith("finished with a warning at step 1: the backward S-step multiplied ||S|| by ")
+    assert run.status.endswith(run.warning) and "with a warning at step 1" in repr(run)
+    run.save(tmp_path / "run.npz")
+    on = solve(method, problem, step_size=h, steps=1, start=Trajectory.load(tmp_path / "run.npz"))
+    assert on.warning == run.warning and on.status == run.status
+    good = solve(method, problem, step_size=h / 4, steps=2, rank=8)
+    assert good.status == "finished" and good.warning is None

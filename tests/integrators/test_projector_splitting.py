@@ -8,7 +8,7 @@ import scipy.linalg
 
 from dlrt.testing import Contract, eps, one_step, rng
 from integrators import Exact, Heun, LowRank, ProjectorSplitting
-from problems import Sylvester
+from problems import Sylvester, lyapunov
 
 EPS = 1e-13  # some hundred eps, for matrices of norm about 10
 
@@ -37,6 +37,32 @@ def test_splitting_is_exact_on_sylvester(method, h):
     # the backward S-flow multiplies rounding errors by at most e^{h (||A|| + ||B||)} relative to the forward growth
     growth = np.exp(h * (np.linalg.norm(A, 2) + np.linalg.norm(B, 2)))
     assert np.linalg.norm(Y1.full() - exact) <= 1e3 * eps(Y) * min(growth, 1e9) * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_backward_step_that_amplifies_rounding_says_so(order):
+    """Where the warning comes the result is of no use, though finite; at a quarter of that step size it is good."""
+    problem = lyapunov(60, rng(1), stiff=True)
+    method = ProjectorSplitting(order=order, substep=Exact())
+    largest = np.linalg.norm(problem.A, 2)
+    for size, useful in ((60 * order, False), (15 * order, True)):
+        state, warnings, h = method.init(problem.initial(8, rng(2))), [], size / largest
+        for k in range(5):
+            step = method.step(problem.field, k * h, state, h)
+            state, warnings = step.state, [*warnings, step.warning]
+        exact = problem.reference(5 * h)
+        error = np.linalg.norm(state.Y.full() - exact) / np.linalg.norm(exact)
+        if useful:
+            assert warnings == [None] * 5 and error <= 0.1
+        else:
+            assert "the backward S-step multiplied ||S|| by" in next(filter(None, warnings)) and 1 < error < np.inf
+    assert state.warning is None  # it is about one step, and the memory of a run has none
+
+
+def test_a_start_at_zero_is_no_growth(problem):
+    method = ProjectorSplitting()
+    step = method.step(problem.field, 0.0, method.init(LowRank.zeros((9, 7), 3, rng(1))), 0.1)
+    assert step.warning is None
 
 
 def test_projector_splitting_lie_by_hand(problem, Y):

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from integrators import (
     SGD,
     Adam,
+    AugmentedBUG,
+    Conservative,
     FixedRank,
     GeoLoRA,
     GlobalBudget,
@@ -199,6 +201,12 @@ def test_importance_budget_ties_and_equal_budgets():
         ),
         (lambda: GlobalBudget(columns=1, fisher=1.0), "fisher must lie in"),
         (lambda: GlobalBudget(columns=1, fisher=0.9)([state([1.0, 0.5])]), "fisher needs states that remember it"),
+        (lambda: Conservative(np.ones(3), FixedRank(2)), "moments must be a matrix"),
+        (lambda: Conservative(np.ones((2, 3)), FixedRank(2)), "moments must have at most as many columns as rows"),
+        (lambda: Conservative(np.ones((3, 1)), 2), "truncation must be an integrators.Truncation"),
+        (lambda: Conservative(np.ones((3, 1)), GlobalBudget(columns=9, fisher=0.9)), "must cut by singular values alo"),
+        (lambda: Conservative(np.ones((3, 1)), ImportanceBudget(2, 2, 9)), "must cut by singular values alone"),
+        (lambda: Conservative(np.ones((3, 1)), FixedRank(2))([state([1.0])]), "moments must have 10 rows, .* got 3"),
         (lambda: ImportanceBudget(2, 3, 10), "initial must be at least 3, got 2"),
         (lambda: ImportanceBudget(3, 2, 10, warmup=6, cooldown=4), "total_steps must be at least 11, got 10"),
     ],
@@ -251,6 +259,54 @@ def test_truncation_of_equal_shapes_together_is_that_of_each():
         [(alone, expected)] = rule([State(Y)])
         torch.testing.assert_close(truncated.full(), alone.full())
         assert error == pytest.approx(expected) and truncated.rank == alone.rank
+
+
+def gaussians(rng, *shape, dtype=np.float64):
+    X = rng.standard_normal(shape)
+    return (X + 1j * rng.standard_normal(shape) if np.issubdtype(dtype, np.complexfloating) else X).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("like", ["numpy", "torch"])
+def test_moments_are_kept_and_the_rest_is_cut_best(dtype, like):
+    """Against the dense formula: Y Q Q^H and the best approximation of the rest, by the projector and an SVD."""
+    rng = np.random.default_rng(3)
+    for ranks in ((5, 5), (3, 6), (6, 4)):
+        U, V = (np.linalg.qr(gaussians(rng, n, r, dtype=dtype))[0] for n, r in zip((12, 10), ranks))
+        dense = LowRank(U, gaussians(rng, *ranks, dtype=dtype), V)
+        W = gaussians(rng, 10, 2, dtype=dtype)
+        Y = LowRank(*map(torch.asarray, dense)) if like == "torch" else dense
+        [(Y1, error)] = Conservative(W, FixedRank(2))([State(Y)])
+        Q = np.linalg.qr(W)[0]
+        kept = dense.full() @ Q @ Q.conj().T
+        P, d, R = np.linalg.svd(dense.full() - kept)
+        exact = kept + (P[:, :2] * d[:2]) @ R[:2]
+        eps = 100 * np.finfo(dtype).eps * d[0]
+        assert Y1.rank == min(4, ranks[0]) and Y1.V.shape[1] == 4 and Y1.V.dtype == Y.V.dtype
+        assert np.linalg.norm(np.asarray(Y1.full()) - exact) < eps
+        assert abs(error - np.linalg.norm(d[2:])) < eps
+        assert np.linalg.norm(np.asarray(Y1.full()) @ W - dense.full() @ W) < eps * np.linalg.norm(W)
+        U1, V1 = map(np.asarray, (Y1.U, Y1.V))
+        assert np.linalg.norm(W - V1 @ (V1.conj().T @ W)) < 100 * np.finfo(dtype).eps * np.linalg.norm(W)
+        for X in (U1, V1):
+            assert np.linalg.norm(X.conj().T @ X - np.eye(X.shape[1])) < 100 * np.finfo(dtype).eps
+
+
+def test_moments_at_the_start_and_at_zero_tolerance():
+    """The start is the same matrix with the moments in V, and so is what a zero tolerance leaves."""
+    W = np.vander(np.linspace(-1, 1, 10), 3)
+    Y = state([4.0, 2.0, 1e-3]).Y
+    rule = Conservative(W, Tolerance(absolute=0.0))
+    assert rule.limit == np.inf and Conservative(W, FixedRank(2)).limit == np.inf
+    assert Conservative(W, Tolerance(relative=0.1, max_rank=4)).limit == 7
+    state0 = AugmentedBUG(truncation=rule).init(Y)
+    assert state0.Y.V.shape[1] == 6
+    for X in (state0.Y, rule([state0])[0][0], rule([State(Y)])[0][0]):
+        assert np.linalg.norm(X.full() - Y.full()) < 1e-14 * 4
+        assert np.linalg.norm(W - X.V @ (X.V.T @ W)) < 1e-14 * np.linalg.norm(W)
+    everything = Conservative(np.eye(10), FixedRank(1))  # nothing is left to cut
+    [(X, error)] = everything([State(Y)])
+    assert error == 0 and np.linalg.norm(X.full() - Y.full()) < 1e-14 * 4
 
 
 def test_what_a_rule_leaves_to_the_start():

@@ -91,6 +91,8 @@ class Contract:
             (f.L, F.conj().T @ U, np.linalg.norm(U)),
             (f.S, U.conj().T @ F @ V, np.linalg.norm(U) * np.linalg.norm(V)),
             (f.full(), F, 1.0),
+            (f.rows([2, 0]), F[[2, 0]], 1.0),
+            (f.columns([1, 3, 2]), F[:, [1, 3, 2]], 1.0),
             ((-f).K, -F @ V, np.linalg.norm(V)),
             ((-f).L, -F.conj().T @ U, np.linalg.norm(U)),
         ]:

@@ -37,6 +37,13 @@ def test_the_reference_against_a_numerical_solution():
         assert np.linalg.norm(found.ravel() - exact) < 1e-10 * np.linalg.norm(start)
 
 
+def test_references_at_any_times():
+    """From the nearest time before, or from 0 backwards: the same to rounding."""
+    p = problems.anisotropic_diffusion(8)
+    for t in (0.3, 0.1, 0.5, -0.02, 0.3):
+        assert np.abs(p.reference(t) - problems.anisotropic_diffusion(8).reference(t)).max() < 1e-13
+
+
 def test_rotation_turns_and_keeps_the_norm():
     """Second order in the width: a quarter turn of the start swaps its axes."""
     errors = []

@@ -34,7 +34,7 @@ def test_factors_are_used_where_they_are_smaller(n, factored):
     rng = np.random.default_rng(1)
     Y = point(rng, (n, n), (3, 4))
     f, W = problem.field(0.0, Y), Y.full()
-    assert isinstance(f._cubic, tuple) == factored
+    assert isinstance(f.nonlinear, tuple) == factored
     F, X = problem.rate(0.0, W), gaussian(rng, n, 2)
     assert np.linalg.norm(f.K - F @ Y.V) < 1e-12 * np.linalg.norm(F) * np.linalg.norm(Y.V)
     assert np.linalg.norm(f.apply_H(X) - F.T @ X) < 1e-12 * np.linalg.norm(F) * np.linalg.norm(X)

@@ -1,6 +1,7 @@
 """The Vlasov-Poisson equation: the contract, derivatives, conserved moments, Landau damping, instability, bad input."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,19 +16,27 @@ from .contract import Contract, NoExactFlows, gaussian, point, whole
 
 class TestVlasov(NoExactFlows, Contract):
     dtypes = (np.float32, np.float64)
+    temperature: float | None = None
 
     def build(self, rng, dtype):
         m, n = 9, 8
         P, Q = (gaussian(rng, k, 2, dtype=dtype) / 4 for k in (m, n))
-        p = problems.Vlasov(P.astype(dtype), Q.astype(dtype), 5.0, 2.0)
+        p = problems.Vlasov(P.astype(dtype), Q.astype(dtype), 5.0, 2.0, temperature=self.temperature)
         Dx, Dv = derivative(np.eye(m), 5.0), derivative(np.eye(n), 4.0)
         integral = np.linalg.pinv(Dx)  # of mean 0
+        v = np.arange(-2, 2, 0.5)
+        s = np.ones(n) if self.temperature is None else np.exp(-(v**2) / (4 * self.temperature))
 
         def formula(t, W):
-            E = integral @ (1 - 0.5 * W.sum(axis=1))
-            return (-Dx @ W * p.velocities + E[:, None] * (W @ Dv.T)).astype(dtype)
+            f = W * s
+            E = integral @ (1 - 0.5 * f.sum(axis=1))
+            return ((-Dx @ f * v + E[:, None] * (f @ Dv.T)) / s).astype(dtype)
 
         return p, formula
+
+
+class TestWeightedVlasov(TestVlasov):
+    temperature = 0.5
 
 
 @pytest.mark.parametrize("n", [16, 17])
@@ -67,6 +76,19 @@ def test_a_low_rank_run_follows_it():
     assert run.status == "finished" and run.errors[-1] < 1e-4 * np.linalg.norm(p.reference(5.0))
 
 
+def test_a_temperature_changes_the_unknown_alone():
+    p = problems.landau(8, 32)
+    q = replace(p, temperature=1.5)
+    assert np.abs(q.reference(1.0) * q.scale - p.reference(1.0)).max() < 1e-11
+    rng = np.random.default_rng(0)
+    assert q.moments(q.initial(1, rng)) == pytest.approx(p.moments(p.initial(1, rng)), rel=1e-13, abs=1e-13)
+    Y = point(rng, p.shape)
+    dx, dv = p.length / 8, 2 * p.bound / 32
+    expected = dx * dv * (q.velocities**2 / 2 * q.scale) @ Y.full().sum(axis=0)
+    assert q.moments(Y).kinetic == pytest.approx(expected, rel=1e-12)
+    assert dx * dv * (Y.full() @ q.moment_functions[:, 2]).sum() == pytest.approx(expected, rel=1e-12)
+
+
 def test_two_streams_are_unstable():
     p = problems.two_stream(16, 64)
     early, late = (p.moments(whole(p.reference(t))).electric for t in (0.0, 20.0))
@@ -81,6 +103,8 @@ def test_bad_vlasov():
         problems.Vlasov(P + 0j, P)
     with pytest.raises(ValueError, match="bound must be positive and finite, got 0"):
         problems.Vlasov(P, P, 1.0, 0.0)
+    with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
+        problems.Vlasov(P, P, temperature=0.0)
     for build in (problems.landau, problems.two_stream):
         with pytest.raises(ValueError, match="m must be at least 4, got 3"):
             build(3)

@@ -1,6 +1,7 @@
 """``dlrt compare``: a table and files, going on, and one clear line for every mistake."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from typer.testing import CliRunner
 
 import dlrt
 import problems
-from dlrt import Trajectory, read_results
+from dlrt import Trajectory, read_results, work_precision
 from dlrt.cli import app
-from dlrt.cli.compare import FOR_EQUATIONS, FOR_LOSSES, FOR_STIFF, cases, notes, table
+from dlrt.cli.compare import FOR_EQUATIONS, FOR_LOSSES, FOR_STIFF, _with_order, cases, notes, table
 from dlrt.layout import aligned
 from dlrt.registry import INTEGRATORS, PROBLEMS, build_problem, uses, with_options
 from integrators import Tolerance
@@ -19,6 +20,12 @@ from integrators import Tolerance
 SMALL = ["--size", "12", "--true-rank", "2", "--rank", "3", "--steps", "8"]
 
 runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Reference solutions of the tests are not for the user's cache."""
+    monkeypatch.setenv("DLRT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def run(*arguments):
@@ -110,6 +117,49 @@ def test_compare_with_step_size_control(tmp_path):
     )
 
 
+def test_several_problems_each_have_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("dlrt.plots.save_figures", lambda results, out: [])
+    options = ["--integrators", "bug", "--size", 8, "--rank", 2, "--step-size", 0.25, "--out", tmp_path]
+    result = run("compare", "rotating", "given-solution", *options)
+    assert result.exit_code == 0, result.output
+    for name in ("rotating", "given-solution"):
+        content = read_results(tmp_path / name)
+        assert content["settings"]["problem"] == name and len(content["cases"]) == 1
+
+
+def test_work_against_precision(tmp_path):
+    """Pictures, numbers and the page; a second command finds all runs, whatever their number."""
+    arguments = [
+        "rotating",
+        "allen-cahn",
+        "--work-precision",
+        "--quick",
+        "--integrators",
+        "bug,projected-runge-kutta-2",
+    ]
+    result = run("compare", *arguments, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "allen-cahn, 16 x 16, rank" in result.output
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"rotating.png", "allen-cahn.pdf", "work-precision.json", "how-to-choose.md", "rotating"} <= written
+    data = json.loads((tmp_path / "work-precision.json").read_text(encoding="utf-8"))
+    assert set(data["command"].split()) == {"dlrt", "compare", *arguments}
+    assert [equation["problem"] for equation in data["equations"]] == ["rotating", "allen-cahn"]
+    assert all(len(equation["runs"]) == 2 * 3 for equation in data["equations"])
+    assert (tmp_path / "how-to-choose.md").read_text(encoding="utf-8") == work_precision.page(data)
+    assert len(read_results(tmp_path / "rotating")["cases"]) == 6
+    again = run("compare", *arguments, "--out", tmp_path)
+    assert again.output.count("6 of 6 runs were there already.") == 2
+    anew = json.loads((tmp_path / "work-precision.json").read_text(encoding="utf-8"))
+    for one, other in zip(data["equations"], anew["equations"], strict=True):  # times are measured anew
+        assert [r | {"time": 0} for r in one["runs"]] == [r | {"time": 0} for r in other["runs"]]
+
+
+def test_all_methods_with_an_order_are_compared():
+    names = _with_order()
+    assert {"bug", "rand-rk4", "geolora"} <= set(names) and not {"lora", "full-rank"} & set(names)
+
+
 def test_targets_come_from_files(tmp_path, monkeypatch):
     monkeypatch.setattr("dlrt.plots.save_figures", lambda results, out: [])
     target = np.arange(12.0).reshape(4, 3)
@@ -137,6 +187,10 @@ def test_targets_come_from_files(tmp_path, monkeypatch):
         (["compare", "rotating", "--rtol", "1e-3", "--tau", "0.1"], "--tau is for steps of given size"),
         (["compare", "rotating", "--rtol", "1e-3", "--integrators", "lora"], "--rtol needs methods with an order"),
         (["compare", "matrix-regression", "--rtol", "1e-3"], "--rtol and --atol are for differential equations"),
+        (["compare", "rotating", "--quick"], "--quick is for --work-precision"),
+        (["compare", "rotating", "--work-precision", "--steps", "3"], "--steps is not for --work-precision"),
+        (["compare", "matrix-regression", "--work-precision"], "--work-precision is for differential equations"),
+        (["compare", "rotating", "--work-precision", "--integrators", "lora"], "and lora has none"),
         (["compare", "rotating", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["compare", "rotating", "--tau", "-1"], "--tau must be >= 0, got -1.0"),
         (["compare", "rotating", "--spare", "-1"], "--spare must be at least 0, got -1"),

@@ -160,14 +160,26 @@ def test_derivatives_by_x_and_functions_of_the_parameters():
             assert name.startswith("2.") and "base" in name  # frozen, or without an influence on the force
 
 
-def test_copies_of_data_parallel_have_their_factors_as_attributes():
-    layer = LowRankLinear(4, 3, rank=2)
-    expected = layer(torch.ones(4))
-    replica = layer._replicate_for_data_parallel()
-    for name, p in layer.named_parameters():
-        replica._parameters.pop(name, None)
-        setattr(replica, name, p.detach().clone())
-    assert torch.equal(replica(torch.ones(4)), expected)
+@pytest.mark.parametrize("adapter", [False, True])
+def test_copies_of_data_parallel_have_their_factors_as_attributes(adapter):
+    """Each copy sees half of the batch, and torch adds the gradients of all copies."""
+    torch.manual_seed(0)
+    layer = Adapter(nn.Linear(4, 3), rank=2) if adapter else LowRankLinear(4, 3, rank=2)
+    x = torch.randn(6, 4)
+    expected = layer(x)
+    expected.square().sum().backward()
+    gradients = [p.grad.clone() for p in layer.factors]
+    layer.zero_grad()
+    found = []
+    for part in x.chunk(2):
+        replica = layer._replicate_for_data_parallel()
+        for name, p in layer.named_parameters(recurse=False):
+            setattr(replica, name, p.clone())  # through which gradients flow back
+        found.append(replica(part))
+        found[-1].square().sum().backward()
+    torch.testing.assert_close(torch.cat(found), expected)
+    for p, gradient in zip(layer.factors, gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
 
 
 def test_shapes_without_memory():

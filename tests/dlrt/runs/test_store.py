@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from dlrt.runs import Folder, Journal, versions, write_atomically, write_json
+from dlrt.runs import Folder, Journal, cache, versions, write_atomically, write_json
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path):
@@ -159,3 +160,17 @@ def test_a_journal_sets_aside_what_other_code_made(journal, caplog):
     assert caplog.messages == [f"1 runs in {journal.path} were made by other code: set aside, not shown, made anew"]
     journal.add(("a", "other"), 3)
     assert dict(journal.find([A, ("a", "other")])) == {A: 1, ("a", "other"): 3}
+
+
+@pytest.mark.parametrize("base", [None, "", "somewhere"])
+def test_the_cache_is_where_it_belongs(base, tmp_path, monkeypatch):
+    """Where pooch has it, which kept it before; or in the folder that the environment names."""
+    pooch = pytest.importorskip("pooch")
+    monkeypatch.delenv("DLRT_CACHE", raising=False)
+    if base is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", base and str(tmp_path / base))
+    assert cache() == Path(pooch.os_cache("dlrt"))
+    monkeypatch.setenv("DLRT_CACHE", str(tmp_path))
+    assert cache() == tmp_path

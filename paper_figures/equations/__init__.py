@@ -1,0 +1,1 @@
+"""What all methods with an order do on differential equations, measured."""
