@@ -56,9 +56,9 @@ def page(name: str, theorem: Theorem) -> str:
 
 
 def certificate(theorem: Theorem) -> Certificate:
-    """Of the first small case: for GeoLoRA, else for the first low-rank method with the promise."""
+    """Of the first small case: for GeoLoRA, else for the first low-rank method with the promise, if there is one."""
     promised = [name for name, method in INTEGRATORS.items() if theorem.promises(method)[0] and name != "full-rank"]
-    method = INTEGRATORS["geolora" if "geolora" in promised else promised[0]]
+    method = INTEGRATORS["geolora" if "geolora" in promised or not promised else promised[0]]
     settings, problem = next(iter(theorem.settings(full=False)))
     return settings.check(settings.configured(method), problem)
 
