@@ -37,9 +37,9 @@ def worded(text: str) -> str:
     return _PICTURE.sub(lambda match: f"![{PICTURES[match[2]]}]({match[1]})", text)
 
 
-def texts() -> list[Path]:
-    """The texts of the checkout that may show pictures."""
-    return [README, FOLDER.parent / "README.md", *sorted((FOLDER.parent / "docs").rglob("*.md"))]
+def texts(checkout: Path = FOLDER.parent) -> list[Path]:
+    """The texts of a checkout that may show pictures."""
+    return [checkout / "paper_figures/README.md", checkout / "README.md", *sorted((checkout / "docs").rglob("*.md"))]
 
 
 def blocks(text: str) -> list[tuple]:

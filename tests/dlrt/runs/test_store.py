@@ -26,6 +26,15 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
     assert path.stat().st_mode & 0o044  # others may read it
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_waits_for_the_file(tmp_path):
     """An exception in the midst of a picture is lost in a callback of a library, or becomes another one."""
     written = []
