@@ -309,7 +309,7 @@ def switched_off(model: nn.Module, *names: str) -> Iterator[None]:
     Raises
     ------
     ValueError
-        There is no adapter of a name.
+        There is no adapter, or none of a name.
     RuntimeError
         One is merged.
     """
@@ -558,6 +558,8 @@ def _targeted(model, targets, exclude, kind, name) -> dict[str, nn.Module]:
 
 def _named(model, names) -> list[Adapter]:
     found = adapters(model)
+    if not found and not names:
+        raise ValueError("model has no adapters of dlrt.nn.adapt (those of PEFT are switched by the methods of PEFT)")
     if unknown := [name for name in names if name not in found]:
         raise ValueError(f"no adapter is called {', '.join(unknown)}; names are: {', '.join(found) or 'none'}")
     return [layer for name in (names or found) for layer in found[name]]

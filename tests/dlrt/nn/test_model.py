@@ -461,6 +461,12 @@ def test_one_module_under_two_names():
     torch.testing.assert_close(model["b"](x), expected)
 
 
+@pytest.mark.parametrize("change", [activate, remove, lambda model: switched_off(model).__enter__()])
+def test_without_adapters_nothing_is_switched_in_silence(change):
+    with pytest.raises(ValueError, match="model has no adapters of dlrt"):
+        change(nn.Linear(3, 3))
+
+
 def test_several_adapters_switched_off_and_removed():
     model = Network()
     plain = model(INDEX)
