@@ -1,11 +1,11 @@
-"""Tables as aligned text: wide ones are split, nothing is cut."""
+"""Tables as aligned text, of which wide ones are split and nothing is cut, and in Markdown."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["aligned"]
+__all__ = ["aligned", "markdown_table"]
 
 GAP = "  "
 
@@ -46,6 +46,16 @@ def aligned(rows: Iterable[Mapping[str, object] | str], *, title: str = "", widt
         blocks[-1].append(i)
     tables = [_block(headings, cells, widths, block) for block in blocks or [[0][: len(headings)]]]
     return "\n".join([*textwrap.wrap(title, width), "\n\n".join(tables)])
+
+
+def markdown_table(rows: Sequence[dict]) -> list[str]:
+    """Rows of strings by their headings as lines of a Markdown table."""
+    heads = list(rows[0])
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(row.values()) + " |" for row in rows),
+    ]
 
 
 def _width(widths: list[int], block: list[int]) -> int:

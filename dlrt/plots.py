@@ -388,6 +388,30 @@ def shared_legend(figure, panels, title=None):
     return figure
 
 
+def number_map(axes, table, texts, dark, fontsize, **options):
+    """A map of a table with text in its cells; the image, for a colour bar.
+
+    Parameters
+    ----------
+    axes : Axes
+    table : array
+    texts : sequence of sequences of str
+        By row and column.
+    dark : array of bool
+        Where the colour is dark, so that the text is white.
+    fontsize : float
+    options
+        Of ``Axes.imshow``.
+    """
+    image = axes.imshow(table, aspect="auto", vmin=0, **options)
+    axes.grid(False)
+    for (i, j), white in np.ndenumerate(dark):
+        if texts[i][j]:
+            colour = "white" if white else "black"
+            axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=fontsize, color=colour)
+    return image
+
+
 def _measure(results):
     if not results:
         raise ValueError("results must hold at least one result of a sweep, got none")

@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from integrators.checks import check_positive, check_rank
 
 from .accuracy import Solution, ended
+from .layout import markdown_table
 from .plots import STYLE, style
 from .sweep import Case
 
@@ -361,7 +362,7 @@ def _overview(equations, names, target=1e-2):
         shown = [f"{fixed.get(name, '–')}, {controlled.get(name, '–')}" for fixed, controlled in found]
         numbers = dict(zip([equation["problem"] for equation in equations], shown, strict=True))
         rows.append({"method": name, "order": f"{order}", **numbers, "at most": _most(equations, name, target)})
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _most(equations, name, target):
@@ -393,17 +394,11 @@ def _section(equation):
     best = "" if equation["best"] is None else f", whose best approximation has the error {equation['best']:.1e}"
     lines = [f"## {equation['problem']}", ""]
     lines += [f"{m} × {n}, to t = {equation['t_end']:g}, rank {equation['rank']}{best}.", ""]
-    lines += _markdown(choice(equation))
+    lines += markdown_table(choice(equation))
     lines += ["", f"![Error against work on {equation['problem']}]({equation['problem']}.png)"]
     for name, text in failures(equation).items():
         lines += ["", f"`{name}` does not apply: {text}."]
     return lines
-
-
-def _markdown(rows):
-    heads = list(rows[0])
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return lines + ["| " + " | ".join(row.values()) + " |" for row in rows]
 
 
 def _fewest(equation, target, kind):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,13 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def check_order(order: Any, known: Iterable[int] = (1, 2)) -> None:
+    """Raise ValueError unless the order is one of those that are known, at least two."""
+    *first, last = map(str, known)
+    if not isinstance(order, int) or isinstance(order, bool) or str(order) not in (*first, last):
+        raise ValueError(f"order must be {', '.join(first)} or {last}, got {order!r}")
 
 
 def check_rank(rank: Any, shape) -> int:

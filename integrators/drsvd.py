@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from .backward_corrected_splitting import galerkin_L
-from .checks import check_integer
 from .linalg import complement, concat
-from .sketches import Randomised, bases_in_turn
-from .substeps import Euler, Substep
-from .truncation import Tolerance, Truncation
+from .sketches import PowerIterated
 
 __all__ = ["DRSVD"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DRSVD(Randomised):
+class DRSVD(PowerIterated):
     r"""Dynamical randomised SVD (DRSVD): a sketch of the solution at the new time gives its range.
 
     With a random :math:`\Omega` (n, r + p), r the rank of Y0:
@@ -55,22 +52,12 @@ class DRSVD(Randomised):
     Carrel (2024), Randomised methods for dynamical low-rank approximation, arXiv:2410.17091.
     """
 
-    truncation: Truncation = field(default_factory=lambda: Tolerance(relative=1e-8))  # type: ignore[misc]
-    substep: Substep = field(default_factory=Euler)
-    power: int = 1
-
-    order: ClassVar[int] = 1
     robust: ClassVar[bool] = True
-    rank_adaptive: ClassVar[bool] = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_integer("power", self.power, 0)
 
     def stages(self, t, state, h):
         """The range by sketches, then C in it."""
         Y = state.Y
         yield from self.first_field(t, Y)
         [Omega] = self.sketches(state, (Y.shape[-1], Y.rank + self.oversampling))
-        Q = yield from bases_in_turn(t, Y, h, "K", Omega, 2 * self.power + 1, self.substep)
+        Q = yield from self.basis(t, Y, h, "K", Omega)
         return (yield from galerkin_L(t, Y.embed(concat(Y.U, complement(Y.U, Q)), Y.V), h, self.substep))

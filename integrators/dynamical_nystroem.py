@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
-from .checks import check_integer
 from .linalg import array_namespace, complement, concat, dagger, eps, qr
 from .lowrank import LowRank
-from .sketches import Randomised, bases_in_turn
+from .sketches import PowerIterated
 from .state import State
-from .substeps import Euler, Substep
-from .truncation import Tolerance, Truncation
 
 __all__ = ["DynamicalNystroem"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicalNystroem(Randomised):
+class DynamicalNystroem(PowerIterated):
     r"""Dynamical generalised Nyström method (DGN): sketches of both sides, and the core between them.
 
     With :math:`Q_1 = \mathrm{orth}[U_0 | Q]` and :math:`Q_2 = \mathrm{orth}[V_0 | Q']`, where Q is the range that
@@ -56,26 +52,14 @@ class DynamicalNystroem(Randomised):
     Carrel (2024), Randomised methods for dynamical low-rank approximation, arXiv:2410.17091.
     """
 
-    truncation: Truncation = field(default_factory=lambda: Tolerance(relative=1e-8))  # type: ignore[misc]
-    substep: Substep = field(default_factory=Euler)
-    power: int = 1
-
-    order: ClassVar[int] = 1
-    rank_adaptive: ClassVar[bool] = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_integer("power", self.power, 0)
-
     def stages(self, t, state, h):
         """Range and co-range, then B, C and D from Y0 in them."""
         Y = state.Y
         yield from self.first_field(t, Y)
         (m, n), r, p = Y.shape, Y.rank, self.oversampling
         Omega, Psi = self.sketches(state, (n, r + p), (m, r + 2 * p))
-        times = 2 * self.power + 1
-        Q1 = yield from bases_in_turn(t, Y, h, "K", Omega, times, self.substep)
-        Q2 = yield from bases_in_turn(t, Y, h, "L", Psi, times, self.substep)
+        Q1 = yield from self.basis(t, Y, h, "K", Omega)
+        Q2 = yield from self.basis(t, Y, h, "L", Psi)
         Y = Y.embed(concat(Y.U, complement(Y.U, Q1)), concat(Y.V, complement(Y.V, Q2)))
         f = yield t, Y
         B = Y.K + (yield from self.substep.K(t, Y, h, f))

@@ -306,6 +306,11 @@ def taken(X, indices, axis=0):
     return xp.take(X, xp.asarray(indices, dtype=xp.int64, device=device(X)), axis=axis)
 
 
+def units(X, indices):
+    """Unit vectors of the length, library and dtype of the columns of X, as columns."""
+    return taken(array_namespace(X).eye(X.shape[0], dtype=X.dtype, device=device(X)), indices, axis=1)
+
+
 def sizes(U):
     """Sum of the absolute values in each column of U."""
     xp = array_namespace(U)

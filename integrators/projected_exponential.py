@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .checks import check_instance
+from .checks import check_instance, check_order
 from .fields import Projections, combine, tangent
 from .integrator import Integrator
 from .lowrank import LowRank
 from .parallel_bug import augmented
 from .state import State
-from .substeps import check_order, linear_part
+from .substeps import linear_part
 from .truncation import FixedRank, Tolerance, Truncation
 
 __all__ = ["ProjectedExponential"]

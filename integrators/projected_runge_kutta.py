@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .checks import check_instance
+from .checks import check_instance, check_order
 from .fields import combine, tangent
 from .integrator import Integrator
 from .parallel_bug import augmented
@@ -59,8 +59,7 @@ class ProjectedRungeKutta(Integrator):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in TABLEAUS:
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order!r}")
+        check_order(self.order, TABLEAUS)
         if self.stage_truncation is not None:
             check_instance("stage_truncation", self.stage_truncation, Truncation, "FixedRank(4)")
 

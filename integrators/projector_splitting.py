@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from .checks import check_order
 from .integrator import Integrator
 from .linalg import dagger, eps, norm, qr
 from .state import State
@@ -61,8 +62,7 @@ class ProjectorSplitting(Integrator):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2, got {self.order!r}")
+        check_order(self.order)
 
     def stages(self, t, state, h):
         """K, S, L (Lie) or K, S, L, S, K (Strang)."""

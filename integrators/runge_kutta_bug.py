@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from .checks import check_order
 from .integrator import Integrator
 from .linalg import complements, concat
 from .lowrank import LowRank
@@ -72,8 +73,7 @@ class RungeKuttaBUG(Integrator):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in (2, 3):
-            raise ValueError(f"order must be 2 or 3, got {self.order!r}")
+        check_order(self.order, (2, 3))
 
     def stages(self, t, state, h):
         """Bases from the last stage, coefficients from all of them."""

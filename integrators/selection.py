@@ -6,10 +6,9 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import device
 
 from .checks import check_integer
-from .linalg import array_namespace, check_finite, complements, concat, dagger, taken, to_numpy
+from .linalg import check_finite, complements, concat, dagger, taken, to_numpy, units
 from .lowrank import LowRank
 
 __all__ = ["first_field", "qdeim", "rows_and_columns"]
@@ -72,12 +71,7 @@ def rows_and_columns(t: float, Y: LowRank, p: Sequence[int], q: Sequence[int]) -
     A field says that it knows them by ``f.rows(p)`` and ``f.columns(q)``, which then are all that is computed. Of any
     other, a network's gradient, they come from its projections onto bases that hold the unit vectors.
     """
-    xp, (m, n) = array_namespace(Y.S), Y.shape
-
-    def units(size, chosen):
-        return taken(xp.eye(size, dtype=Y.dtype, device=device(Y.S)), chosen, axis=1)
-
-    Ut, Vt = complements((Y.U, units(m, p)), (Y.V, units(n, q)))
+    Ut, Vt = complements((Y.U, units(Y.U, p)), (Y.V, units(Y.V, q)))
     Z = Y.embed(concat(Y.U, Ut), concat(Y.V, Vt))
     f = yield t, Z, "K", "L"
     if hasattr(f, "rows"):

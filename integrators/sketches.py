@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import device
@@ -14,9 +14,10 @@ from .integrator import Integrator
 from .linalg import array_namespace, check_finite, complement, haar, is_complex
 from .lowrank import LowRank
 from .state import State
-from .substeps import Substep
+from .substeps import Euler, Substep
+from .truncation import Tolerance, Truncation
 
-__all__ = ["Randomised", "bases_in_turn"]
+__all__ = ["PowerIterated", "Randomised", "bases_in_turn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,41 @@ class Randomised(Integrator):
         xp, wide = array_namespace(Y.S), np.complex128 if is_complex(Y.S) else np.float64
         drawn = (haar(n, min(n, k), rng, wide) for n, k in sizes)
         return [xp.asarray(X, dtype=Y.dtype, device=device(Y.S)) for X in drawn]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerIterated(Randomised):
+    """Base class of methods whose bases come from sketches of the solution at the new time, refined by turns.
+
+    Parameters
+    ----------
+    truncation : Truncation
+        ``Tolerance(relative=1e-8)`` by default.
+    substep : Substep
+        Euler by default.
+    power : int
+        Power iterations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``power`` is not an integer >= 0.
+    """
+
+    truncation: Truncation = field(default_factory=lambda: Tolerance(relative=1e-8))  # type: ignore[misc]
+    substep: Substep = field(default_factory=Euler)
+    power: int = 1
+
+    order: ClassVar[int] = 1
+    rank_adaptive: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_integer("power", self.power, 0)
+
+    def basis(self, t: float, Y: LowRank, h: float, part: str, X) -> Generator[tuple, Any, Any]:
+        """Of the range ("K") or the co-range ("L") of the solution at t + h, from the sketch X."""
+        return (yield from bases_in_turn(t, Y, h, part, X, 2 * self.power + 1, self.substep))
 
 
 def bases_in_turn(

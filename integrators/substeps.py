@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from array_api_compat import device
 
-from .checks import check_instance, check_integer
+from .checks import check_instance, check_integer, check_order
 from .linalg import array_namespace
 from .lowrank import LowRank
 
@@ -253,12 +253,6 @@ class Implicit(Substep):
         k1 = L.solve(gamma * s, F)
         f = yield t + h, point(X0 + s * k1), part
         return s * (1.5 * k1 + 0.5 * L.solve(gamma * s, getattr(f, part) - 2.0 * k1))
-
-
-def check_order(order: Any) -> None:
-    """Raise ValueError unless the order is 1 or 2."""
-    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {order!r}")
 
 
 def _identity(r, Y: LowRank):

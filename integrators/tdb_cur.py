@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from .checks import check_integer
+from .checks import check_integer, check_order
 from .integrator import Integrator
 from .linalg import array_namespace, dagger, qr, taken
 from .lowrank import LowRank
@@ -73,8 +73,7 @@ class TDBCUR(Integrator):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in ALL_TABLEAUS:
-            raise ValueError(f"order must be 1, 2, 3 or 4, got {self.order!r}")
+        check_order(self.order, ALL_TABLEAUS)
         check_integer("oversampling", self.oversampling, 0)
 
     def stages(self, t, state, h):

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from dlrt.layout import markdown_table
 from dlrt.runs import Task, run_tasks, versions, write_json
-
-from .statements import markdown_table
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,7 @@
-"""What pictures share: one look for each method, shades for the values of a parameter, bands, maps with numbers."""
+"""What pictures share: one look for each method, shades for the values of a parameter, bands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 from matplotlib import colormaps
 
 from dlrt.plots import LINES, MARKERS, style
@@ -53,27 +50,3 @@ def legend_above(figure, axes=None, ncols: int = 2) -> None:
     """A legend above all panels, of what is in one of them (by default in all)."""
     entries = () if axes is None else axes.get_legend_handles_labels()
     figure.legend(*entries, loc="outside upper center", ncols=ncols, frameon=False)
-
-
-def number_map(axes, table, texts: Sequence[Sequence[str]], dark, fontsize: float, **options):
-    """A map of a table with text in its cells; the image, for a colour bar.
-
-    Parameters
-    ----------
-    axes : Axes
-    table : array
-    texts : sequence of sequences of str
-        By row and column.
-    dark : array of bool
-        Where the colour is dark, so that the text is white.
-    fontsize : float
-    options
-        Of ``Axes.imshow``.
-    """
-    image = axes.imshow(table, aspect="auto", vmin=0, **options)
-    axes.grid(False)
-    for (i, j), white in np.ndenumerate(dark):
-        if texts[i][j]:
-            colour = "white" if white else "black"
-            axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=fontsize, color=colour)
-    return image

@@ -91,13 +91,3 @@ def grouped(rows, *keys):
     for row in rows:
         groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
     return groups
-
-
-def markdown_table(rows: Sequence[dict]) -> list[str]:
-    """Rows of strings by their headings as lines of a Markdown table."""
-    heads = list(rows[0])
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *("| " + " | ".join(row.values()) + " |" for row in rows),
-    ]

@@ -18,11 +18,11 @@ from .cubic import CubicField
 from .fields import Array, Field
 from .linear_part import LinearPart
 from .numerical import NumericallySolved
-from .problem import best_approximation, check_real_point
+from .problem import Autonomous, best_approximation, check_real_point
 
 
 @dataclass(frozen=True, eq=False)
-class AllenCahn(NumericallySolved):
+class AllenCahn(Autonomous, NumericallySolved):
     """Allen-Cahn equation: ``X' = eps (A X + X A) + X - X^3``, the power entry by entry.
 
     A is the second difference on a periodic grid of n points and width ``2 pi / n``. It is the gradient flow of
@@ -108,10 +108,6 @@ class AllenCahn(NumericallySolved):
 
     def rate(self, t: float, W: np.ndarray) -> np.ndarray:
         return self.diffusivity * (second_difference(W) + second_difference(W.T).T) + W - W**3
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
 
     def energy(self, Y: LowRank) -> float:
         """E(Y), in double precision and O(n^2 r)."""

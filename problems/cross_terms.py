@@ -18,13 +18,13 @@ from integrators.lowrank import LowRank
 from .fields import Array, Field, LinearField
 from .linear_part import LinearPart
 from .numerical import Computed
-from .problem import best_approximation
+from .problem import Autonomous, best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
 
 
 @dataclass(frozen=True, eq=False)
-class LinearTerms(Computed):
+class LinearTerms(Autonomous, Computed):
     """Linear equation ``Y' = sum_k A_k Y B_k`` with any number of terms, dense or sparse.
 
     Where two terms have both factors other than the identity the field may be normal to the tangent space: then no
@@ -148,10 +148,6 @@ class LinearTerms(Computed):
             return float(np.linalg.eigvalsh(hermitian.toarray())[-1])
         diagonal = hermitian.diagonal().real
         return float((diagonal + abs(hermitian).sum(axis=1) - abs(diagonal)).max())
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
 
 
 @dataclass(frozen=True, eq=False)

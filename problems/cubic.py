@@ -10,10 +10,10 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from integrators.linalg import dagger
+from integrators.linalg import dagger, units
 from integrators.lowrank import LowRank
 
-from .fields import Array, LinearField, NonlinearField, units
+from .fields import Array, LinearField, NonlinearField
 
 
 def cube(Y: LowRank) -> tuple[np.ndarray, np.ndarray]:

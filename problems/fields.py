@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import device
 
-from integrators.linalg import array_namespace, dagger, eps, is_complex, taken
+from integrators.linalg import array_namespace, dagger, eps, is_complex, taken, units
 from integrators.lowrank import LowRank
 
 if TYPE_CHECKING:
@@ -267,11 +267,6 @@ class NonlinearField(LinearField):
 
     def apply_H(self, X: Array) -> Array:
         return super().apply_H(X) + self._H_times(X)
-
-
-def units(X: Array, indices: Sequence[int]) -> Array:
-    """Unit vectors of the length, library and dtype of the columns of X."""
-    return taken(array_namespace(X).eye(X.shape[0], dtype=X.dtype, device=device(X)), indices, 1)
 
 
 class Side:

@@ -17,11 +17,11 @@ from .cubic import CubicField
 from .fields import Array, Field, OperatorField
 from .linear_part import LinearPart
 from .numerical import NumericallySolved
-from .problem import best_approximation
+from .problem import Autonomous, best_approximation, check_complex_point
 
 
 @dataclass(frozen=True, eq=False)
-class NonlinearSchroedinger(NumericallySolved):
+class NonlinearSchroedinger(Autonomous, NumericallySolved):
     """Discrete nonlinear Schroedinger equation ``Y' = i ( (M Y + Y M)/2 + g |Y|^2 Y )``, complex, of a lattice.
 
     M = tridiag(1, 0, 1) couples neighbours, the cubic term is taken entry by entry. With ``N(Y)`` for what stands in
@@ -102,10 +102,9 @@ class NonlinearSchroedinger(NumericallySolved):
         TypeError
             The point is real in real time.
         """
-        if not self.imaginary_time and not np.iscomplexobj(Y.U):
-            raise TypeError(f"a complex problem needs a complex point, got a point of dtype {Y.U.dtype}")
         f = NonlinearSchroedingerField(Y, self)
         if not self.imaginary_time:
+            check_complex_point(Y)
             return f
         square = np.sum(np.abs(in_double(Y.core())) ** 2)
         mu = float(np.vdot(Y.S, f.S).real / square) if square else 0.0
@@ -122,10 +121,6 @@ class NonlinearSchroedinger(NumericallySolved):
         if not self.imaginary_time:
             return 1j * N
         return N - (np.vdot(W, N).real / np.vdot(W, W).real) * W
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
 
     def energy(self, Y: LowRank) -> float:
         """E(Y), in double precision and O(n^2 r)."""

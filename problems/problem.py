@@ -97,7 +97,15 @@ class Problem(ABC):
         return None
 
 
-class LossProblem(Problem):
+class Autonomous(Problem):
+    """A problem whose field does not depend on time."""
+
+    def time_lipschitz(self, t0: float, t1: float) -> float:
+        """0: the field does not depend on time."""
+        return 0.0
+
+
+class LossProblem(Autonomous):
     """A loss f(W) on (m, n) matrices; its gradient flow is the differential equation, ``F = -grad f``.
 
     The gradient is that of the real inner product ``Re tr(A^H B)``, so ``f(W + D) = f(W) + Re tr(G^H D) + o(D)`` for
@@ -128,10 +136,6 @@ class LossProblem(Problem):
     def one_sided_lipschitz(self) -> float:
         """0 for a convex f, because its gradient is monotone: ``Re <grad f(X) - grad f(Y), X - Y> >= 0``; else L."""
         return 0.0 if self.convex else self.lipschitz
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the gradient does not depend on time."""
-        return 0.0
 
     @abstractmethod
     def gradient_bound(self, radius: float) -> float:
@@ -241,6 +245,12 @@ def check_real_point(Y: LowRank) -> None:
     """Raise TypeError where a real problem is given a complex point."""
     if np.iscomplexobj(Y.U):
         raise TypeError(f"a real problem needs a real point, got a point of dtype {Y.U.dtype}")
+
+
+def check_complex_point(Y: LowRank) -> None:
+    """Raise TypeError where a complex problem is given a real point."""
+    if not np.iscomplexobj(Y.U):
+        raise TypeError(f"a complex problem needs a complex point, got a point of dtype {Y.U.dtype}")
 
 
 def best_approximation(P: np.ndarray, Q: np.ndarray, rank: int, rng: np.random.Generator, like: Array) -> LowRank:

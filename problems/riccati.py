@@ -17,13 +17,13 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
 from .linear_part import LinearPart
-from .problem import Problem, best_approximation
+from .problem import Autonomous, best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
 
 
 @dataclass(frozen=True, eq=False)
-class Riccati(Problem):
+class Riccati(Autonomous):
     """Riccati differential equation ``X' = A^H X + X A + C^H C - X D D^H X``.
 
     It is the equation of the optimal control of ``x' = A x + D u`` with the cost ``||C x||^2 + ||u||^2``, in the time
@@ -116,10 +116,6 @@ class Riccati(Problem):
             Y, Z = E[:n, :n] + E[:n, n:] @ X, E[n:, :n] + E[n:, n:] @ X
             X = np.linalg.solve(Y.conj().T, Z.conj().T).conj().T
         return X
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
 from .linear_part import LinearPart
-from .problem import Problem, best_approximation
+from .problem import Autonomous, best_approximation, check_complex_point
 
 
 @dataclass(frozen=True, eq=False)
-class Schroedinger(Problem):
+class Schroedinger(Autonomous):
     """Discrete Schroedinger equation: complex, linear, with conserved norm and energy.
 
     It is ``i Y' = H[Y]``, ``H[Y] = (D Y + Y D)/2 + Vc Y Vc`` with ``D = tridiag(-1, 2, -1)``, Vc = diag(potential). H
@@ -84,10 +84,6 @@ class Schroedinger(Problem):
         """``4 + max_j potential_j^2``."""
         return 4.0 + float(np.max(self.potential**2))
 
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
-
     @cached_property
     def linear(self) -> LinearPart:
         """``-i (D Y + Y D)/2``, without the potential."""
@@ -106,8 +102,7 @@ class Schroedinger(Problem):
         TypeError
             The point is real.
         """
-        if not np.iscomplexobj(Y.U):
-            raise TypeError(f"a complex problem needs a complex point, got a point of dtype {Y.U.dtype}")
+        check_complex_point(Y)
         return SchroedingerField(Y, self)
 
     def reference(self, t: float) -> np.ndarray:

@@ -14,12 +14,12 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, NonlinearField
 from .numerical import NumericallySolved
-from .problem import best_approximation, check_real_point
+from .problem import Autonomous, best_approximation, check_real_point
 from .vlasov import derivative
 
 
 @dataclass(frozen=True, eq=False)
-class StochasticBurgers(NumericallySolved):
+class StochasticBurgers(Autonomous, NumericallySolved):
     """Burgers equation ``u_t = nu u_xx - (u^2)_x / 2`` for many starts at once, periodic on [0, 2 pi).
 
     Rows are for x, columns for samples, which the equation does not couple: ``Y' = nu D^2 Y - D (Y o Y) / 2`` with the
@@ -91,10 +91,6 @@ class StochasticBurgers(NumericallySolved):
 
     def rate(self, t: float, W: np.ndarray) -> np.ndarray:
         return slope(self.nu * slope(W) - W**2 / 2)
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,14 +18,14 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField
 from .linear_part import LinearPart
-from .problem import Problem, best_approximation
+from .problem import Autonomous, best_approximation
 
 Matrix = Any  # a dense numpy array or a scipy sparse array
 Factors = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Sylvester(Problem):
+class Sylvester(Autonomous):
     """Sylvester differential equation ``X' = A X + X B + C``, dense or sparse.
 
     ``C = C1 C2^H`` and ``X(0) = P Q^H`` are given by their factors. The operator ``X -> A X + X B`` is a Kronecker
@@ -120,10 +120,6 @@ class Sylvester(Problem):
     def one_sided_lipschitz(self) -> float:
         """``mu(A) + mu(B)``, exact; for sparse matrices the upper bound by Gershgorin's circles."""
         return _logarithmic_norm(self.A) + _logarithmic_norm(self.B)
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
 
 
 @dataclass(frozen=True, eq=False)

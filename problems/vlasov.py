@@ -15,7 +15,7 @@ from integrators.lowrank import LowRank
 
 from .fields import Array, Field, LinearField, Side
 from .numerical import NumericallySolved
-from .problem import best_approximation, check_real_point
+from .problem import Autonomous, best_approximation, check_real_point
 
 
 class Moments(NamedTuple):
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Vlasov(NumericallySolved):
+class Vlasov(Autonomous, NumericallySolved):
     """Vlasov-Poisson equation of electrons: ``f_t = -v f_x + E f_v``, ``E_x = 1 - int f dv``, periodic in x and v.
 
     Rows are for the position in [0, length), columns for the velocity in [-bound, bound). Derivatives and the field are
@@ -141,10 +141,6 @@ class Vlasov(NumericallySolved):
         E = self.electric(2 * self.bound / len(self.Q) * f.sum(axis=1))
         of_v = derivative(f.T, 2 * self.bound).T / self.scale
         return -derivative(W, self.length) * self.velocities + E[:, None] * of_v
-
-    def time_lipschitz(self, t0: float, t1: float) -> float:
-        """0: the field does not depend on time."""
-        return 0.0
 
     def density(self, Y: LowRank) -> np.ndarray:
         """``int f dv`` (m,) in double precision, O((m + n) r)."""

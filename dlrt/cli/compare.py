@@ -14,10 +14,21 @@ from integrators.checks import check_positive, check_rank
 
 from ..accuracy import ended, lost, solutions
 from ..results import write_results
-from ..runs import check_folder, cluster, versions, write_json
+from ..runs import check_folder, cluster, versions, write_atomically, write_json
 from ..sweep import Case, sweep
 from . import options
-from .options import check_least, check_substep, is_stiff, knows_flows, methods_of, problem_of, running, usual_substep
+from .options import (
+    check_least,
+    check_substep,
+    given_of,
+    is_stiff,
+    knows_flows,
+    methods_of,
+    problem_of,
+    running,
+    usual_of,
+    usual_substep,
+)
 from .terminal import FRESH, JOBS, SCHEDULER, bar, interrupted, option, say, say_origins, show, width
 
 FOR_LOSSES = "lora,svd-lora,adalora,geolora"
@@ -136,8 +147,7 @@ def _compare(settings, out):
     names = settings["integrators"]
     if names is None:
         names = FOR_LOSSES if is_loss else FOR_STIFF if stiff else FOR_EQUATIONS
-    usual = {"tau": 0.1 if is_loss else 1e-6, "substep": usual_substep(built, step_size)}
-    methods = methods_of(names, usual, **_of_methods(settings))
+    methods = methods_of(names, usual_of(built, step_size), **given_of(settings))
     if rtol:
         made = controlled_cases(built, methods, rtol, settings["atol"], rank=settings["rank"])
     else:
@@ -176,7 +186,7 @@ def _compare_work(settings):
     for name, problem in built.items():
         rank = settings["rank"] or work_precision.sufficient_rank(problem)
         usual = {"tau": 1e-8, "substep": usual_substep(problem, settings["step_size"] or [problem.t_end / 10])}
-        methods = methods_of(names, usual, max_rank=rank, **_of_methods(settings))
+        methods = methods_of(names, usual, max_rank=rank, **given_of(settings))
         given = {name: settings[name] for name in ("rtol", "atol", "quick")}
         made[name] = work_precision.cases(problem, methods, step_sizes=settings["step_size"], rank=rank, **given)
     check_folder(out)
@@ -197,7 +207,8 @@ def _compare_work(settings):
         save_figure(work_precision.picture(equations[-1]), out / name)
     data = {"schema_version": 1, "command": _command(settings), "versions": versions(), "equations": equations}
     write_json(out / "work-precision.json", data)
-    (out / "how-to-choose.md").write_text(work_precision.page(data), encoding="utf-8")
+    page = work_precision.page(data).encode()
+    write_atomically(out / "how-to-choose.md", lambda file: file.write(page))
     say(f"Wrote pictures, work-precision.json and how-to-choose.md to {out}")
 
 
@@ -227,10 +238,6 @@ def _equation(name, settings):
 def _with_order():
     """Names of the low-rank methods that follow the field."""
     return [name for name, method in INTEGRATORS.items() if method.order and not isinstance(method, FullRank)]
-
-
-def _of_methods(settings):
-    return {name: settings[name] for name in ("tau", "spare", "substep", "optimizer")}
 
 
 def _say_found(results):

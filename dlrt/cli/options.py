@@ -131,6 +131,16 @@ def methods_of(names, usual, *, max_rank=None, **given):
     return {name: with_options(method, **parts) for name, method in chosen.items()}
 
 
+def given_of(settings):
+    """What is given to the methods among the settings."""
+    return {name: settings[name] for name in ("tau", "spare", "substep", "optimizer")}
+
+
+def usual_of(problem, step_sizes):
+    """What methods of a comparison or a run have where nothing is given."""
+    return {"tau": 0.1 if hasattr(problem, "loss") else 1e-6, "substep": usual_substep(problem, step_sizes)}
+
+
 def check_substep(name, problem, substep):
     """ValueError for exact sub-flows of a problem that has none."""
     if substep == "exact" and not knows_flows(problem):

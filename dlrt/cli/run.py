@@ -17,12 +17,13 @@ from . import options
 from .options import (
     check_least,
     check_substep,
+    given_of,
     methods_of,
     problem_of,
     running,
     steps_to_end,
+    usual_of,
     usual_rank,
-    usual_substep,
 )
 from .terminal import bar, option, say, say_origins
 
@@ -68,14 +69,10 @@ def run(
     check_least(settings)
     built = problem_of(problem, settings)
     check_substep(problem, built, substep)
-    usual = {
-        "tau": 0.1 if hasattr(built, "loss") else 1e-6,
-        "substep": usual_substep(built, [step_size or built.t_end / 100]),
-    }
-    given = {name: settings[name] for name in ("tau", "spare", "substep", "optimizer")}
+    usual = usual_of(built, [step_size or built.t_end / 100])
     if "," in method:
         raise ValueError(f"--method must be one name, got {method!r}")
-    [integrator] = methods_of(method, usual, **given).values()
+    [integrator] = methods_of(method, usual, **given_of(settings)).values()
     rank = usual_rank(built) if rank is None else check_rank(rank, built.shape)
     stepping, t_end = _steps(built, settings)
     out = Path("dlrt-results", f"{problem}-{method}") if out is None else out

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from integrators import GlobalBudget
 
 from ..nn import load_low_rank, low_rank_state_dict, save_lora, save_low_rank
-from ..plots import STYLE, WIDTH, column_figure, save_figure
+from ..plots import STYLE, WIDTH, column_figure, number_map, save_figure
 from ..runs import best, check_folder, identify, rate, tune, versions, write_atomically, write_json
 from . import files
 from .comparison import ENDS, FIRST
@@ -313,15 +313,12 @@ def _ranks(ranks: dict[str, int]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.8 + 0.17 * len(blocks)), layout="constrained")
         axes = figure.subplots()
-        image = axes.imshow(table, cmap="cividis", aspect="auto", origin="lower", vmin=0)
-        for (i, j), rank in np.ndenumerate(table):
-            if np.isfinite(rank):
-                color = "w" if rank < 0.55 * max(ranks.values()) else "k"
-                axes.text(j, i, f"{rank:.0f}", ha="center", va="center", fontsize=5.5, color=color)
+        texts = [[f"{rank:.0f}" if np.isfinite(rank) else "" for rank in row] for row in table]
+        dark = table < 0.55 * max(ranks.values())
+        image = number_map(axes, table, texts, dark, 5.5, cmap="cividis", origin="lower")
         axes.set(xticks=range(len(layers)), yticks=range(len(blocks)), yticklabels=blocks, ylabel="block")
         axes.set_xticklabels(layers, rotation=90)
         axes.tick_params(length=0)
-        axes.grid(visible=False)
         figure.colorbar(image, ax=axes, label="rank", aspect=35, pad=0.02)
     return figure
 

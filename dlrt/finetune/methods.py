@@ -24,7 +24,6 @@ from integrators import (
     LoRAPlus,
     Momentum,
     Muon,
-    Spectral,
     Tolerance,
     Truncation,
 )
@@ -111,7 +110,7 @@ def from_identity(model: torch.nn.Module) -> None:
         layer.unmerge()
 
 
-SPECTRAL = GeoLoRA(optimizer=Spectral(), truncation=FixedRank(1))  # a plan tells the rank
+SPECTRAL = GeoLoRA.spectral()  # a plan tells the rank or the budget
 WITH_ADAM = {name: replace(integrator, optimizer=Adam()) for name, integrator in INTEGRATORS.items()}
 UNBOUNDED = 2**31  # ranks that follow from tau alone, whatever the start, which is what some figures compare
 METHODS = {
@@ -146,7 +145,7 @@ METHODS = {
     "geolora-spectral-budget": Method(
         "GeoLoRA, spectral, budget",
         SPECTRAL,
-        lambda p: GlobalBudget(parameters=p.parameters, fisher=0.98),
+        lambda p: GeoLoRA.spectral(p.parameters).truncation,
         lambda p: max(1, p.total // p.layers),
     ),
     "peft-lora": Method("LoRA (PEFT)"),

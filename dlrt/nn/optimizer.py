@@ -423,6 +423,10 @@ class LowRankOptimizer(torch.optim.Optimizer):
             found += batches(integrator, members, options, apart)
         return found
 
+    def _others(self) -> list[torch.Tensor]:
+        """The parameters of the rest."""
+        return [] if self.rest is None else [p for group in self.rest.param_groups for p in group["params"]]
+
     def _basis_steps(self, active, options, closure) -> None:
         """A step of all layers; it begins anew, from the first backward pass, where some cannot stay in a stack."""
         apart: frozenset[str] = frozenset()
@@ -433,7 +437,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 if error.names <= apart:
                     raise
                 apart |= error.names
-            others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
+            others = self._others()
             kept = [p.grad for p in others]
             for p in others:
                 p.grad = None
@@ -451,7 +455,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 if not getattr(self.layers[name], factor).requires_grad:
                     raise ValueError(f"{factor} of layer {name} requires no gradient: freeze all three factors or none")
         states = {name: self._state(name) for name in active}
-        others = [p for group in self.rest.param_groups for p in group["params"]] if self.rest is not None else []
+        others = self._others()
         kept: list | None = None
         groups = self._batches(states, options, apart)
         try:

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from dlrt.finetune.data import Setting, load
-from dlrt.plots import WIDTH
+from dlrt.plots import WIDTH, number_map
 from dlrt.runs import Task
 
-from ..pictures import number_map
 from ..statements import finding, where
 from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, setting_of
 

@@ -21,10 +21,10 @@ from matplotlib.patches import Rectangle
 from dlrt.finetune.data import Setting, load
 from dlrt.finetune.loop import fine_tune
 from dlrt.finetune.methods import BLOCKS
-from dlrt.plots import WIDTH
+from dlrt.plots import WIDTH, number_map
 from dlrt.runs import Task, late_loss
 
-from ..pictures import band, number_map, shades
+from ..pictures import band, shades
 from ..statements import finding, where
 from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, deviation, setting_of
 

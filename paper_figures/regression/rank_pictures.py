@@ -7,7 +7,9 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..pictures import band, legend_above, look, number_map, shades
+from dlrt.plots import number_map
+
+from ..pictures import band, legend_above, look, shades
 from ..statements import grouped, where
 from .rank_experiments import NOISE_TOLERANCE, noise_of_iterate, steps_to_count
 

@@ -1,6 +1,6 @@
 """Aligned text: nothing is cut, wide tables are split."""
 
-from dlrt.layout import aligned
+from dlrt.layout import aligned, markdown_table
 
 
 def test_columns_that_do_not_fit_go_below():
@@ -31,3 +31,7 @@ def test_a_wide_cell_is_whole_and_missing_ones_are_empty():
     assert "x" * 50 in text and "y" * 50 in text and text.splitlines()[-1] == "z"
     assert aligned([{"only": "1"}]).splitlines()[-1] == "1"
     assert aligned([]).strip() == ""
+
+
+def test_markdown_table():
+    assert markdown_table([{"a": "1", "b": "2"}]) == ["| a | b |", "|---|---|", "| 1 | 2 |"]

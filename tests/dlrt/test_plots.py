@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib import rc_context, rcParams
+from matplotlib.figure import Figure
 
 import problems
 from dlrt import Case, plots, sweep
@@ -212,3 +213,11 @@ def test_a_problem_without_loss_and_reference(tmp_path):
     for draw in (plots.values_figure, plots.work_figure):
         with pytest.raises(ValueError, match="this problem has no reference solution"):
             draw(everything)
+
+
+def test_a_map_has_its_texts_in_white_on_dark_cells():
+    axes = Figure().subplots()
+    table = np.array([[0.1, np.nan], [0.9, 0.2]])
+    plots.number_map(axes, table, [["a", ""], ["b", "c"]], table < 0.15, 7, cmap="cividis")
+    found = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
+    assert found == {(0, 0): ("a", "white"), (0, 1): ("b", "black"), (1, 1): ("c", "black")}

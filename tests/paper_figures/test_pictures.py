@@ -1,11 +1,10 @@
 """One colour for each method, bands, maps with numbers."""
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from dlrt.plots import style
-from paper_figures.pictures import band, look, number_map, shades
+from paper_figures.pictures import band, look, shades
 
 
 @pytest.mark.parametrize("name", ["geolora", "geolora-budget", "geolora-coarse", "geolora-published"])
@@ -33,11 +32,3 @@ def test_a_band_has_the_colour_of_its_curve():
     band(axes, [0, 1], [1, 1], [2, 2], [3, 3], color="#ff0000")
     assert axes.lines[0].get_color() == "#ff0000"
     assert axes.collections[0].get_facecolor()[0].tolist() == [1, 0, 0, 0.15]
-
-
-def test_a_map_has_its_texts_in_white_on_dark_cells():
-    axes = Figure().subplots()
-    table = np.array([[0.1, np.nan], [0.9, 0.2]])
-    number_map(axes, table, [["a", ""], ["b", "c"]], table < 0.15, 7, cmap="cividis")
-    found = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
-    assert found == {(0, 0): ("a", "white"), (0, 1): ("b", "black"), (1, 1): ("c", "black")}

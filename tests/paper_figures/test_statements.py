@@ -1,6 +1,6 @@
 """Statements and the numbers in their words."""
 
-from paper_figures.statements import each, finding, grouped, markdown_table, median_text, range_text, spread, where
+from paper_figures.statements import each, finding, grouped, median_text, range_text, spread, where
 
 
 def test_finding_counts_what_held():
@@ -18,10 +18,6 @@ def test_runs_without_a_number_count_as_told():
     assert each(rows, "{x}", lambda r: False)["holds"] == 0
     assert each(rows, "{x}", lambda r: False, missing=True)["holds"] == 2
     assert each([], "{x.range}", lambda r: True) == finding("never", [])
-
-
-def test_markdown_table():
-    assert markdown_table([{"a": "1", "b": "2"}]) == ["| a | b |", "|---|---|", "| 1 | 2 |"]
 
 
 def test_numbers_that_are_not_there_are_left_out():
