@@ -240,6 +240,16 @@ def stochastic_burgers(*, size=64, dtype="float64"):
     return problems.stochastic_burgers(_rng(), size, size, min(4, (size - 1) // 2), dtype=_dtype(dtype))
 
 
+def klein_gordon(*, size=64, dtype="float64"):
+    """Klein-Gordon equation A'' = 0.1 (D A + A D) - A - A^3 for Y = diag(A, A'): of second order, energy is kept.
+
+    The size is that of Y, twice that of A.
+    """
+    if size % 2:
+        raise ValueError(f"size must be even, twice that of A, got {size}")
+    return problems.klein_gordon(size // 2, dtype=_dtype(dtype))
+
+
 PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -265,6 +275,7 @@ PROBLEMS: dict[str, Callable[..., problems.Problem]] = {
         plane_source,
         toggle_switch,
         stochastic_burgers,
+        klein_gordon,
     )
 }
 """Functions of keyword options (``size``, ``true_rank``, ``target``, ``batch_size``, ``dtype``); random data are drawn

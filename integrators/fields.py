@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .checks import check_instance, described
-from .linalg import concat, dagger, qr
+from .linalg import array_namespace, columns, concat, dagger, qr
 from .lowrank import LowRank, sum_of_two
 
 __all__ = ["PARTS", "Projections", "combine", "seen", "tangent"]
@@ -54,6 +54,65 @@ class Projections:
         """Those of the dense matrix F (..., m, n) at Y. Cost O(m n r)."""
         K = F @ Y.V
         return cls(K, dagger(F) @ Y.U, dagger(Y.U) @ K)
+
+
+def parts_of(f: Any) -> tuple:
+    """The fields whose sum a field declares to be by its attribute ``parts``; itself without."""
+    return getattr(f, "parts", None) or (f,)
+
+
+class Block:
+    """A block on the diagonal of a block diagonal matrix, as a matrix of low rank of its own.
+
+    Parameters
+    ----------
+    Y : LowRank
+        U, S and V are block diagonal too.
+    rows, columns : slice
+        Where the block is.
+
+    Raises
+    ------
+    ValueError
+        The bases are not block diagonal.
+    """
+
+    def __init__(self, Y: LowRank, rows: slice, columns: slice):
+        self.Y, self.rows, self.columns = Y, rows, columns
+        self.left, self.right = _used(Y.U, rows), _used(Y.V, columns)
+
+    def alone(self) -> LowRank:
+        """The block (m, n)."""
+        U, S, V = self.Y
+        return LowRank(U[self.rows, self.left], S[self.left, self.right], V[self.columns, self.right])
+
+    def within(self, Z: LowRank) -> LowRank:
+        """The whole matrix with Z in the place of the block."""
+        U = _replaced(self.Y.U, self.rows, self.left, Z.U)
+        S = _replaced(self.Y.S, self.left, self.right, Z.S)
+        return LowRank(U, S, _replaced(self.Y.V, self.columns, self.right, Z.V))
+
+    def seen(self, f: Any, part: str) -> Projections:
+        """A field through the bases of the block, the parts that a request names (all three: "")."""
+        places = {"K": (self.rows, self.right), "L": (self.columns, self.left), "S": (self.left, self.right)}
+        return Projections(**{name: getattr(f, name)[places[name]] for name in part or places})
+
+
+def _used(X: Array, rows: slice) -> slice:
+    """The columns of a block diagonal orthonormal basis that belong to some rows."""
+    xp = array_namespace(X)
+    where = [j for j, used in enumerate(columns(X[rows, :])) if used]
+    used = slice(where[0], where[-1] + 1) if where else slice(0, 0)
+    elsewhere = concat(X[: rows.start, used], X[rows.stop :, used], axis=-2)
+    if xp.any(elsewhere != 0):
+        raise ValueError("Y must have block diagonal bases, as those of the problem's initial(rank, rng) are")
+    return used
+
+
+def _replaced(X: Array, rows: slice, columns: slice, Z: Array) -> Array:
+    """X with Z in some rows and columns."""
+    left, middle, right = X[:, : columns.start], X[:, columns], X[:, columns.stop :]
+    return concat(left, concat(middle[: rows.start], Z, middle[rows.stop :], axis=-2), right)
 
 
 def tangent(Y: LowRank, f: Any) -> LowRank:

@@ -65,7 +65,8 @@ class Integrator:
 
     A field may know more: exact sub-flows (:class:`~integrators.Exact`), a linear part (``f.linear_part(part)``, see
     :class:`~integrators.Exponential`), rows and columns (``f.rows(p)``, ``f.columns(q)``, see
-    :class:`~integrators.PRKDEIM`). A method that asks for these does without where they are unknown, or says so.
+    :class:`~integrators.PRKDEIM`), parts whose sum it is (``f.parts``, see :class:`~integrators.ProjectorSplitting`).
+    A method that asks for these does without where they are unknown, or says so.
 
     Who answers differs: :meth:`step` asks a function; a network answers for all its layers at once.
 

@@ -7,6 +7,7 @@ from .fields import DenseField, Field, LinearField, NonlinearField, OperatorFiel
 from .fokker_planck import FokkerPlanck, fokker_planck
 from .function import FunctionProblem, from_function
 from .given_solution import GivenSolution, given_solution
+from .klein_gordon import KleinGordon, klein_gordon
 from .least_squares import LinearLeastSquares
 from .linear_part import LinearPart
 from .manufactured import Manufactured, manufactured
@@ -17,6 +18,7 @@ from .regression import MatrixRegression
 from .riccati import Riccati, riccati
 from .rotating import Rotating, rotating
 from .schroedinger import Schroedinger, schroedinger
+from .second_order import SecondOrder
 from .stochastic_burgers import StochasticBurgers, stochastic_burgers
 from .sylvester import Sylvester, lyapunov
 from .targets import load_target, synthetic
@@ -25,10 +27,11 @@ from .vlasov import Vlasov, landau, two_stream
 
 __all__ = [
     "AllenCahn", "DenseField", "Field", "FiniteSum", "FokkerPlanck", "FunctionProblem", "GivenSolution",
-    "LinearField", "LinearLeastSquares", "LinearPart", "LinearTerms", "LossProblem", "Manufactured", "MatrixCompletion",
-    "MatrixRegression", "NonlinearField", "NonlinearSchroedinger", "OperatorField", "Problem", "RadiativeTransfer",
-    "Riccati", "Rotating", "Schroedinger", "StochasticBurgers", "Sylvester", "Vlasov", "allen_cahn",
-    "anisotropic_diffusion", "completion", "fokker_planck", "from_function", "given_solution", "landau",
-    "load_target", "lyapunov", "manufactured", "nonlinear_schroedinger", "plane_source", "riccati", "rotating",
-    "schroedinger", "solid_body_rotation", "stochastic_burgers", "synthetic", "toggle_switch", "two_stream",
+    "KleinGordon", "LinearField", "LinearLeastSquares", "LinearPart", "LinearTerms", "LossProblem", "Manufactured",
+    "MatrixCompletion", "MatrixRegression", "NonlinearField", "NonlinearSchroedinger", "OperatorField", "Problem",
+    "RadiativeTransfer", "Riccati", "Rotating", "Schroedinger", "SecondOrder", "StochasticBurgers", "Sylvester",
+    "Vlasov", "allen_cahn", "anisotropic_diffusion", "completion", "fokker_planck", "from_function",
+    "given_solution", "klein_gordon", "landau", "load_target", "lyapunov", "manufactured",
+    "nonlinear_schroedinger", "plane_source", "riccati", "rotating", "schroedinger", "solid_body_rotation",
+    "stochastic_burgers", "synthetic", "toggle_switch", "two_stream",
 ]  # fmt: skip

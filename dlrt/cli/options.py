@@ -39,8 +39,8 @@ Substep = Annotated[
         help="How K, L and S are advanced: euler, heun, rk4, exact (where the problem knows the solution), or "
         "exponential or implicit (in a linear part that the problem declares, else euler). "
         "Default: exact for stiff equations and those with cross terms, rk4 for nonlinear-schroedinger, "
-        "landau-damping, two-stream, plane-source and stochastic-burgers, else euler, or heun for methods of "
-        "order 2. For methods that split a step into those of K, L and S."
+        "landau-damping, two-stream, plane-source and stochastic-burgers, heun for klein-gordon, else euler, or heun "
+        "for methods of order 2. For methods that split a step into those of K, L and S."
     ),
 ]
 Optimizer = Annotated[str | None, of_methods(help="sgd, momentum or adam; all methods. Default: their own.")]
@@ -55,8 +55,8 @@ Size = Annotated[
     int | None,
     of_problem(
         help="Rows and columns; all problems unless a target is given. "
-        "Default: 100, but allen-cahn, anisotropic-diffusion, solid-body-rotation and stochastic-burgers 64, "
-        "toggle-switch 51, given-solution 30, landau-damping and two-stream 16, manufactured 7."
+        "Default: 100, but allen-cahn, anisotropic-diffusion, solid-body-rotation, stochastic-burgers and klein-gordon "
+        "64, toggle-switch 51, given-solution 30, landau-damping and two-stream 16, manufactured 7."
     ),
 ]
 TrueRank = Annotated[

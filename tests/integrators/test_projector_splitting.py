@@ -8,7 +8,7 @@ import scipy.linalg
 
 from dlrt.testing import Contract, eps, one_step, rng
 from integrators import Exact, Heun, LowRank, ProjectorSplitting
-from problems import Sylvester, lyapunov
+from problems import DenseField, OperatorField, Sylvester, klein_gordon, lyapunov
 
 EPS = 1e-13  # some hundred eps, for matrices of norm about 10
 
@@ -90,3 +90,80 @@ def test_strang_is_a_composition_of_lie_and_its_adjoint(problem, Y):
     expected = problem.field(0.0, Z).flow_K(h / 2) @ V1.T
     strang = one_step(ProjectorSplitting(order=2, substep=Exact()), problem, Y, h).state.Y
     assert np.linalg.norm(strang.full() - expected) <= 10 * EPS
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_at_full_rank_an_equation_of_second_order_is_solved_by_the_dense_schemes(order):
+    """Symplectic Euler, and the leapfrog scheme drift, kick, drift: with all ranks full nothing is projected."""
+    n, h, problem = 10, 0.1, klein_gordon(10)
+    method = ProjectorSplitting(order=order)
+    state = method.init(problem.initial(2 * n, rng(0)))
+    A, B = problem.position, problem.velocity
+    for k in range(10):
+        step = method.step(problem.field, k * h, state, h)
+        state = step.state
+        if order == 1:
+            A = A + h * B
+            B = B + h * problem.dense_force(A)
+        else:
+            A = A + h / 2 * B
+            B = B + h * problem.dense_force(A)
+            A = A + h / 2 * B
+    assert step.evaluations == {1: 2 * 3, 2: 3 * 5}[order]
+    exact = np.block([[A, np.zeros((n, n))], [np.zeros((n, n)), B]])
+    assert np.linalg.norm(state.Y.full() - exact) <= EPS
+
+
+def test_position_and_velocity_are_matrices_of_their_own():
+    """Of low rank: the steps of a projector splitting of A with the field B, of B with f(A), and of A again."""
+    n, h, problem = 12, 0.1, klein_gordon(12)
+    method = ProjectorSplitting(order=2)
+    A, B = (LowRank.random((n, n), r, rng(r)) for r in (4, 3))
+    state = method.init(LowRank(*(scipy.linalg.block_diag(*X) for X in zip(A, B, strict=True))))
+    for k in range(10):
+        state = method.step(problem.field, k * h, state, h).state
+        for matrix, length in (("A", h / 2), ("B", h), ("A", h / 2)):
+            if matrix == "A":
+                D = B.full()
+                A = method.step(lambda t, Y, D=D: DenseField(Y, D), 0.0, method.init(A), length).state.Y
+            else:
+                D = problem.dense_force(A.full())
+                B = method.step(lambda t, Y, D=D: DenseField(Y, D), 0.0, method.init(B), length).state.Y
+    assert not state.Y.full()[:n, n:].any() and not state.Y.full()[n:, :n].any()
+    assert (problem.position_of(state.Y).rank, problem.velocity_of(state.Y).rank) == (A.rank, B.rank) == (4, 3)
+    assert np.linalg.norm(problem.position_of(state.Y).full() - A.full()) <= EPS
+    assert np.linalg.norm(problem.velocity_of(state.Y).full() - B.full()) <= EPS
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_parts_without_blocks_are_flows_of_the_whole_matrix(problem, Y, order):
+    """F = 0.3 F + 0.7 F, one after the other, or there and back."""
+    method, h = ProjectorSplitting(order=order, substep=Heun()), 0.1
+
+    def part(share):
+        def field(t, X):
+            F = problem.field(t, X)
+            return OperatorField(X, lambda Z: share * F.apply(Z), lambda Z: share * F.apply_H(Z))
+
+        return field
+
+    class Sum(OperatorField):
+        @property
+        def parts(self):
+            return part(0.3)(0.0, self.point), part(0.7)(0.0, self.point)
+
+    whole = method.step(lambda t, X: Sum(X, None, None), 0.0, method.init(Y), h).state.Y
+    state = method.init(Y)
+    for share, length in {1: [(0.3, h), (0.7, h)], 2: [(0.3, h / 2), (0.7, h), (0.3, h / 2)]}[order]:
+        state = method.step(part(share), 0.0, state, length).state
+    assert np.linalg.norm(whole.full() - state.Y.full()) <= EPS
+
+
+def test_bases_that_mix_the_blocks_are_refused():
+    problem = klein_gordon(6)
+    method = ProjectorSplitting()
+    state = method.init(LowRank.random((12, 12), 4, rng(1)))
+    with pytest.raises(
+        ValueError, match=r"Y must have block diagonal bases, as those of the problem's initial\(rank, rng"
+    ):
+        method.step(problem.field, 0.0, state, 0.1)

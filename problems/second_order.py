@@ -1,0 +1,196 @@
+"""Equations of second order, as equations of first order for a block diagonal matrix of position and velocity."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from integrators.checks import check_matrix, check_rank
+from integrators.linalg import in_double
+from integrators.lowrank import LowRank
+
+from .fields import Array, Field, OperatorField
+from .numerical import NumericallySolved
+from .problem import Autonomous, best_approximation, check_real_point
+
+
+@dataclass(frozen=True, eq=False)
+class SecondOrder(Autonomous, NumericallySolved):
+    """Equation ``A'' = f(A)`` of second order for a real A (m, n), by a matrix that holds A and its derivative.
+
+    The point is ``Y = diag(A, B)`` (2 m, 2 n), and ``Y' = diag(B, f(A))``. U, S and V of a block diagonal matrix can be
+    block diagonal too, A and B having ranks of their own. The field declares two parts, ``diag(B, 0)`` and
+    ``diag(0, f(A))``: along the flow of each the field is constant. `integrators.ProjectorSplitting` splits between
+    them, and its bases stay block diagonal; all other methods see the sum.
+
+    A subclass gives `force` and `dense_force`. The reference is numerical. Points are numpy arrays.
+
+    Parameters
+    ----------
+    position, velocity : numpy arrays (m, n)
+        A(0) and A'(0), real.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are not real matrices of the same shape.
+    """
+
+    position: np.ndarray
+    velocity: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("position", "velocity"):
+            check_matrix(name, getattr(self, name))
+        if self.position.shape != self.velocity.shape or np.iscomplexobj(self.like):
+            raise ValueError(
+                f"position and velocity must be real and have the same shape, got {self.like.dtype} of shapes "
+                f"{self.position.shape} and {self.velocity.shape}"
+            )
+
+    @abstractmethod
+    def force(self, A: LowRank) -> Field:
+        """f(A); the bases of A need not be orthonormal."""
+
+    @abstractmethod
+    def dense_force(self, A: np.ndarray) -> np.ndarray:
+        """f(A) of a dense matrix (m, n) in double precision."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        m, n = self.position.shape
+        return 2 * m, 2 * n
+
+    @property
+    def like(self) -> Array:
+        return np.empty(0, np.result_type(self.position, self.velocity))
+
+    def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
+        """Best approximation of Y(0) in block diagonal bases.
+
+        Directions beyond the numerical ranks of A(0) and A'(0) have singular values zero, and make the ranks of the two
+        as equal as they can be.
+        """
+        rank = check_rank(rank, self.shape)
+        most = min(self.position.shape)
+        values = [np.where(s > most * np.finfo(self.dtype).eps * s[0], s, 0) for _, s, _ in self._svds]
+        order = np.argsort(-np.concatenate(values), kind="stable")[:rank]
+        kept = int(np.sum(order < most)), int(np.sum(order >= most))
+        ranks = [min(k, int(np.count_nonzero(s))) for k, s in zip(kept, values, strict=True)]
+        while sum(ranks) < rank:
+            ranks[ranks[0] > ranks[1]] += 1
+        blocks = [
+            best_approximation(P[:, :k] * s[:k], Q_H[:k].T, r, rng, self.like) if r else None
+            for (P, _, Q_H), s, r in zip(self._svds, values, ranks, strict=True)
+            for k in [max(1, np.count_nonzero(s))]
+        ]
+        factors = [
+            _diagonal(*(np.zeros((size, 0)) if Y is None else getattr(Y, X) for Y in blocks))
+            for X, size in (("U", self.position.shape[0]), ("S", 0), ("V", self.position.shape[1]))
+        ]
+        return LowRank(*(X.astype(self.dtype, copy=False) for X in factors))
+
+    @cached_property
+    def _svds(self) -> list[Any]:
+        return [np.linalg.svd(in_double(X), full_matrices=False) for X in (self.position, self.velocity)]
+
+    def field(self, t: float, Y: LowRank) -> Field:
+        """``diag(B, f(A))``, independent of t.
+
+        Raises
+        ------
+        TypeError
+            The point is complex.
+        """
+        check_real_point(Y)
+        return SecondOrderField(Y, self)
+
+    def position_of(self, Y: LowRank) -> LowRank:
+        """A (m, n), the upper block of a point; its bases are not orthonormal."""
+        m, n = self.position.shape
+        return _without_zeros(Y.U[:m], Y.S, Y.V[:n])
+
+    def velocity_of(self, Y: LowRank) -> LowRank:
+        """B (m, n), the lower block of a point; its bases are not orthonormal."""
+        m, n = self.position.shape
+        return _without_zeros(Y.U[m:], Y.S, Y.V[n:])
+
+    def start_matrix(self) -> np.ndarray:
+        return _diagonal(in_double(self.position), in_double(self.velocity))
+
+    def rate(self, t: float, W: np.ndarray) -> np.ndarray:
+        m, n = self.position.shape
+        return _diagonal(W[m:, n:], self.dense_force(W[:m, :n]))
+
+
+@dataclass(frozen=True, eq=False)
+class SecondOrderField(Field):
+    """The field of `SecondOrder`: the sum of ``diag(B, 0)`` and ``diag(0, f(A))``.
+
+    Parameters
+    ----------
+    point : LowRank
+        Y, of real numpy arrays.
+    problem : SecondOrder
+    """
+
+    problem: SecondOrder
+
+    @cached_property
+    def parts(self) -> tuple[Field, Field]:
+        """The two fields."""
+        B, A = self.problem.velocity_of(self.point), self.problem.position_of(self.point)
+        f = self.problem.force(A)
+        return (
+            self._block(0, lambda X: B.K @ (B.V.T @ X), lambda X: B.V @ (B.K.T @ X)),
+            self._block(1, f.apply, f.apply_H),
+        )
+
+    def _block(self, i: int, product: Callable, product_H: Callable) -> Field:
+        """``diag(F, 0)`` (i = 0) or ``diag(0, F)`` (i = 1) by the products with F."""
+
+        m, n = self.problem.position.shape
+        rows, columns = slice(i * m, (i + 1) * m), slice(i * n, (i + 1) * n)
+
+        def alone(function: Callable, X: Array) -> Array:
+            FX = function(np.split(X, 2)[i])
+            return np.concatenate((FX, np.zeros_like(FX)) if i == 0 else (np.zeros_like(FX), FX))
+
+        return PartField(self.point, lambda X: alone(product, X), lambda X: alone(product_H, X), (rows, columns))
+
+    def apply(self, X: Array) -> Array:
+        return sum(part.apply(X) for part in self.parts)
+
+    def apply_H(self, X: Array) -> Array:
+        return sum(part.apply_H(X) for part in self.parts)
+
+
+@dataclass(frozen=True, eq=False)
+class PartField(OperatorField):
+    """A field that changes one block alone, at ``block = (rows, columns)``, two slices.
+
+    Parameters
+    ----------
+    point, product, product_H
+        As of `OperatorField`.
+    block : pair of slices
+    """
+
+    block: tuple[slice, slice]
+
+
+def _diagonal(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """diag(A, B)."""
+    (m, n), (p, q) = A.shape, B.shape
+    return np.block([[A, np.zeros((m, q))], [np.zeros((p, n)), B]])
+
+
+def _without_zeros(U: np.ndarray, S: np.ndarray, V: np.ndarray) -> LowRank:
+    """U S V^T without the columns of U and V that are zero, as those of the other block are."""
+    left, right = U.any(axis=0), V.any(axis=0)
+    return LowRank(U[:, left], S[left][:, right], V[:, right])
