@@ -29,7 +29,7 @@ from integrators.checks import check_instance, check_integer, check_number
 from ..nn import LowRankDelta, LowRankOptimizer
 from ..nn.export import PREFIX, of_peft, write_lora
 from ..nn.maps import LinearMap, is_plain, map_of
-from ..nn.model import UNNAMED, check_untied, close_fast_paths
+from ..nn.model import UNNAMED, check_untied, close_fast_paths, unwrapped
 from .methods import METHODS, WITH_ADAM, Method, Plan
 
 __all__ = [
@@ -420,7 +420,7 @@ def integrator_of(model: Any, steps: int | None = None) -> Integrator:
     Parameters
     ----------
     model : Module
-        Of `get_peft_model`, or a model of transformers after ``add_adapter``.
+        Of `get_peft_model`, or a model of transformers after ``add_adapter``; in wrappers of torch too.
     steps : int, optional
         Number of steps, which the schedule of ``"adalora"`` needs.
 
@@ -431,6 +431,7 @@ def integrator_of(model: Any, steps: int | None = None) -> Integrator:
         is too small for one direction of each layer.
     """
     names = _active(model)
+    model = unwrapped(model)
     configs = [model.peft_config[name] for name in names]
     first = configs[0]
     if any((c.method, c.tau) != (first.method, first.tau) for c in configs):
@@ -479,6 +480,7 @@ def hotswap_adapter(model: Any, folder: str | os.PathLike, adapter_name: str = "
         The adapter is merged, or there is none; the folder holds another type of adapter, or one of other layers.
         Nothing is changed then.
     """
+    model = unwrapped(model)
     layers = dict(_layers(model, adapter_name))
     if not layers:
         raise ValueError(f"model has no GeoLoRA adapter {adapter_name!r}")
@@ -517,6 +519,7 @@ def save_lora(model: Any, folder: str | os.PathLike, adapter_name: str = "defaul
     ValueError
         There is no such adapter; a layer has no counterpart in PEFT's LoRA; biases are trained.
     """
+    model = unwrapped(model)
     layers = dict(_layers(model, adapter_name))
     if not layers:
         raise ValueError(f"model has no GeoLoRA adapter {adapter_name!r}")

@@ -77,9 +77,9 @@ TRAINED: list[type[TrainedLayer]] = [
 ]
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Names under which torch's wrappers hold a module, whatever their type."""
-UNNAMED: dict[type, tuple[str, ...]] = dict.fromkeys(
-    (DataParallel, DistributedDataParallel, AveragedModel), ("module",)
-)
+HOLDERS = (DataParallel, DistributedDataParallel, AveragedModel)
+"""Types of torch that hold a model as their ``module``."""
+UNNAMED: dict[type, tuple[str, ...]] = dict.fromkeys(HOLDERS, ("module",))
 """Children that are no part of a plain name, by the type of the module that holds them."""
 
 
@@ -105,6 +105,14 @@ def plain_name(model, path: str) -> str:
             parts.append(part)
         module = getattr(module, part, None)
     return ".".join(parts)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of torch's wrappers."""
+    for name in (*WRAPPERS, *(["module"] if isinstance(model, HOLDERS) else [])):
+        if name in model._modules:
+            return unwrapped(getattr(model, name))
+    return model
 
 
 def adapt(

@@ -666,6 +666,21 @@ def test_save_lora(tmp_path):
         save_lora(model, tmp_path, "other")
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrappers_are_seen_through(wrap, tmp_path):
+    model, other = build(), build()
+    shake(model)
+    wrapped = wrap(model)
+    assert integrator_of(wrapped) == integrator_of(model)
+    assert make_optimizer(wrapped, lr=0.1).integrator == integrator_of(model)
+    save_lora(wrapped, tmp_path / "lora")
+    lora = PeftModel.from_pretrained(Network(), tmp_path / "lora").eval()
+    torch.testing.assert_close(lora(INDEX), model(INDEX), rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path / "own")
+    hotswap_adapter(wrap(other), tmp_path / "own")
+    torch.testing.assert_close(other(INDEX), model(INDEX), rtol=1e-5, atol=1e-6)
+
+
 def test_conversion_by_peft(tmp_path):
     """PEFT's own, of linear layers: all singular values of a matrix of rank 3 are 3."""
     model = shake(build(target_modules=["blocks.0.0", "key", "gpt"]))
