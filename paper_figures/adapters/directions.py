@@ -1,7 +1,8 @@
 """Where directions limit: all methods on a small ViT that must learn changed pictures, at three numbers of parameters.
 
-Rates and weight decays are tuned alike, by the validation loss over seeds that are used for nothing else. Everything
-was chosen on pictures that are turned and inverted; those with shuffled patches are for confirmation.
+Rates and weight decays are tuned alike, for each method and size, by the mean validation loss over seeds that are used
+for nothing else. Everything was chosen on pictures that are turned and inverted; those with shuffled patches are for
+confirmation.
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ COMPARED = (
 """Methods of ``METHODS``, in the order of the table."""
 OURS, RIVALS = "geolora-spectral-budget", ("lora", "lora-muon", "lora-factor-muon")
 AT_ALL_SIZES = ("lora", OURS)
-CONFIRMED, LONGER = ("full", "lora", "lora-factor-muon", "lora-muon", "geolora-spectral", OURS), ("full", "lora", OURS)
+CONFIRMED = ("full", "lora", "lora-factor-muon", "lora-muon", "geolora-spectral", OURS)
+LONGER = ("full", "lora", "lora-factor-muon", "lora-muon", OURS)
 """Methods that are run with fewer parameters too, on the second task too, and for a longer time too."""
 RANKS = {"equal": 4, "three quarters": 3, "half": 2}
 """Ranks of the adapters, of a budget on average, by how many parameters they have."""
-LONG = 3
-"""Times as many steps, to see whether training has converged."""
-TUNING, SEEDS, LONG_SEEDS = 100, tuple(range(5)), tuple(range(3))
-"""Seeds of the tuning, of the results, and of longer runs."""
-FIRST, ENDS = (-6, -5, -4, -3), (-11, 1)
+LONG, LONGEST = 3, 9
+"""Times as many steps: for results of longer runs, and to see whether full fine-tuning has converged by then."""
+TUNING, SEEDS, LONGEST_SEEDS = (100, 101, 102), tuple(range(5)), (0, 1)
+"""Seeds of the tuning, of the results, and of the longest runs."""
+FIRST, ENDS = (-6, -5, -4), (-11, 1)
 """Half decades of the rate: those tried first, and the smallest and the largest ever tried."""
-DECAYS = (0.1,)
-"""Weight decays tried besides none, at the rate that is best without."""
+DECAYS = (0.1, 1.0)
+"""Weight decays tried besides none, at the rate that is best without: the next one where one has paid."""
 ROUNDS = 40
 """Timed steps of each method."""
 QUICK = Pretraining(width=16, blocks=2, heads=2, steps=4, batch=16)
@@ -72,73 +74,72 @@ class Study:
         tasks: list[Task] = [(fine_tune, {"setting": setting, **given}) for given in arguments]
         return run_tasks(tasks, journal=self.journal, jobs=self.jobs, progress=self.progress)
 
-    def trials(self, wanted: Iterable[tuple[str, float, float]], steps: int = 1) -> list[dict]:
-        """Runs by method, rate and weight decay, with the seed of the tuning; no test data are looked at."""
+    def trials(self, wanted: Iterable[tuple[tuple[str, str], float, float]], steps: int = 1) -> list[dict]:
+        """Means over the seeds of the tuning, by method and size, rate, and decay; no test data are looked at."""
+        seeds = TUNING[:1] if self.quick else TUNING
         given = [
-            {"method": m, "lr": lr, "weight_decay": decay, "rank": RANKS["equal"], "seed": TUNING}
-            for m, lr, decay in wanted
+            {"method": m, "lr": lr, "weight_decay": decay, "rank": RANKS[size], "seed": seed}
+            for (m, size), lr, decay in wanted
+            for seed in seeds
         ]
-        return self.run(given, steps, test=1)
+        records = self.run(given, steps, test=1)
+        return [_mean(records[i : i + len(seeds)]) for i in range(0, len(records), len(seeds))]
 
-    def tuned(self) -> list[dict]:
-        """Each method with its best rate, its best weight decay at that rate, and all that was tried."""
+    def tuned(self, sizes: Callable[[str], Iterable[str]]) -> list[dict]:
+        """Each method and size with its best rate, its best weight decay at that rate, and all that was tried."""
         first, ends = (FIRST[1:2], (FIRST[1], FIRST[1])) if self.quick else (FIRST, ENDS)
+        keys = [(m, size) for m in self.methods for size in sizes(m)]
         tried = tune(
-            self.methods, lambda ks: self.trials((m, rate(k), 0.0) for m, k in ks), first=first, ends=ends, score=_score
+            keys, lambda ks: self.trials((key, rate(k), 0.0) for key, k in ks), first=first, ends=ends, score=_score
         )
-        ks = {m: best(tried[m], _score) for m in self.methods}
-        wanted = [(m, rate(ks[m]), decay) for m in self.methods for decay in DECAYS]
-        decayed = dict(zip(wanted, self.trials(wanted), strict=True))
-        rows = []
-        for m, k in ks.items():
-            at = {0.0: tried[m][k]} | {decay: decayed[m, rate(k), decay] for decay in DECAYS}
-            scores = {decay: _finished_score(record) for decay, record in at.items()}
-            rows.append(
-                {
-                    "method": m,
-                    "label": METHODS[m].label,
-                    "lr": rate(k),
-                    "weight_decay": max(scores, key=scores.__getitem__),
-                    "rates": [[rate(k), *_numbers(record)] for k, record in sorted(tried[m].items())],
-                    "decays": [[decay, *_numbers(record)] for decay, record in at.items()],
-                }
-            )
-        return rows
+        rates = {key: rate(best(tried[key], _score)) for key in keys}
+        decays = {key: {0.0: tried[key][best(tried[key], _score)]} for key in keys}
+        for decay in DECAYS:
+            paid = [key for key in keys if _best_decay(decays[key]) == max(decays[key])]
+            found = self.trials((key, rates[key], decay) for key in paid)
+            for key, record in zip(paid, found, strict=True):
+                decays[key][decay] = record
+        return [
+            {
+                "method": m,
+                "label": METHODS[m].label,
+                "size": size,
+                "lr": rates[m, size],
+                "weight_decay": _best_decay(decays[m, size]),
+                "rates": [[rate(k), *_numbers(record)] for k, record in sorted(tried[m, size].items())],
+                "decays": [[decay, *_numbers(record)] for decay, record in decays[m, size].items()],
+            }
+            for m, size in keys
+        ]
 
-    def results(
-        self, tuned: Iterable[dict], sizes: Callable[[str], Iterable[str]], seeds, steps: int = 1
-    ) -> list[dict]:
-        """A row for each method and number of parameters, with paired differences to the rivals."""
+    def results(self, tuned: list[dict], seeds, steps: int = 1) -> list[dict]:
+        """A row for each method and size, with paired differences to the rivals."""
         seeds = seeds[:2] if self.quick else seeds
-        wanted = [(row, size) for row in tuned for size in sizes(row["method"])]
         given = [
-            {key: row[key] for key in ("method", "lr", "weight_decay")} | {"rank": RANKS[size], "seed": seed}
-            for row, size in wanted
+            {key: row[key] for key in ("method", "lr", "weight_decay")} | {"rank": RANKS[row["size"]], "seed": seed}
+            for row in tuned
             for seed in seeds
         ]
         runs = iter(self.run(given, steps))
-        found = {(row["method"], size): [next(runs) for _ in seeds] for row, size in wanted}
+        found = {(row["method"], row["size"]): [next(runs) for _ in seeds] for row in tuned}
         rivals = {m: found[m, "equal"] for m in RIVALS if (m, "equal") in found}
-        against = {
-            key: {m: paired(group, rival, self.setting.test) for m, rival in rivals.items()}
-            for key, group in found.items()
-        }
         return [
-            {"lr": row["lr"], **_row(row["method"], size, found[row["method"], size])}
-            | {"against": against[row["method"], size]}
-            for row, size in wanted
+            {key: row[key] for key in ("lr", "weight_decay")}
+            | _row(row["method"], row["size"], group)
+            | {"against": {m: paired(group, rival, self.setting.test) for m, rival in rivals.items()}}
+            for row, group in zip(tuned, found.values(), strict=True)
         ]
 
     def longer(self, tuned: list[dict]) -> list[dict]:
-        """Results of longer runs, at the same rate or half a decade below, whichever is better on validation data."""
-        rows = [row for row in tuned if row["method"] in LONGER]
-        ks = {row["method"]: round(2 * math.log10(row["lr"])) for row in rows}
-        decays = {row["method"]: row["weight_decay"] for row in rows}
-        wanted = [(m, i) for m, k in ks.items() for i in ((k,) if self.quick else (k - 1, k))]
-        tried = dict(zip(wanted, self.trials(((m, rate(i), decays[m]) for m, i in wanted), LONG), strict=True))
-        chosen = {m: best({i: record for (n, i), record in tried.items() if n == m}, _score) for m in ks}
-        again = [row | {"lr": rate(chosen[row["method"]])} for row in rows]
-        return self.results(again, lambda method: ("equal",), LONG_SEEDS, LONG)
+        """Tuning for longer runs: the same rate or half a decade below, whichever is better on validation data."""
+        rows = [row for row in tuned if row["method"] in LONGER and row["size"] == "equal"]
+        lower = () if self.quick else (-1,)
+        wanted = [(row, round(2 * math.log10(row["lr"])) + i) for row in rows for i in (*lower, 0)]
+        given = [((row["method"], row["size"]), rate(k), row["weight_decay"]) for row, k in wanted]
+        tried: dict[str, dict[int, dict]] = {row["method"]: {} for row in rows}
+        for (row, k), record in zip(wanted, self.trials(given, LONG), strict=True):
+            tried[row["method"]][k] = record
+        return [row | {"lr": rate(best(tried[row["method"]], _score))} for row in rows]
 
 
 def compute(runs, quick: bool) -> dict:
@@ -152,14 +153,15 @@ def compute(runs, quick: bool) -> dict:
         setting = replace(CHANGED[name], model=str(folder) if quick else None, **small)
         journal = runs.out / f"{name}-{weights}.jsonl"
         study = studies[name] = Study(setting, methods, journal, runs.jobs, runs.progress, quick)
-        tuned = study.tuned()
-        results = study.results(tuned, lambda method: RANKS if method in AT_ALL_SIZES else ("equal",), SEEDS)
-        tasks[name] = {"tuned": tuned, "results": results}
-    first = tasks["turned"]
-    first["longer"] = studies["turned"].longer(first["tuned"])
+        tuned = study.tuned(lambda method: RANKS if method in AT_ALL_SIZES else ("equal",))
+        tasks[name] = {"tuned": tuned, "results": study.results(tuned, SEEDS)}
+    first, study = tasks["turned"], studies["turned"]
+    longer = study.longer(first["tuned"])
+    first["longer"] = study.results(longer, SEEDS, LONG)
+    first["longest"] = study.results(where(longer, method="full"), LONGEST_SEEDS, LONGEST)
     seconds = times(
-        studies["turned"].setting, first["tuned"], rounds=1 if quick else ROUNDS, journal=runs.out / "times.jsonl",
-        rank=RANKS["equal"],
+        study.setting, where(first["tuned"], size="equal"), rounds=1 if quick else ROUNDS,
+        journal=runs.out / "times.jsonl", rank=RANKS["equal"],
     )  # fmt: skip
     return {
         "title": "Small ViT, changed pictures of Fashion-MNIST",
@@ -181,8 +183,22 @@ def _score(record: dict) -> float:
     return -record["validation_loss"]
 
 
-def _finished_score(record: dict) -> float:
-    return _score(record) if record["status"] == "finished" else -math.inf
+def _best_decay(records: dict[float, dict]) -> float:
+    return max(records, key=lambda decay: _score(records[decay]) if _finished(records[decay]) else -math.inf)
+
+
+def _finished(record: dict) -> bool:
+    return record["status"] == "finished"
+
+
+def _mean(records: list[dict]) -> dict:
+    """Loss and accuracy on validation data, averaged over seeds that have all finished."""
+    for record in records:
+        if not _finished(record):
+            return record
+    return {"status": "finished"} | {
+        key: float(np.mean([record[key] for record in records])) for key in ("validation_loss", "validation")
+    }
 
 
 def _numbers(record: dict) -> list:
@@ -192,7 +208,7 @@ def _numbers(record: dict) -> list:
 
 def _row(method: str, size: str, runs: list[dict]) -> dict:
     """Means over seeds of a method at a size, and the runs."""
-    done = [run for run in runs if run["status"] == "finished"]
+    done = [run for run in runs if _finished(run)]
     return {
         "method": method,
         "label": METHODS[method].label,
@@ -215,7 +231,7 @@ def paired(runs: list[dict], others: list[dict], tested: int) -> dict | None:
     over seeds of whether the class was found is compared, so that examples are drawn anew, not seeds. None where a run
     has diverged.
     """
-    if any(run["status"] != "finished" for run in [*runs, *others]):
+    if not all(map(_finished, [*runs, *others])):
         return None
     right, other = (np.array([examples(run["right"], tested) for run in group], float) for group in (runs, others))
     by_seed, by_example = (right - other).mean(1), (right - other).mean(0)
@@ -227,9 +243,11 @@ def paired(runs: list[dict], others: list[dict], tested: int) -> dict | None:
 
 
 def standard_error(task: dict) -> float | None:
-    """Of the validation loss of a run: its deviation over the seeds of the results, pooled over the methods."""
+    """Of a mean validation loss of the tuning, from the deviation over the seeds of the results, all methods pooled."""
     groups = [[run["validation_loss"] for run in row["runs"]] for row in task["results"] if not row["diverged"]]
-    return float(np.sqrt(np.mean([np.var(losses, ddof=1) for losses in groups]))) if groups else None
+    if not groups:
+        return None
+    return float(np.sqrt(np.mean([np.var(losses, ddof=1) for losses in groups]) / len(TUNING)))
 
 
 def rate_range(tuned: dict, error: float | None) -> tuple[float, float] | None:
@@ -263,20 +281,19 @@ def tables(data: dict) -> dict[str, list[dict]]:
     turned, shuffled = (data["tasks"][name] for name in ("turned", "shuffled"))
     step = {m: found["median"] / data["seconds"]["lora"]["median"] for m, found in data["seconds"].items()}
     return {
-        "rows": [_table_row(row, turned) | {"step / LoRA": f"{step[row['method']]:.2f}"} for row in turned["results"]],
-        "longer": [_table_row(row, turned) for row in turned["longer"]],
-        "shuffled": [_table_row(row, shuffled) for row in shuffled["results"]],
+        "rows": [_table_row(row) | {"step / LoRA": f"{step[row['method']]:.2f}"} for row in turned["results"]],
+        "longer": list(map(_table_row, turned["longer"])),
+        "shuffled": list(map(_table_row, shuffled["results"])),
         "rates": _rate_rows(data),
     }
 
 
-def _table_row(row: dict, task: dict) -> dict:
-    [tuned] = where(task["tuned"], method=row["method"])
+def _table_row(row: dict) -> dict:
     return {
         "method": row["label"],
         "parameters": row["size"],
         "rate": f"{row['lr']:g}",
-        "decay": f"{tuned['weight_decay']:g}",
+        "decay": f"{row['weight_decay']:g}",
         "as stored": text(row["parameters"], ",.0f"),
         "test accuracy": text(row["accuracy"], ".4f") + (f" ± {row['deviation']:.4f}" if row["deviation"] else ""),
         **{f"− {METHODS[m].label}": difference_text(found) for m, found in row["against"].items()},
@@ -291,14 +308,14 @@ def _rate_rows(data: dict) -> list[dict]:
             span = rate_range(tuned, error)
             decades = "—" if span is None else f"{math.log10(span[1] / span[0]):.2f}"
             losses = ", ".join(f"{lr:g}: {text(loss, '.3f', none='diverged')}" for lr, loss, _ in tuned["rates"])
-            rows.append({"task": name, "method": tuned["label"], "validation loss by rate": losses,
-                         "decades within a standard error": decades})  # fmt: skip
+            rows.append({"task": name, "method": tuned["label"], "parameters": tuned["size"],
+                         "validation loss by rate": losses, "decades within a standard error": decades})  # fmt: skip
     return rows
 
 
 def statements(data: dict) -> dict[str, dict]:
     """What is claimed, and whether it held: twice a standard error over seeds and twice one over examples."""
-    label = METHODS[OURS].label
+    label, steps = METHODS[OURS].label, data["settings"]["task"]["steps"]
     claims: dict[str, dict] = {}
 
     def claim(words: str, rows: list[dict], method: str, size: str, rival: str, factor: float) -> None:
@@ -317,19 +334,18 @@ def statements(data: dict) -> dict[str, dict]:
                 words = {"equal": "equal parameters", "half": "half of the parameters"}.get(size, f"{size} of them")
                 claim(f"{name}: {label}, {words}: {what} than {METHODS[rival].label}",
                       task["results"], OURS, size, rival, factor)  # fmt: skip
-    claim(f"turned, {LONG} times the steps: {label} better by two standard errors than LoRA",
-          data["tasks"]["turned"]["longer"], OURS, "equal", "lora", 2)  # fmt: skip
-    short, long = (
-        next(row for row in data["tasks"]["turned"][key] if row["method"] == "full") for key in ("results", "longer")
-    )
-    gained = None if None in (short["accuracy"], long["accuracy"]) else long["accuracy"] - short["accuracy"]
-    claims[f"turned: full fine-tuning has converged: {LONG} times the steps gain at most 0.01"] = finding(
-        text(gained, "+.4f"), [gained is not None and gained <= 0.01]
-    )
+    for rival in RIVALS:
+        claim(f"turned, {LONG} times the steps: {label} better by two standard errors than {METHODS[rival].label}",
+              data["tasks"]["turned"]["longer"], OURS, "equal", rival, 2)  # fmt: skip
+    for longer, short, long in ((1, "results", "longer"), (LONG, "longer", "longest")):
+        was, now = (where(data["tasks"]["turned"][key], method="full")[0]["accuracy"] for key in (short, long))
+        gained = None if None in (was, now) else now - was
+        claims[f"turned: full fine-tuning has converged after {longer * steps} steps: 3 times as many gain at most 0.01"
+               ] = finding(text(gained, "+.4f"), [gained is not None and gained <= 0.01])  # fmt: skip
     ratio = data["seconds"][OURS]["median"] / data["seconds"]["lora"]["median"]
     claims[f"a whole step of {label} takes at most 1.15 times that of LoRA"] = finding(f"{ratio:.2f}", [ratio <= 1.15])
     for name, task in data["tasks"].items():
-        spans = {t["method"]: rate_range(t, standard_error(task)) for t in task["tuned"]}
+        spans = {t["method"]: rate_range(t, standard_error(task)) for t in where(task["tuned"], size="equal")}
         widths = [math.log10(s[1] / s[0]) if (s := spans[m]) else math.nan for m in (OURS, "lora")]
         claims[f"{name}: rates within a standard error of the best: {label} has at least as many decades as LoRA"] = (
             finding("{:.2f} against {:.2f}".format(*widths), [widths[0] >= widths[1]])
@@ -399,19 +415,20 @@ def _with_errors(axes, at: list[float], rows: list[dict]) -> None:
 
 
 def _rates(data: dict) -> Figure:
-    heights = [len(task["tuned"]) for task in data["tasks"].values()]
+    shown = {name: where(task["tuned"], size="equal") for name, task in data["tasks"].items()}
+    heights = list(map(len, shown.values()))
     figure = Figure(figsize=(WIDTH, 1.2 + 0.14 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for axes, (name, task) in zip(panels, data["tasks"].items(), strict=True):
         error = standard_error(task)
-        for y, tuned in enumerate(task["tuned"]):
+        for y, tuned in enumerate(shown[name]):
             looks, span = look(tuned["method"]) | {"linestyle": "none"}, rate_range(tuned, error)
             tried = [row[0] for row in _known(tuned)]
             axes.plot(tried, [y] * len(tried), "|", color="0.6", markersize=5)
             if span is not None:
                 axes.plot(span, [y, y], color=looks["color"], linewidth=3, alpha=0.4, solid_capstyle="butt")
             axes.plot(tuned["lr"], y, **looks | {"markersize": 4})
-        labels = [tuned["label"] for tuned in task["tuned"]]
+        labels = [tuned["label"] for tuned in shown[name]]
         axes.set(xscale="log", title=f"{name} pictures", yticks=range(len(labels)), ylim=(len(labels) - 0.5, -0.5))
         axes.set_yticklabels(labels, fontsize=6)
         axes.xaxis.set_minor_formatter(NullFormatter())
