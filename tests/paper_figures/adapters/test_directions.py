@@ -1,9 +1,4 @@
-"""Tasks where directions limit: the reference, a small run of all methods, paired differences, ranges of rates."""
-
-import math
-
-import numpy as np
-import pytest
+"""Tasks where directions limit: the reference, and a small run of all methods."""
 
 from dlrt.finetune.data import CHANGED
 from paper_figures.adapters.directions import (
@@ -12,11 +7,9 @@ from paper_figures.adapters.directions import (
     CONFIRMED,
     LONGER,
     RANKS,
-    SEEDS,
     TUNING,
-    paired,
-    rate_range,
 )
+from paper_figures.adapters.study import SEEDS
 from paper_figures.statements import where
 from tests.paper_figures.contract import ItemContract
 
@@ -64,29 +57,3 @@ def test_small_run(fresh):
 
 def test_seeds_of_the_tuning_are_not_those_of_the_results():
     assert not set(TUNING) & set(SEEDS)
-
-
-def test_paired_differences():
-    """Two seeds, eight examples: by seed 1/4 and 1/2, by example (1, 1, 1, 0, 0, 0, 0, 0) and halves."""
-
-    def run(*right):
-        return {"status": "finished", "right": np.packbits(right).tobytes().hex()}
-
-    one = [run(1, 1, 1, 1, 0, 0, 0, 0), run(1, 1, 1, 1, 1, 0, 0, 0)]
-    other = [run(1, 1, 0, 0, 0, 0, 0, 0), run(1, 0, 0, 0, 0, 0, 0, 0)]
-    found = paired(one, other, 8)
-    assert found["difference"] == pytest.approx(3 / 8)
-    assert found["seeds"] == pytest.approx(1 / 8)
-    by_example = [0, 0.5, 1, 1, 0.5, 0, 0, 0]
-    assert found["examples"] == pytest.approx(np.std(by_example, ddof=1) / math.sqrt(8))
-    assert paired([{"status": "diverged at step 3"}], other[:1], 8) is None
-
-
-def test_rates_within_an_error_of_the_best():
-    """Between those tried by straight lines in the logarithm; those that diverged left out."""
-    tuned = {
-        "rates": [[1e-3, 2.0, None, None], [1e-2, 1.0, None, None], [1e-1, 1.5, None, None], [1, None, None, None]]
-    }
-    low, high = rate_range(tuned, 0.25)
-    assert low == pytest.approx(10**-2.25, rel=0.01) and high == pytest.approx(10**-1.5, rel=0.01)
-    assert rate_range({"rates": []}, 0.25) is None and rate_range(tuned, None) is None
