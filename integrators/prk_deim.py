@@ -10,7 +10,7 @@ from .fields import Projections
 from .linalg import array_namespace, dagger, taken
 from .lowrank import LowRank
 from .projected_runge_kutta import ProjectedRungeKutta
-from .selection import first_field, qdeim, rows_and_columns
+from .selection import check_selection, first_field, rows_and_columns, select_rows
 
 __all__ = ["PRKDEIM"]
 
@@ -35,6 +35,8 @@ class PRKDEIM(ProjectedRungeKutta):
     order : 1, 2 or 3
     oversampling : int
         Rows and columns beyond r.
+    selection : {"qdeim", "deim", "sqdeim"}
+        How p and q are chosen, see `integrators.selection.select_rows`; all but the first need low-rank-toolbox.
     truncation, stage_truncation : Truncation
         See :class:`~integrators.ProjectedRungeKutta`.
     optimizer : Optimizer
@@ -46,7 +48,8 @@ class PRKDEIM(ProjectedRungeKutta):
     the field knows rows and columns. p and q jump as Y moves, and the result with them, by h times the normal part of
     the field. Cost O((m + n) r^2).
 
-    Raises TypeError or ValueError if order is not 1, 2 or 3, or oversampling not an integer >= 0.
+    Raises TypeError or ValueError if order is not 1, 2 or 3, oversampling not an integer >= 0, or selection unknown,
+    and ImportError if its package is missing.
 
     References
     ----------
@@ -55,10 +58,12 @@ class PRKDEIM(ProjectedRungeKutta):
     """
 
     oversampling: int = 0
+    selection: str = "qdeim"
 
     def __post_init__(self):
         super().__post_init__()
         check_integer("oversampling", self.oversampling, 0)
+        check_selection(self.selection)
 
     def stages(self, t, state, h):
         """The stages of the projected method, of which each looks at rows and columns."""
@@ -67,7 +72,7 @@ class PRKDEIM(ProjectedRungeKutta):
 
     def look(self, t, Y):
         """The projections of D(Y) F, a tangent vector."""
-        p, q = (qdeim(X, self.oversampling) for X in (Y.U, Y.V))
+        p, q = (select_rows(X, self.oversampling, self.selection) for X in (Y.U, Y.V))
         rows, columns = yield from rows_and_columns(t, Y, p, q)
         return interpolated(Y, p, q, rows, columns)
 

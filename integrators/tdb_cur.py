@@ -10,7 +10,7 @@ from .integrator import Integrator
 from .linalg import array_namespace, dagger, qr, taken
 from .lowrank import LowRank
 from .runge_kutta_bug import TABLEAUS
-from .selection import first_field, qdeim, rows_and_columns
+from .selection import check_selection, first_field, rows_and_columns, select_rows
 from .sketches import basis
 from .substeps import RK4
 from .truncation import Tolerance, Truncation
@@ -42,6 +42,8 @@ class TDBCUR(Integrator):
         ``Tolerance(relative=1e-8)`` by default; the tolerance should fall like h^(order + 1).
     oversampling : int
         s: there are r + s columns and r + 2 s rows for a start of rank r. Ranks can grow by s in a step.
+    selection : {"qdeim", "deim", "sqdeim"}
+        How p and q are chosen, see `integrators.selection.select_rows`; all but the first need low-rank-toolbox.
     optimizer : Optimizer
 
     Notes
@@ -55,7 +57,8 @@ class TDBCUR(Integrator):
     beyond r give the stages room and let the rank grow, and that the truncation decides how far, is as in
     :class:`~integrators.RandRK4`.
 
-    Raises TypeError or ValueError if order is not one of the above or oversampling not an integer >= 0.
+    Raises TypeError or ValueError if order is not one of the above, oversampling not an integer >= 0, or
+    selection unknown, and ImportError if its package is missing.
 
     References
     ----------
@@ -67,6 +70,7 @@ class TDBCUR(Integrator):
     order: int = 2  # type: ignore[misc]
     truncation: Truncation = field(default_factory=lambda: Tolerance(relative=1e-8))  # type: ignore[misc]
     oversampling: int = 5
+    selection: str = "qdeim"
 
     robust: ClassVar[bool] = True
     rank_adaptive: ClassVar[bool] = True
@@ -75,13 +79,15 @@ class TDBCUR(Integrator):
         super().__post_init__()
         check_order(self.order, ALL_TABLEAUS)
         check_integer("oversampling", self.oversampling, 0)
+        check_selection(self.selection)
 
     def stages(self, t, state, h):
         """Rows and columns of the stages, and the field at what they stand for."""
         Y0 = Z = state.Y
         yield from first_field(t, Y0)
         A, c = ALL_TABLEAUS[self.order]
-        p, q = qdeim(Y0.U, 2 * self.oversampling), qdeim(Y0.V, self.oversampling)
+        p = select_rows(Y0.U, 2 * self.oversampling, self.selection)
+        q = select_rows(Y0.V, self.oversampling, self.selection)
         rows0, columns0 = taken(Y0.U, p) @ dagger(Y0.L), Y0.K @ dagger(taken(Y0.V, q))
         fields = []
         for a, ci in zip(A[1:], c, strict=True):

@@ -27,6 +27,7 @@ from integrators.linalg import (
     smooth_sign,
     stacked,
     to_numpy,
+    units,
     write,
 )
 
@@ -369,3 +370,12 @@ def test_alignment_solves_the_procrustes_problem(dtype):
             for X, Xi in ((T[i], Ti), (E[i], Ei)):
                 np.testing.assert_allclose(X[: Xi.shape[0], : Xi.shape[1]], Xi, atol=1e-13)
                 assert np.sum(np.abs(X)) == pytest.approx(np.sum(np.abs(Xi)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_unit_vectors_of_a_long_basis(dtype):
+    """A square matrix of this size would have 10^12 entries."""
+    X = np.zeros((10**6, 2), dtype)
+    E = units(X, [7, 10**6 - 1, 7])
+    assert E.shape == (10**6, 3) and E.dtype == dtype
+    assert np.argwhere(E).tolist() == [[7, 0], [7, 2], [10**6 - 1, 1]] and np.all(E[E != 0] == 1)

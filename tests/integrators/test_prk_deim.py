@@ -5,7 +5,7 @@ import pytest
 
 from dlrt.testing import Contract, one_step, rng
 from integrators import PRKDEIM, FixedRank, LowRank, ProjectedRungeKutta, Tolerance
-from integrators.selection import qdeim
+from integrators.selection import select_rows
 from problems import allen_cahn, from_function, nonlinear_schroedinger
 
 EPS = 1e-13  # some hundred eps, for matrices of norm about 10
@@ -29,18 +29,20 @@ class TestPRKDEIM3(Contract):
     test_orthonormal_after_3000_steps = None
 
 
+@pytest.mark.parametrize("selection", ["qdeim", "deim", "sqdeim"])
 @pytest.mark.parametrize("oversampling", [0, 2])
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-def test_the_projection_by_hand(oversampling, dtype):
+def test_the_projection_by_hand(oversampling, dtype, selection):
     """D(Y) F from the whole field, which is left as it is where it is a tangent vector."""
     A, h = LowRank.random((20, 17), 17, rng(1), np.zeros((), dtype)).full(), 0.1
     problem = from_function((20, 17), lambda t, Y: A - Y.full() ** 3, initial=A)
     Y = LowRank.random((20, 17), 3, rng(2), A)
     F = A - Y.full() ** 3
-    p, q = qdeim(Y.U, oversampling), qdeim(Y.V, oversampling)
+    p, q = (select_rows(X, oversampling, selection) for X in (Y.U, Y.V))
     left, right = Y.U @ np.linalg.pinv(Y.U[p]), Y.V @ np.linalg.pinv(Y.V[q])
     D = left @ F[p] + F[:, q] @ right.conj().T - left @ F[np.ix_(p, q)] @ right.conj().T
-    step = one_step(PRKDEIM(oversampling=oversampling, truncation=FixedRank(3)), problem, Y, h)
+    method = PRKDEIM(oversampling=oversampling, selection=selection, truncation=FixedRank(3))
+    step = one_step(method, problem, Y, h)
     assert step.evaluations == 2
     assert np.linalg.norm(step.augmented.full() - Y.full() - h * D) <= 10 * EPS
     assert np.linalg.norm(Y.project(D).full() - D) <= 10 * EPS
@@ -94,3 +96,5 @@ def test_arguments_are_checked():
         PRKDEIM(oversampling=-1)
     with pytest.raises(ValueError, match="order must be 1, 2 or 3, got 4"):
         PRKDEIM(order=4)
+    with pytest.raises(ValueError, match="selection must be one of qdeim, deim, sqdeim, got 'best'"):
+        PRKDEIM(selection="best")

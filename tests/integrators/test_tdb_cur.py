@@ -5,7 +5,7 @@ import pytest
 
 from dlrt.testing import Contract, one_step, rng
 from integrators import RK4, TDBCUR, FixedRank, FullRank, LowRank, Tolerance
-from integrators.selection import qdeim
+from integrators.selection import select_rows
 from integrators.tdb_cur import cross
 from problems import allen_cahn, from_function, solid_body_rotation
 
@@ -23,7 +23,7 @@ def test_cross_approximation(dtype):
     """Exact where the rank suffices; else it agrees with the matrix in the columns, if the rows are as many."""
     like = np.zeros((), dtype)
     Y = LowRank.random((20, 16), 4, rng(1), like)
-    p, q = qdeim(Y.U, 4), qdeim(Y.V, 2)
+    p, q = select_rows(Y.U, 4), select_rows(Y.V, 2)
     W = Y.full()
     assert np.linalg.norm(cross(W[p], W[:, q], p).full() - W) <= EPS
     W = LowRank.random((20, 16), 16, rng(2), like).full()
@@ -79,3 +79,5 @@ def test_arguments_are_checked():
         TDBCUR(oversampling=-1)
     with pytest.raises(ValueError, match="order must be 1, 2, 3 or 4, got 5"):
         TDBCUR(order=5)
+    with pytest.raises(ValueError, match="selection must be one of qdeim, deim, sqdeim, got 'best'"):
+        TDBCUR(selection="best")
