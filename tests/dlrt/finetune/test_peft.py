@@ -3,14 +3,18 @@
 import copy
 import json
 import pickle
+import time
 
 import numpy as np
 import peft
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from peft import PeftConfig, PeftModel, PeftType, get_model_status, get_peft_model
 from peft.utils.hotswap import hotswap_adapter as hotswap_by_peft
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
@@ -24,7 +28,7 @@ from dlrt.finetune.peft import (
     make_optimizer,
     save_lora,
 )
-from dlrt.nn import Factor, LowRankOptimizer, adapt, low_rank_layers, low_rank_state_dict, ranks
+from dlrt.nn import Factor, LowRankOptimizer, adapt, low_rank_layers, low_rank_state_dict, prepare_distributed, ranks
 from integrators import INTEGRATORS, GeoLoRA, GlobalBudget, LowRank, Spectral, count_evaluations
 
 pytestmark = [
@@ -764,3 +768,61 @@ def test_adapters_of_transformers(tmp_path):
     torch.testing.assert_close(model(INDEX).logits, expected)
     model.delete_adapter("default")
     torch.testing.assert_close(model(INDEX).logits, base)
+
+
+# -- two processes with half of the batch each -----------------------------------------------------------------------
+
+STEPS = 6
+
+
+def wide(seed):
+    torch.manual_seed(0)  # of the pretrained layers
+    model = nn.Sequential(nn.Linear(10, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 4))
+    torch.manual_seed(seed)
+    config = GeoloraConfig(r=3, method="geolora", tau=0.3, target_modules=["0", "2"], modules_to_save=["4"])
+    return get_peft_model(model, config).double()
+
+
+def train_halves(model, part=slice(None)):
+    """Losses of the whole batch, and ranks."""
+    optimizer, losses = make_optimizer(model, lr=0.05), []
+    for k in range(STEPS):
+        g = torch.Generator().manual_seed(k)
+        x, y = (
+            torch.randn(16, 10, generator=g, dtype=torch.float64)[part],
+            torch.randint(0, 4, (16,), generator=g)[part],
+        )
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        loss = loss.detach()
+        if dist.is_initialized():
+            dist.all_reduce(loss)
+            loss /= dist.get_world_size()
+        losses.append(float(loss))
+    return losses, ranks(model)
+
+
+def process(index, folder):
+    """One of two, with half of each batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=2)
+    model = wide(index)  # the second process starts elsewhere
+    prepare_distributed(model)
+    result = train_halves(DistributedDataParallel(model), slice(8 * index, 8 * index + 8))
+    torch.save((result, model.state_dict()), f"{folder}/{index}.pt")
+    # torch ends gloo's threads while it holds the GIL, for which a thread that lets go of the last tensors may wait
+    time.sleep(0.5)
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    """Losses and ranks as with one process; all that is trained equal bit for bit on both."""
+    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    (first, state), (second, other) = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
+    assert first[0] == second[0] and list(first[1].values()) == list(second[1].values())
+    assert all(torch.equal(state[name], other[name]) for name in state)
+    losses, expected = train_halves(wide(0))
+    assert list(first[1].values()) == list(expected.values()) != [3, 3]
+    torch.testing.assert_close(torch.tensor(first[0]), torch.tensor(losses), rtol=1e-10, atol=0)
