@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .checks import check_order
-from .fields import Block, parts_of
+from .fields import Block, in_blocks, parts_of
 from .integrator import Integrator
 from .linalg import dagger, eps, norm, qr
 from .state import State
@@ -77,14 +77,18 @@ class ProjectorSplitting(Integrator):
         Y, growth = state.Y, 0.0
         f = yield t, Y
         *first, last = parts_of(f)
+        places: list[Any] = [getattr(part, "block", None) for part in (*first, last)]
+        if None in places:  # the matrix as a whole
+            places = [None] * len(places)
+        elif (Z := in_blocks(Y, places)) is not Y:
+            Y, f = Z, None
         if self.order == 1:
             spans = [(k, t, h) for k in range(len(first) + 1)]
         else:
             half = [(k, t, h / 2) for k in range(len(first))]
             spans = [*half, (len(first), t, h), *((k, t + h / 2, h / 2) for k, *_ in reversed(half))]
-        blocks = [getattr(part, "block", None) for part in (*first, last)]
         for k, start, length in spans:
-            Y, grown = yield from self.of_part(k, blocks[k], start, Y, length, f)
+            Y, grown = yield from self.of_part(k, places[k], start, Y, length, f)
             growth, f = max(growth, grown), None
         if growth <= eps(Y.S) ** -0.5:
             return Y

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from integrators.checks import check_matrix, check_rank
+from integrators.fields import block_diagonal, in_blocks
 from integrators.linalg import in_double
 from integrators.lowrank import LowRank
 
@@ -70,30 +71,24 @@ class SecondOrder(Autonomous, NumericallySolved):
     def like(self) -> Array:
         return np.empty(0, np.result_type(self.position, self.velocity))
 
+    @property
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """Rows and columns of A and of B."""
+        m, n = self.position.shape
+        return [(slice(0, m), slice(0, n)), (slice(m, 2 * m), slice(n, 2 * n))]
+
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of Y(0) in block diagonal bases.
 
         Directions beyond the numerical ranks of A(0) and A'(0) have singular values zero, and make the ranks of the two
         as equal as they can be.
         """
-        rank = check_rank(rank, self.shape)
-        most = min(self.position.shape)
-        values = [np.where(s > most * np.finfo(self.dtype).eps * s[0], s, 0) for _, s, _ in self._svds]
-        order = np.argsort(-np.concatenate(values), kind="stable")[:rank]
-        kept = int(np.sum(order < most)), int(np.sum(order >= most))
-        ranks = [min(k, int(np.count_nonzero(s))) for k, s in zip(kept, values, strict=True)]
-        while sum(ranks) < rank:
-            ranks[ranks[0] > ranks[1]] += 1
-        blocks = [
-            best_approximation(P[:, :k] * s[:k], Q_H[:k].T, r, rng, self.like) if r else None
-            for (P, _, Q_H), s, r in zip(self._svds, values, ranks, strict=True)
-            for k in [max(1, np.count_nonzero(s))]
-        ]
-        factors = [
-            _diagonal(*(np.zeros((size, 0)) if Y is None else getattr(Y, X) for Y in blocks))
-            for X, size in (("U", self.position.shape[0]), ("S", 0), ("V", self.position.shape[1]))
-        ]
-        return LowRank(*(X.astype(self.dtype, copy=False) for X in factors))
+        rank, most = check_rank(rank, self.shape), min(self.position.shape)
+        starts = []
+        for P, s, Q_H in self._svds:
+            k = max(1, int(np.sum(s > most * np.finfo(self.dtype).eps * s[0])))
+            starts.append(best_approximation(P[:, :k] * s[:k], Q_H[:k].T, min(rank, most), rng, self.like))
+        return in_blocks(block_diagonal(starts), self.blocks, rank)
 
     @cached_property
     def _svds(self) -> list[Any]:
@@ -154,14 +149,11 @@ class SecondOrderField(Field):
     def _block(self, i: int, product: Callable, product_H: Callable) -> Field:
         """``diag(F, 0)`` (i = 0) or ``diag(0, F)`` (i = 1) by the products with F."""
 
-        m, n = self.problem.position.shape
-        rows, columns = slice(i * m, (i + 1) * m), slice(i * n, (i + 1) * n)
-
         def alone(function: Callable, X: Array) -> Array:
             FX = function(np.split(X, 2)[i])
             return np.concatenate((FX, np.zeros_like(FX)) if i == 0 else (np.zeros_like(FX), FX))
 
-        return PartField(self.point, lambda X: alone(product, X), lambda X: alone(product_H, X), (rows, columns))
+        return PartField(self.point, lambda X: alone(product, X), lambda X: alone(product_H, X), self.problem.blocks[i])
 
     def apply(self, X: Array) -> Array:
         return sum(part.apply(X) for part in self.parts)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from dlrt import solve
 from dlrt.testing import Contract, eps, one_step, rng
 from integrators import Exact, Heun, LowRank, ProjectorSplitting
 from problems import DenseField, OperatorField, Sylvester, klein_gordon, lyapunov
@@ -159,11 +160,22 @@ def test_parts_without_blocks_are_flows_of_the_whole_matrix(problem, Y, order):
     assert np.linalg.norm(whole.full() - state.Y.full()) <= EPS
 
 
-def test_bases_that_mix_the_blocks_are_refused():
-    problem = klein_gordon(6)
-    method = ProjectorSplitting()
-    state = method.init(LowRank.random((12, 12), 4, rng(1)))
-    with pytest.raises(
-        ValueError, match=r"Y must have block diagonal bases, as those of the problem's initial\(rank, rng"
-    ):
-        method.step(problem.field, 0.0, state, 0.1)
+def test_bases_that_mix_the_blocks_are_turned():
+    """A step from other bases of the same block diagonal matrix is the same, and costs one field more."""
+    problem, method = klein_gordon(6), ProjectorSplitting(order=2)
+    A, B = (LowRank.random((6, 6), 2, rng(r)) for r in (4, 3))
+    U, S, V = (scipy.linalg.block_diag(*X) for X in zip(A, B, strict=True))
+    P, Q = (np.linalg.qr(rng(i).standard_normal((4, 4)))[0] for i in (1, 2))
+    first, second = (
+        method.step(problem.field, 0.0, method.init(Y), 0.1)
+        for Y in (LowRank(U, S, V), LowRank(U @ P, P.T @ S @ Q, V @ Q))
+    )
+    assert (first.evaluations, second.evaluations) == (15, 16)
+    assert np.linalg.norm(first.state.Y.full() - second.state.Y.full()) <= EPS
+
+
+def test_step_size_control_of_an_equation_of_second_order():
+    """Extrapolation mixes the bases in every step."""
+    problem = klein_gordon(16)
+    run = solve(ProjectorSplitting(order=2), problem, t_span=(0, 2), rtol=1e-3, rank=24)
+    assert run.status == "finished" and run.errors[-1] <= 1e-2 * np.linalg.norm(problem.reference(2.0))
