@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from .blocks import Block, in_blocks
 from .checks import check_order
-from .fields import Block, in_blocks, parts_of
+from .fields import parts_of
 from .integrator import Integrator
 from .linalg import dagger, eps, norm, qr
 from .state import State

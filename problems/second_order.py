@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
+from integrators.blocks import block_diagonal, in_blocks
 from integrators.checks import check_matrix, check_rank
-from integrators.fields import block_diagonal, in_blocks
 from integrators.linalg import in_double
 from integrators.lowrank import LowRank
 
@@ -116,11 +117,11 @@ class SecondOrder(Autonomous, NumericallySolved):
         return _without_zeros(Y.U[m:], Y.S, Y.V[n:])
 
     def start_matrix(self) -> np.ndarray:
-        return _diagonal(in_double(self.position), in_double(self.velocity))
+        return scipy.linalg.block_diag(in_double(self.position), in_double(self.velocity))
 
     def rate(self, t: float, W: np.ndarray) -> np.ndarray:
         m, n = self.position.shape
-        return _diagonal(W[m:, n:], self.dense_force(W[:m, :n]))
+        return scipy.linalg.block_diag(W[m:, n:], self.dense_force(W[:m, :n]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +175,6 @@ class PartField(OperatorField):
     """
 
     block: tuple[slice, slice]
-
-
-def _diagonal(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    """diag(A, B)."""
-    (m, n), (p, q) = A.shape, B.shape
-    return np.block([[A, np.zeros((m, q))], [np.zeros((p, n)), B]])
 
 
 def _without_zeros(U: np.ndarray, S: np.ndarray, V: np.ndarray) -> LowRank:
