@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -104,8 +105,9 @@ def test_alone_it_says_how_to_begin():
 
 def test_completion_in_bash(tmp_path):
     """Installed into a home of its own; the shell's function then finds commands and options."""
-    command, options = program("--install-completion", "bash", HOME=str(tmp_path))
-    done = subprocess.run(command, stdout=subprocess.PIPE, **options)
+    command, options = program("--install-completion", HOME=str(tmp_path))
+    # the shell is that of the parent process, which here may be any other
+    done = subprocess.run(["bash", "-c", f"{shlex.join(command)}; exit $?"], stdout=subprocess.PIPE, **options)
     assert done.returncode == 0, done.stderr
     [script] = tmp_path.rglob("dlrt.sh")
     assert f"{script}" in (tmp_path / ".bashrc").read_text()
