@@ -77,17 +77,17 @@ class ProjectorSplitting(Integrator):
         """The parts of the field one after the other (Lie), or there and back (Strang)."""
         Y, growth = state.Y, 0.0
         f = yield t, Y
-        *first, last = parts_of(f)
-        places: list[Any] = [getattr(part, "block", None) for part in (*first, last)]
+        places: list[Any] = [getattr(part, "block", None) for part in parts_of(f)]
+        last = len(places) - 1
         if None in places:  # the matrix as a whole
-            places = [None] * len(places)
+            places = [None] * (last + 1)
         elif (Z := in_blocks(Y, places)) is not Y:
             Y, f = Z, None
         if self.order == 1:
-            spans = [(k, t, h) for k in range(len(first) + 1)]
+            spans = [(k, t, h) for k in range(last + 1)]
         else:
-            half = [(k, t, h / 2) for k in range(len(first))]
-            spans = [*half, (len(first), t, h), *((k, t + h / 2, h / 2) for k, *_ in reversed(half))]
+            first = [(k, t, h / 2) for k in range(last)]
+            spans = [*first, (last, t, h), *((k, t + h / 2, h / 2) for k in reversed(range(last)))]
         for k, start, length in spans:
             Y, grown = yield from self.of_part(k, places[k], start, Y, length, f)
             growth, f = max(growth, grown), None

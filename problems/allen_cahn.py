@@ -18,7 +18,7 @@ from .cubic import CubicField
 from .fields import Array, Field
 from .linear_part import LinearPart
 from .numerical import NumericallySolved
-from .problem import Autonomous, best_approximation, check_real_point
+from .problem import Autonomous, approximation_of_svd, check_real_point
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +84,7 @@ class AllenCahn(Autonomous, NumericallySolved):
 
     def initial(self, rank: int, rng: np.random.Generator) -> LowRank:
         """Best approximation of X(0); random directions with zero singular values beyond its numerical rank."""
-        P, s, Q_H = self._svd
-        r = int(np.sum(s > len(s) * np.finfo(self.start.dtype).eps * s[0]))
-        return best_approximation(P[:, :r] * s[:r], Q_H[:r].T, rank, rng, self.like)
+        return approximation_of_svd(self._svd, rank, rng, self.like)
 
     @cached_property
     def _svd(self) -> Any:

@@ -280,6 +280,16 @@ def best_approximation(P: np.ndarray, Q: np.ndarray, rank: int, rng: np.random.G
     return LowRank(*(convert(X, like) for X in (U, S, V)))
 
 
+def approximation_of_svd(svd: Any, rank: int, rng: np.random.Generator, like: Array) -> LowRank:
+    """`best_approximation` of a matrix by its singular value decomposition P, s, Q^H, in double precision.
+
+    Directions beyond the numerical rank in the dtype of `like` are random, with singular values zero.
+    """
+    P, s, Q_H = svd
+    r = int(np.sum(s > len(s) * np.finfo(like.dtype).eps * s[0]))
+    return best_approximation(P[:, :r] * s[:r], Q_H[:r].T, rank, rng, like)
+
+
 def _fill(U: np.ndarray, rank: int, rng: np.random.Generator) -> np.ndarray:
     """Random orthonormal columns appended to the orthonormal `U` until it has `rank` of them."""
     missing = rank - U.shape[1]

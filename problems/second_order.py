@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from integrators.blocks import block_diagonal, in_blocks
+from integrators.blocks import Block, block_diagonal, in_blocks
 from integrators.checks import check_matrix, check_rank
 from integrators.linalg import in_double
 from integrators.lowrank import LowRank
 
 from .fields import Array, Field, OperatorField
 from .numerical import NumericallySolved
-from .problem import Autonomous, best_approximation, check_real_point
+from .problem import Autonomous, approximation_of_svd, check_real_point
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +85,7 @@ class SecondOrder(Autonomous, NumericallySolved):
         as equal as they can be.
         """
         rank, most = check_rank(rank, self.shape), min(self.position.shape)
-        starts = []
-        for P, s, Q_H in self._svds:
-            k = max(1, int(np.sum(s > most * np.finfo(self.dtype).eps * s[0])))
-            starts.append(best_approximation(P[:, :k] * s[:k], Q_H[:k].T, min(rank, most), rng, self.like))
+        starts = [approximation_of_svd(svd, min(rank, most), rng, self.like) for svd in self._svds]
         return in_blocks(block_diagonal(starts), self.blocks, rank)
 
     @cached_property
@@ -108,13 +105,11 @@ class SecondOrder(Autonomous, NumericallySolved):
 
     def position_of(self, Y: LowRank) -> LowRank:
         """A (m, n), the upper block of a point; its bases are not orthonormal."""
-        m, n = self.position.shape
-        return _without_zeros(Y.U[:m], Y.S, Y.V[:n])
+        return Block(Y, *self.blocks[0]).alone()
 
     def velocity_of(self, Y: LowRank) -> LowRank:
         """B (m, n), the lower block of a point; its bases are not orthonormal."""
-        m, n = self.position.shape
-        return _without_zeros(Y.U[m:], Y.S, Y.V[n:])
+        return Block(Y, *self.blocks[1]).alone()
 
     def start_matrix(self) -> np.ndarray:
         return scipy.linalg.block_diag(in_double(self.position), in_double(self.velocity))
@@ -175,9 +170,3 @@ class PartField(OperatorField):
     """
 
     block: tuple[slice, slice]
-
-
-def _without_zeros(U: np.ndarray, S: np.ndarray, V: np.ndarray) -> LowRank:
-    """U S V^T without the columns of U and V that are zero, as those of the other block are."""
-    left, right = U.any(axis=0), V.any(axis=0)
-    return LowRank(U[:, left], S[left][:, right], V[:, right])

@@ -63,3 +63,11 @@ def test_an_equation_of_ones_own():
     assert np.abs(p.reference(0.5)[:5, :5] - (np.cos(0.5) * A + np.sin(0.5) * B)).max() < 1e-11
     run = solve(ProjectorSplitting(order=2), p, steps=100, step_size=0.005, rank=4)
     assert run.errors[-1] < 1e-5 * np.linalg.norm(A)
+
+
+def test_a_start_at_rest():
+    """The velocity is zero: it shares in what the rank leaves, in random directions."""
+    p = problems.KleinGordon(np.diag([3.0, 2.0, 1.0, 0.0, 0.0]), np.zeros((5, 5)))
+    Y = p.initial(6, np.random.default_rng(0))
+    assert (p.position_of(Y).rank, p.velocity_of(Y).rank) == (3, 3) and p.error(0.0, Y) <= 1e-14
+    assert np.abs(Y.U.T @ Y.U - np.eye(6)).max() <= 1e-14
