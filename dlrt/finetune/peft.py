@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
-from peft.utils import PeftType, load_peft_weights, register_peft_method
+from peft.utils import AuxiliaryTrainingWrapper, PeftType, load_peft_weights, register_peft_method
 from torch import nn
 
 from integrators import INTEGRATORS, Integrator, Tolerance
@@ -221,15 +221,29 @@ class GeoloraLayer(nn.Module, BaseTunerLayer):
         """The scale of each adapter, for reading."""
         return {name: delta.scale for name, delta in self.geolora_delta.items()}
 
-    def forward(self, x, *args, **kwargs):
-        """The output of the frozen layer plus those of the trained matrices."""
+    def forward(self, x, *args, adapter_names: Sequence[str] | None = None, **kwargs):
+        """The output of the frozen layer plus those of the trained matrices: of the active ones, or row by row."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, *args, **kwargs)
-        if not self.disable_adapters:
-            for name in self.active_adapters:
-                if name in self.geolora_delta and name not in self.merged_adapters:
-                    y = self.geolora_delta[name](x, y)
+        if self.disable_adapters:
+            return y
+        if adapter_names is not None:
+            return self._row_by_row(x, y, adapter_names)
+        for name in self.active_adapters:
+            if name in self.geolora_delta and name not in self.merged_adapters:
+                y = self.geolora_delta[name](x, y)
+        return y
+
+    def _row_by_row(self, x, y, names):
+        """The same with the adapter of its own for each row of the batch."""
+        if len(x) != len(names):
+            raise ValueError(f"adapter_names must be one name for each row of the batch: {len(names)} for {len(x)}")
+        if self.merged:
+            raise ValueError("adapter_names: adapters are merged; unmerge_adapter() first")
+        for name in self.geolora_delta.keys() & set(names):
+            rows = torch.tensor([i for i, own in enumerate(names) if own == name], device=y.device)
+            y = y.index_copy(0, rows, self.geolora_delta[name](x[rows], y[rows]))
         return y
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
@@ -356,10 +370,28 @@ class GeoloraModel(BaseTuner):
         check_untied(self.model, [(names, weight) for weight, names in weights.items()])
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *args, adapter_names=None, **kwargs):
-        if adapter_names is not None:
-            raise ValueError("adapter_names: GeoLoRA has no batches of several adapters; set_adapter() chooses one")
-        yield
+    def _enable_peft_forward_hooks(self, *args, adapter_names=None, num_beams=None, **kwargs):
+        """For the time of a call, the adapter of each row of the batch; ``"__base__"`` is none."""
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("adapter_names: batches of several adapters are for inference, call eval() first")
+        if unknown := set(adapter_names) - self.peft_config.keys() - {"__base__"}:
+            raise ValueError(f"adapter_names: no adapter {', '.join(sorted(unknown))}, there are {[*self.peft_config]}")
+        beams = [name for name in adapter_names for _ in range(num_beams or 1)]  # rows that `generate` makes of one
+        encoder = getattr(self.model, "get_encoder", lambda: None)()  # which sees each row once
+        once = set() if encoder in (None, self.model) else set(encoder.modules())
+        handles = [
+            module.register_forward_pre_hook(_with_names(adapter_names if module in once else beams), with_kwargs=True)
+            for module in self.model.modules()
+            if isinstance(module, (GeoloraLayer, AuxiliaryTrainingWrapper))
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @classmethod
     def _get_adapter_state_dict(cls, model, config, adapter_name, state_dict, unwanted_adapter_names):
@@ -373,6 +405,11 @@ if GEOLORA not in PEFT_TYPE_TO_TUNER_MAPPING:
 UNNAMED.update(
     {PeftModel: ("base_model",), GeoloraModel: ("model",), GeoloraLayer: ("geolora_delta",), Deltas: ("default",)}
 )
+
+
+def _with_names(names: Sequence[str]):
+    """A hook that gives them to a module that is called."""
+    return lambda module, args, kwargs: (args, kwargs | {"adapter_names": names})
 
 
 def _layers(model: Any, adapter_name: str) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """The tuner of PEFT: what PEFT asks of its own tuners on custom models, with ranks that change, and all methods."""
 
 import copy
+import itertools
 import json
 import pickle
 import time
@@ -15,7 +16,14 @@ from peft import PeftConfig, PeftModel, PeftType, get_model_status, get_peft_mod
 from peft.utils.hotswap import hotswap_adapter as hotswap_by_peft
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.pytorch_utils import Conv1D
 
 import dlrt.nn
@@ -598,10 +606,63 @@ def test_tied_weights_are_not_merged():
     torch.testing.assert_close(model.merge_and_unload()(INDEX).logits, expected)
 
 
-def test_batches_of_several_adapters_are_refused():
+# -- batches of several adapters ---------------------------------------------------------------------------------------
+
+
+def test_batches_of_several_adapters():
+    """Each row as if its adapter were the active one; an adapter need not be in all layers."""
+    model = build(modules_to_save=["head"], target_modules=[*NAMES[:-1]])
+    model.add_adapter("second", config(target_modules=["key", "gpt"], modules_to_save=["head"]))
+    shake(model.eval()).base_model.model.head.modules_to_save["second"].weight.data += 1.0
+    names = ["second", "__base__", "default", "second", "default"]
+    index = torch.randint(20, (5, 6), generator=torch.Generator().manual_seed(1))
+    alone = {}
+    for name in ("default", "second"):
+        model.set_adapter(name)
+        alone[name] = model(index)
+    with model.disable_adapter():
+        alone["__base__"] = model(index)
+        torch.testing.assert_close(model(index, adapter_names=names), alone["__base__"])
+    assert min((alone[a] - alone[b]).abs().max() for a, b in itertools.combinations(alone, 2)) > 1e-2
+    expected = torch.stack([alone[name][i] for i, name in enumerate(names)])
+    torch.testing.assert_close(model(index, adapter_names=names), expected)
+    torch.testing.assert_close(model(index), alone["second"], rtol=0, atol=0)  # nothing of it stays
+
+
+def test_batches_of_several_adapters_with_beams():
+    """`generate` repeats the rows, but not those of an encoder."""
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    ends = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 19}
+    t5 = T5ForConditionalGeneration(T5Config(**sizes, **ends))
+    gpt = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=20, n_positions=32, **ends))
+    for network, targets in ((t5, ["q", "v"]), (gpt, ["c_attn"])):
+        model = get_peft_model(network, config(target_modules=targets))
+        model.add_adapter("second", config(target_modules=targets))
+        shake(model.eval())
+        asked = {"max_new_tokens": 4, "num_beams": 3, "attention_mask": torch.ones_like(INDEX)}
+        found = model.generate(input_ids=INDEX, adapter_names=["second", "default"], output_logits=True,
+                               return_dict_in_generate=True, **asked)  # fmt: skip
+        for row, name in enumerate(("second", "default")):
+            model.set_adapter(name)
+            alone = model.generate(input_ids=INDEX, output_logits=True, return_dict_in_generate=True, **asked)
+            of = slice(3 * row, 3 * row + 3)
+            torch.testing.assert_close(found.logits[0][of], alone.logits[0][of])
+            assert torch.equal(found.sequences[row], alone.sequences[row])
+
+
+def test_batches_of_several_adapters_that_are_refused():
     model = build()
-    with pytest.raises(ValueError, match="no batches of several adapters"):
+    with pytest.raises(ValueError, match=r"no adapter first, second, there are \['default'\]"):
+        model(INDEX, adapter_names=["second", "first"])
+    with pytest.raises(ValueError, match="one name for each row of the batch: 1 for 2"):
+        model(INDEX, adapter_names=["default"])
+    with pytest.raises(ValueError, match="for inference, call eval"):
+        model.train()(INDEX, adapter_names=["default", "__base__"])
+    model.eval().merge_adapter()
+    with pytest.raises(ValueError, match=r"adapters are merged; unmerge_adapter\(\) first"):
         model(INDEX, adapter_names=["default", "__base__"])
+    model.unmerge_adapter()
+    model(INDEX, adapter_names=["default", "__base__"])  # no hook of a call that failed is left
 
 
 def test_what_cannot_be_trained():
