@@ -4,7 +4,6 @@ import copy
 import itertools
 import json
 import pickle
-import time
 
 import numpy as np
 import peft
@@ -38,6 +37,7 @@ from dlrt.finetune.peft import (
 )
 from dlrt.nn import Factor, LowRankOptimizer, adapt, low_rank_layers, low_rank_state_dict, prepare_distributed, ranks
 from integrators import INTEGRATORS, GeoLoRA, GlobalBudget, LowRank, Spectral, count_evaluations
+from tests.dlrt.groups import member_of_two
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -867,15 +867,11 @@ def train_halves(model, part=slice(None)):
 
 def process(index, folder):
     """One of two, with half of each batch."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=2)
-    model = wide(index)  # the second process starts elsewhere
-    prepare_distributed(model)
-    result = train_halves(DistributedDataParallel(model), slice(8 * index, 8 * index + 8))
-    torch.save((result, model.state_dict()), f"{folder}/{index}.pt")
-    # torch ends gloo's threads while it holds the GIL, for which a thread that lets go of the last tensors may wait
-    time.sleep(0.5)
-    dist.destroy_process_group()
+    with member_of_two(index, folder):
+        model = wide(index)  # the second process starts elsewhere
+        prepare_distributed(model)
+        result = train_halves(DistributedDataParallel(model), slice(8 * index, 8 * index + 8))
+        torch.save((result, model.state_dict()), f"{folder}/{index}.pt")
 
 
 def test_two_processes_are_one(tmp_path):

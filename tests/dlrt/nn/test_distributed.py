@@ -1,7 +1,6 @@
 """Two processes with half of the batch each take the steps of one with the whole batch."""
 
 import functools
-import time
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from dlrt.nn import (
     ranks,
 )
 from integrators import AugmentedBUG, GeoLoRA, Momentum, Tolerance
+from tests.dlrt.groups import member_of_two
 
 TAU = Tolerance(relative=0.02, spare=1)
 CASES = {
@@ -81,18 +81,14 @@ def with_fsdp(model):
 
 
 def process(index, folder, case, head, wrap):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=2)
-    model = wrap(network(index, head))  # the second process starts elsewhere
-    result = train(model, case, slice(8 * index, 8 * index + 8), clip=None if wrap is with_fsdp else 0.5)
-    state = {
-        name.removeprefix("module."): X.full_tensor() if isinstance(X, DTensor) else X
-        for name, X in model.state_dict().items()
-    }
-    torch.save((result, state), f"{folder}/{index}.pt")
-    # torch ends gloo's threads while it holds the GIL, for which a thread that lets go of the last tensors may wait
-    time.sleep(0.5)
-    dist.destroy_process_group()
+    with member_of_two(index, folder):
+        model = wrap(network(index, head))  # the second process starts elsewhere
+        result = train(model, case, slice(8 * index, 8 * index + 8), clip=None if wrap is with_fsdp else 0.5)
+        state = {
+            name.removeprefix("module."): X.full_tensor() if isinstance(X, DTensor) else X
+            for name, X in model.state_dict().items()
+        }
+        torch.save((result, state), f"{folder}/{index}.pt")
 
 
 @pytest.mark.parametrize(
