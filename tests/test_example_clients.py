@@ -1,5 +1,6 @@
 """The examples for Trainer, accelerate, Lightning and TRL run, and do what a plain loop in one process does."""
 
+import functools
 import importlib
 import os
 import re
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dlrt.nn import LowRankOptimizer, ranks
-from integrators import Adam, AugmentedBUG, GeoLoRA, Tolerance
+from integrators import Adam, AugmentedBUG, FixedRank, GeoLoRA, Tolerance
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "tests" / "example_clients"
@@ -130,6 +131,38 @@ def test_lightning_accumulates_for_methods_of_one_tape_alone(tmp_path):
     with pytest.raises(ValueError, match="AugmentedBUG needs 2 backward passes per step, each over the whole batch"):
         with_lightning.fit(tmp_path, BUG, **options)
     with_lightning.fit(tmp_path, GEOLORA, **options)
+
+
+def test_average_of_lightning(tmp_path, monkeypatch):
+    """With bases that are kept aligned, that of the factors is that of the matrices: to second order, at fixed rank.
+
+    From the ninth step on, since the bases of an adapter turn at once into directions of the first gradients.
+    """
+    with_lightning = example("with_lightning")
+    from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+
+    path = []
+
+    class Path(Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            path.append(module.network[2].dense().detach())
+
+    errors = {}
+    for align in (False, True):
+
+        def slow(model, integrator, lr, align=align):
+            return LowRankOptimizer(model, integrator, 0.1 * lr, align=align)
+
+        monkeypatch.setattr(with_lightning, "LowRankOptimizer", slow)
+        path.clear()
+        callbacks = [Path(), EMAWeightAveraging(decay=0.9, update_starting_at_step=8)]
+        trainer = with_lightning.fit(
+            tmp_path, GeoLoRA(truncation=FixedRank(4)), callbacks=callbacks, enable_checkpointing=False
+        )
+        expected = functools.reduce(lambda mean, W: 0.9 * mean + 0.1 * W, path[8:])
+        errors[align] = float((trainer.lightning_module.network[2].dense() - expected).norm())
+    assert len(path) == 24
+    assert errors[True] < 0.1 * float((path[-1] - expected).norm()) < 0.1 * errors[False]
 
 
 @pytest.mark.slow

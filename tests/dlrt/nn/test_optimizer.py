@@ -1390,9 +1390,27 @@ ALIGNED = {
 }
 
 
-@pytest.mark.parametrize("method", ALIGNED)
-def test_aligned_bases(method):
-    """The matrices are those of the run without, and torch's average of the factors is that of the matrices.
+class OfDiffusers:
+    """diffusers' average of parameters, called as torch's."""
+
+    def __init__(self, net):
+        training_utils = pytest.importorskip("diffusers.training_utils")
+        self.average = training_utils.EMAModel(net.parameters(), decay=0.9, min_decay=0.9)
+        self.module = copy.deepcopy(net)
+
+    def update_parameters(self, net):
+        self.average.step(net.parameters())
+        self.average.copy_to(self.module.parameters())
+
+
+OF_TORCH = functools.partial(swa_utils.AveragedModel, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+
+
+@pytest.mark.parametrize(
+    ("method", "averaged"), [*((name, OF_TORCH) for name in ALIGNED), ("geolora momentum", OfDiffusers)]
+)
+def test_aligned_bases(method, averaged):
+    """The matrices are those of the run without, and an average of the factors is that of the matrices.
 
     To second order: a mean of U(t) over a path of length delta is off by O(delta^2), here a small part of the path.
     """
@@ -1400,7 +1418,7 @@ def test_aligned_bases(method):
     for align in (False, True):
         net, x, y = linear_network(["a", "b"], [(6, 9), (8, 7)], 3)
         optimizer = LowRankOptimizer(net, ALIGNED[method], 2e-3, align=align)
-        average = swa_utils.AveragedModel(net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+        average = averaged(net)
         expected = {n: net[n].weight for n in net}
         for k in range(40):
             optimizer.step(closure_for(optimizer, lambda net=net, x=x, y=y: network_loss(net, x, y)))
