@@ -173,7 +173,7 @@ plt.show()
 # ## 3. Other methods, by one word
 #
 # Every integrator can be put in the place of GeoLoRA. LoRA keeps the rank 8. The learning rates are those that Table 2
-# found on validation data (`dlrt table 2`), which has more methods and three seeds. Here is one seed and 1,500 test
+# found on validation data (`dlrt table 2`), which has more methods and five seeds. Here is one seed and 1,500 test
 # sentences, so that one standard deviation is 0.01: smaller differences mean nothing.
 
 

@@ -19,15 +19,17 @@ _VARIANTS = {
     "lora-factor-muon": ("lora-muon", 1),
 }
 """Methods whose names in the results are not those of the registry, with the variant of that one."""
+_HALVES = {"geolora-spectral": "right", "geolora-spectral-budget": "top"}
+"""The half of the marker that is filled."""
 
 
 def look(method: str) -> dict:
     """Colour, line style and marker of a method by its name in the results.
 
-    Those of PEFT, and GeoLoRA with spectral steps at a fixed rank, have half a marker.
+    Those of PEFT, and GeoLoRA with spectral steps, have half a marker.
     """
     ours = style(*_VARIANTS.get(method.removeprefix("peft-"), (method.removeprefix("peft-"), 0)))
-    half = "left" if method.startswith("peft-") else "bottom" if method == "geolora-spectral" else None
+    half = "left" if method.startswith("peft-") else _HALVES.get(method)
     return ours | {"fillstyle": half, "markerfacecoloralt": "white"} if half else ours
 
 

@@ -67,14 +67,14 @@ def anchors(text: str) -> set[str]:
 
 
 def test_quoted_differences_are_those_of_the_table():
-    """Each ``d ± s`` quoted from `dlrt table directions` is a rounded one of paper_figures/README.md."""
+    """Each ``d ± s`` quoted from a table of fine-tuning is a rounded one of paper_figures/README.md."""
     minus = str.maketrans("−", "-")
-    measured = re.findall(r"([+-]0\.\d{4}) ± (0\.\d{4})", read(ROOT / "paper_figures/README.md").translate(minus))
+    measured = re.findall(r"([+-]?0\.\d{4}) ± (0\.\d{4})", read(ROOT / "paper_figures/README.md").translate(minus))
     table = {tuple(map(float, pair)) for pair in measured}
     quoted = {}
     for path in PAGES:
-        parts = re.findall(r"<!-- numbers of `dlrt table directions` begin.*?-->(.*?)<!--", read(path), re.DOTALL)
-        for pair in re.findall(r"([+-]0\.\d{3}) ± (0\.\d{3})", "".join(parts).translate(minus)):
+        parts = re.findall(r"<!-- numbers of `dlrt table \w+` begin.*?-->(.*?)<!--", read(path), re.DOTALL)
+        for pair in re.findall(r"([+-]?0\.\d{3}) ± (0\.\d{3})", "".join(parts).translate(minus)):
             quoted[name(path), " ± ".join(pair)] = tuple(map(float, pair))
     assert len(quoted) > 10
     wrong = [

@@ -35,7 +35,7 @@ def finetune(
     budget: Annotated[int | None, typer.Option(help="Total rank of all layers. Default: that at the start.")] = None,
     lr: Annotated[
         str, typer.Option(help="Learning rate of the adapters, or search: the best on validation.")
-    ] = "0.00316",
+    ] = "0.000316",
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 3,
     batch: Annotated[int, typer.Option(help="Examples per step.")] = 16,
     length: Annotated[

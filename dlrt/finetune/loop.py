@@ -24,7 +24,7 @@ from .methods import Prepared, prepare, size
 
 __all__ = [
     "accuracy", "blank", "examples", "fine_tune", "held_out", "losses_of", "one_thread", "random_batches", "steps",
-    "time_steps", "warm_up_and_decay",
+    "time_steps", "training", "warm_up_and_decay",
 ]  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def fine_tune(
             task.build(), method, lr, rank=rank, tau=tau, budget=budget, steps=wanted.steps, seed=seed,
             weight_decay=weight_decay,
         )  # fmt: skip
-        for step, spent in enumerate(_steps(prepared, task, wanted, seed, record), 1):
+        for step, spent in enumerate(training(prepared, task, wanted, seed, record), 1):
             seconds.append(spent)
             report(step / wanted.steps)
             if step in marks:
@@ -197,18 +197,18 @@ def time_steps(*, setting: dict, rates: dict[str, float], rounds: int, rank: int
     wanted = Setting(**setting)
     with one_thread(), torch.random.fork_rng(devices=[]):
         task = load(wanted)
-        training = []
+        started = []
         for method, lr in rates.items():
             torch.manual_seed(0)
             prepared = prepare(task.build(), method, lr, rank=rank, tau=tau, budget=None, steps=wanted.steps, seed=0)
-            training.append(_steps(prepared, task, wanted, 0, blank()))
-        table = [[next(generator) for generator in training] for _ in range(rounds + 2)][2:]
+            started.append(training(prepared, task, wanted, 0, blank()))
+        table = [[next(generator) for generator in started] for _ in range(rounds + 2)][2:]
     low, middle, high = np.quantile(table, (0.25, 0.5, 0.75), axis=0)
     return {m: {"median": middle[i], "quartiles": [low[i], high[i]]} for i, m in enumerate(rates)}
 
 
-def _steps(prepared: Prepared, task: Task, setting: Setting, seed: int, record: dict) -> Iterator[float]:
-    """The loop on the training data of a task."""
+def training(prepared: Prepared, task: Task, setting: Setting, seed: int, record: dict) -> Iterator[float]:
+    """The loop on the training data of a task, see :func:`steps`."""
     schedule = warm_up_and_decay(prepared.optimizer, setting.steps)
     batches = islice(random_batches(len(task.splits["train"][1]), setting.batch, seed), setting.steps)
     return steps(prepared.optimizer, losses_of(prepared.model, task, batches), record, schedule, prepared.after)

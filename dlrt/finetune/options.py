@@ -27,7 +27,7 @@ OFFERED = tuple(
     name for name, method in METHODS.items() if method.integrator is not None and method.start is Method.start
 )
 """Methods whose adapters belong to the network as it is: another start changes its frozen weights."""
-LR = rate(-5)
+LR = rate(-7)
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 

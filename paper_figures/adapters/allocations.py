@@ -1,8 +1,9 @@
 """Counterparts of Figures 3 and 4: the rank of each layer after training by GeoLoRA and by AdaLoRA, at two rates.
 
 Both have the same budget of columns for all layers together, which they spread over the layers in their own way:
-GeoLoRA by singular values, AdaLoRA by the importance of triplets. The picture shows the first seed; the second tells
-what of an allocation is chance.
+GeoLoRA by singular values, AdaLoRA by the importance of triplets; GeoLoRA with spectral steps, at no more parameters,
+by singular values weighed by gradients. The picture shows the first seed; the second tells what of an allocation is
+chance.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from dlrt.plots import WIDTH, number_map
 from dlrt.runs import Task
 
 from ..statements import finding, where
-from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, setting_of
+from .compared import text
+from .images import COLUMNS, METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, directions, setting_of
 
 __all__ = ["PACKAGES", "compute", "draw", "statements"]
 
@@ -45,12 +47,22 @@ def compute(runs, quick: bool, lr: float, model: str | None = None, data: str | 
     wanted = tasks(setting, quick, lr)
     records = runs(wanted)
     names = next((list(record["ranks"]) for record in records if "ranks" in record), [])
-    given = {"budget": wanted[0][1]["budget"], "lr": lr, "seeds": list(SEEDS), "chance": chance(load(setting))}
+    task, budget = load(setting), wanted[0][1]["budget"]
+    given = {
+        "budget": budget,
+        "parameters": budget * float(np.mean(directions(task.build()))),  # of so many columns on average, by LoRA
+        "lr": lr,
+        "seeds": list(SEEDS),
+        "chance": chance(task),
+    }
     return described(setting, **given) | {
         "layers": names,
         "runs": [
             {key: record.get(key) for key in ("method", "seed", "status", "test")}
-            | {"ranks": [record["ranks"][layer] for layer in names] if "ranks" in record else None}
+            | {
+                "ranks": [record["ranks"][layer] for layer in names] if "ranks" in record else None,
+                "parameters": record["parameters"] - record["head"] if "ranks" in record else None,
+            }
             for record in records
         ],
     }
@@ -92,15 +104,25 @@ def statements(data: dict) -> dict[str, dict]:
         for label, method in METHODS.items()
     }
     for label, seeds in found.items():
-        claims[f"{label}: the ranks of all layers together are the budget of {settings['budget']}"] = finding(
-            "; ".join(f"{ranks.sum():.0f}, by layer {ranks.min():.0f} to {ranks.max():.0f}" for ranks in seeds),
-            [ranks.sum() == settings["budget"] for ranks in seeds],
-        )
+        words = "; ".join(f"{ranks.sum():.0f}, by layer {ranks.min():.0f} to {ranks.max():.0f}" for ranks in seeds)
+        if label in COLUMNS:
+            claims[f"{label}: the ranks of all layers together are the budget of {settings['budget']}"] = finding(
+                words, [ranks.sum() == settings["budget"] for ranks in seeds]
+            )
+        else:
+            sizes = [r["parameters"] for r in where(data["runs"], method=METHODS[label])]
+            claims[f"{label}: no more parameters than {settings['parameters']:,.0f}, LoRA's of so many columns"] = (
+                finding(
+                    f"{' and '.join(text(size, ',.0f') for size in sizes)}; columns {words}",
+                    [size is not None and size <= settings["parameters"] for size in sizes],
+                )
+            )
     for label, seeds in found.items():
         claim = f"{label}: two seeds spread the budget alike (rank correlation over the layers above 0.5)"
         claims[claim] = exceed([alike(*seeds)], 0.5)
-    between = [alike(*pair) for pair in zip(*found.values(), strict=True)]
-    claims["GeoLoRA and AdaLoRA spread it alike (rank correlation above 0.5)"] = exceed(between, 0.5)
+    for label in ("AdaLoRA", "spectral"):
+        between = [alike(*pair) for pair in zip(found["GeoLoRA"], found[label], strict=True)]
+        claims[f"GeoLoRA and {label} spread it alike (rank correlation above 0.5)"] = exceed(between, 0.5)
     for label, seeds in found.items():
         if mlp.any():
             claims[f"{label} gives the MLP more than its share of the layers ({mlp.mean():.2f})"] = exceed(
@@ -117,13 +139,13 @@ def draw(data: dict) -> Figure:
     ranks = {label: allocations(data, method)[0] for label, method in METHODS.items()}
     top = max([1.0, *(r.max() for r in ranks.values() if np.isfinite(r).all())])
     figure = Figure(figsize=(WIDTH, 1.3 + 0.17 * len(blocks)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, len(ranks), sharey=True)
     for axes, (label, values) in zip(panels, ranks.items(), strict=True):
         table = np.full((len(blocks), len(positions)), np.nan)
         for (block, position), rank in zip(places, values, strict=True):
             table[blocks.index(block), positions.index(position)] = rank
         texts = [[f"{rank:.0f}" if np.isfinite(rank) else "" for rank in row] for row in table]
-        image = number_map(axes, table, texts, table < 0.55 * top, 5.5, cmap="cividis", vmax=top, origin="lower")
+        image = number_map(axes, table, texts, table < 0.55 * top, 4.5, cmap="cividis", vmax=top, origin="lower")
         axes.set(yticks=range(len(blocks)), xticks=range(len(positions)), title=label)
         axes.set_yticklabels([block + 1 for block in blocks])
         axes.set_xticklabels(positions, rotation=90)

@@ -1,4 +1,4 @@
-"""What Tables 2 to 4 share: all methods tuned alike, means over seeds, comparisons seed by seed, and the picture."""
+"""How Table 4 compares methods: all tuned alike, means over seeds, comparisons seed by seed, and the picture."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ The paper fine-tunes a ViT-B on CIFAR; here it is a ViT-S/14 on a part of Fashio
 
 - (a, b) GeoLoRA with a local tolerance from start ranks 2 to 64: trainable parameters and validation accuracy.
 - (c, d) GeoLoRA with a global budget and AdaLoRA: accuracy over the budget (columns of all layers together) and the
-  learning rate, ``nan`` where training diverged. These are test data: nothing is chosen by them.
+  learning rate, ``nan`` where training diverged. These are test data: nothing is chosen by them. (e) GeoLoRA with
+  spectral steps at no more parameters.
 
 Parameters are those of the adapters, U, S and V; the head, which is the same for all, is left out.
 """
@@ -20,13 +21,12 @@ from matplotlib.patches import Rectangle
 
 from dlrt.finetune.data import Setting, load
 from dlrt.finetune.loop import fine_tune
-from dlrt.finetune.methods import BLOCKS
 from dlrt.plots import WIDTH, number_map
 from dlrt.runs import Task, late_loss
 
 from ..pictures import band, shades
 from ..statements import finding, where
-from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, deviation, setting_of
+from .images import METHODS, PACKAGES, SEEDS, above_chance, cell, chance, described, deviation, directions, setting_of
 
 __all__ = ["PACKAGES", "compute", "draw", "statements"]
 
@@ -45,13 +45,13 @@ def starts(quick: bool) -> list[tuple[int, int]]:
 
 
 def cells(quick: bool) -> list[tuple[str, int, float]]:
-    """Method, budget and learning rate of each run of (c, d)."""
+    """Method, budget and learning rate of each run of (c, d, e)."""
     budgets, rates = (BUDGETS[::2], RATES[::2]) if quick else (BUDGETS, RATES)
     return [(method, budget, lr) for method in METHODS.values() for budget in budgets for lr in rates]
 
 
 def tasks(setting: Setting, quick: bool) -> list[Task]:
-    """The runs of (a, b), then those of (c, d)."""
+    """The runs of (a, b), then those of (c, d, e)."""
     shared = {"setting": setting.json(), "method": "geolora", "lr": LR, "tau": TAU, "looks": 4 if quick else LOOKS}
     return [
         *((fine_tune, {**shared, "rank": rank, "seed": seed}) for rank, seed in starts(quick)),
@@ -75,10 +75,7 @@ def _sizes(look: dict) -> dict:
 
 def start_parameters(model: torch.nn.Module, rank: int) -> int:
     """Parameters of the adapters before the first step."""
-    shapes = [
-        m.weight.shape for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and BLOCKS.fullmatch(n)
-    ]
-    return sum(rank * (rows + columns) + rank**2 for rows, columns in shapes)
+    return sum(rank * direction + rank**2 for direction in directions(model))
 
 
 # -- the figure --------------------------------------------------------------------------------------------------------
@@ -127,24 +124,27 @@ def statements(data: dict) -> dict[str, dict]:
     """What is claimed of start ranks, budgets and rates."""
     settings, untrained = data["settings"], above_chance(data["settings"])
     tables = {label: accuracies(data, method) for label, method in METHODS.items()}
-    geolora, adalora = tables.values()
-    best = np.nanmax([geolora, adalora])
-    good = [int(np.sum(table >= best - 0.02)) for table in (geolora, adalora)]
+    geolora, adalora, spectral = tables.values()
+    best = np.nanmax(list(tables.values()))
+    good = {label: int(np.sum(table >= best - 0.02)) for label, table in tables.items()}
     return {
         **_meeting(data),
         **{
-            f"(c, d) {label}: training stays finite": finding(
+            f"(c, d, e) {label}: training stays finite": finding(
                 f"{np.isnan(table).sum()} nan; {np.sum(table <= untrained)} at chance (accuracy up to {untrained:.3f})",
                 np.isfinite(table).ravel(),
                 paper="nan where it diverged",
             )
             for label, table in tables.items()
         },
-        "(c, d) GeoLoRA is within 0.02 of the best cell of both in more cells than AdaLoRA": finding(
-            f"{good[0]} against {good[1]} of {geolora.size}; best {np.nanmax(geolora):.3f} against "
-            f"{np.nanmax(adalora):.3f}",
-            [good[0] > good[1]],
-        ),
+        **{
+            f"(c, d, e) {label} is within 0.02 of the best cell of all in more cells than AdaLoRA": finding(
+                f"{good[label]} against {good['AdaLoRA']} of {geolora.size}; best {np.nanmax(tables[label]):.3f} "
+                f"against {np.nanmax(adalora):.3f}",
+                [good[label] > good["AdaLoRA"]],
+            )
+            for label in ("GeoLoRA", "spectral")
+        },
         **{
             f"(c, d) at rate {lr:g}: GeoLoRA more accurate than AdaLoRA, budget by budget": finding(
                 f"{_span(ours)} against {_span(theirs)}",
@@ -152,6 +152,10 @@ def statements(data: dict) -> dict[str, dict]:
             )
             for lr, ours, theirs in zip(settings["rates"], geolora.T, adalora.T, strict=True)
         },
+        "(c, e) spectral steps: the best rate for each budget at least as accurate as with Adam": finding(
+            f"{_span(np.nanmax(spectral, axis=1))} against {_span(np.nanmax(geolora, axis=1))}",
+            np.nanmax(spectral, axis=1) >= np.nanmax(geolora, axis=1),
+        ),
     }
 
 
@@ -194,12 +198,12 @@ def _list(values: list[float], form: str) -> str:
 
 
 def draw(data: dict) -> Figure:
-    """Parameters and accuracy over the steps, and the two heat maps."""
+    """Parameters and accuracy over the steps, and the heat maps."""
     figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
     grid = figure.add_gridspec(3, 1, height_ratios=[1, 1, 1.15])
     upper = figure.add_subplot(grid[0])
     _draw_start_ranks(data, upper, figure.add_subplot(grid[1], sharex=upper))
-    _draw_maps(data, figure, grid[2].subgridspec(1, 2).subplots(sharey=True))
+    _draw_maps(data, figure, grid[2].subgridspec(1, 3).subplots(sharey=True))
     figure.suptitle(data["title"], fontsize=8)
     return figure
 
@@ -225,18 +229,19 @@ def _draw_start_ranks(data, upper, lower):
 
 def _draw_maps(data, figure, panels):
     settings, untrained = data["settings"], above_chance(data["settings"])
-    for axes, letter, (label, method) in zip(panels, "cd", METHODS.items(), strict=True):
+    for axes, letter, (label, method) in zip(panels, "cde", METHODS.items(), strict=True):
         table = accuracies(data, method)
         texts = [["nan" if np.isnan(x) else f"{x:.3f}"[1:] if x < 1 else "1" for x in row] for row in table]
-        image = number_map(axes, table, texts, table < 0.55, 6, cmap="cividis", vmax=1, origin="lower")
-        axes.set(xlabel="learning rate", title=f"({letter}) {label}")
-        axes.set_xticks(range(table.shape[1]), [f"$10^{{{round(math.log10(lr))}}}$" for lr in settings["rates"]])
+        image = number_map(axes, table, texts, table < 0.55, 4.5, cmap="cividis", vmax=1, origin="lower")
+        axes.set_title(f"({letter}) {label}")
+        axes.set_xticks(range(table.shape[1]), [f"{math.log10(lr):.0f}" for lr in settings["rates"]])
         axes.set_yticks(range(table.shape[0]), settings["budgets"])
         axes.set_facecolor("white")
         for i, j in np.argwhere(table <= untrained):
             looks: dict = {"fill": False, "color": "white", "linestyle": ":", "linewidth": 0.8}
             axes.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, **looks))
     panels[0].set_ylabel("budget (columns)")
+    panels[1].set_xlabel(r"$\log_{10}$ of the learning rate")
     bar = figure.colorbar(image, ax=list(panels), orientation="horizontal", aspect=40)
     bar.set_label("test accuracy (line and dotted frames: chance)")
     bar.ax.axvline(settings["chance"], color="white", linewidth=1.2)

@@ -311,9 +311,7 @@ def draw_sizes(panels: Mapping[str, list[dict]], levels: Sequence[str], title: s
                 at = [x + beside for x in at]
             _with_errors(axes, at, rows)
         axes.set(ylabel="test accuracy", title=name)
-    axes_[-1].set_xlabel(
-        "parameters of the adapters, as stored (thousands);\nmethods of one size side by side to its right"
-    )
+    axes_[-1].set_xlabel("adapter parameters, as stored (thousands);\nmethods of one size side by side to its right")
     return shared_legend(figure, axes_, _title(title, f"mean and standard error; {what}"))
 
 
@@ -325,7 +323,7 @@ def draw_times(points: Mapping[str, list[tuple[float, dict]]], title: str, what:
         if there:
             _with_errors(axes, [at for at, _ in there], [row for _, row in there])
     axes.set(xscale="log", xlabel="seconds of training on one thread", ylabel="test accuracy")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     return shared_legend(figure, [axes], _title(title, what))

@@ -1,6 +1,7 @@
 r"""Exact costs of torch code: floating-point operations, bytes alive, largest tensor.
 
-A :class:`Meter` sees every operation that reaches torch's dispatcher, backward passes included, and counts
+A :class:`Meter` sees every operation that reaches torch's dispatcher, backward passes included (so does
+:class:`Alive`, which looks at bytes alone), and counts
 
 - *products*: matrix products (2 m k n each, as in ``torch.utils.flop_counter``) and the factorisations below;
 - *elementwise*: one operation for each entry of the larger of input and output of an arithmetic operation or a
@@ -35,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Meter", "Part", "cholesky", "product", "qr", "svd", "triangular"]
+__all__ = ["Alive", "Meter", "Part", "cholesky", "product", "qr", "svd", "triangular"]
 
 aten = torch.ops.aten
 COPIES = (aten.clone, aten.where)
@@ -115,38 +116,26 @@ class Part:
     factorisations: Counter = field(default_factory=Counter)
 
 
-class Meter(TorchDispatchMode):
-    """Counts while it is entered, separately for the parts named by :meth:`part`.
+class Alive(TorchDispatchMode):
+    """Bytes of all storages that are alive, while it is entered.
 
     Parameters
     ----------
-    part : str
-        Name of the part outside of all others.
     held : iterable of tensors
         Those alive at the start whose bytes are to be counted.
 
     Attributes
     ----------
-    parts : dict of str to Part
+    bytes, peak : int
+        Now, and at most after an operation; a new peak may be sought by ``alive.peak = 0``.
     """
 
-    def __init__(self, part: str, held: Iterable[Tensor] = ()):
+    def __init__(self, held: Iterable[Tensor] = ()):
         super().__init__()
-        self.parts = {part: Part()}
-        self._now = self.parts[part]
         self._alive: dict[int, int] = {}
-        self._bytes = 0
+        self.bytes = self.peak = 0
         for tensor in held:
             self._hold(tensor)
-
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """What is done inside belongs to this part."""
-        outer, self._now = self._now, self.parts.setdefault(name, Part())
-        try:
-            yield
-        finally:
-            self._now = outer
 
     def __enter__(self):
         """Count from now on; without garbage collection, whose moments would make the peak a matter of chance."""
@@ -159,15 +148,68 @@ class Meter(TorchDispatchMode):
         return super().__exit__(*exception)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an operation and count what it has made."""
+        out = func(*args, **(kwargs or {}))
+        self._see(out)
+        return out
+
+    def _see(self, out) -> int:
+        """Count new storages among the results; the bytes of the largest one."""
+        largest = max((self._hold(x) for x in tree_leaves(out) if isinstance(x, Tensor)), default=0)
+        self.peak = max(self.peak, self.bytes)
+        return largest
+
+    def _hold(self, tensor: Tensor) -> int:
+        """Count the storage of a tensor until it is freed; its bytes where it is a new one."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return 0
+        self._alive[key] = size
+        self.bytes += size
+        weakref.finalize(storage, self._free, key)
+        return size
+
+    def _free(self, key: int) -> None:
+        self.bytes -= self._alive.pop(key)
+
+
+class Meter(Alive):
+    """Counts operations too, separately for the parts named by :meth:`part`.
+
+    Parameters
+    ----------
+    part : str
+        Name of the part outside of all others.
+    held : iterable of tensors
+        As of :class:`Alive`.
+
+    Attributes
+    ----------
+    parts : dict of str to Part
+    """
+
+    def __init__(self, part: str, held: Iterable[Tensor] = ()):
+        super().__init__(held)
+        self.parts = {part: Part()}
+        self._now = self.parts[part]
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What is done inside belongs to this part."""
+        outer, self._now = self._now, self.parts.setdefault(name, Part())
+        try:
+            yield
+        finally:
+            self._now = outer
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operation and count it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        self._count(func, args, kwargs, out, results)
-        for x in results:
-            if size := self._hold(x):
-                self._now.largest = max(self._now.largest, size)
-        self._now.peak = max(self._now.peak, self._bytes)
+        self._count(func, args, kwargs, out, [x for x in tree_leaves(out) if isinstance(x, Tensor)])
+        self._now.largest = max(self._now.largest, self._see(out))
+        self._now.peak = max(self._now.peak, self.bytes)
         return out
 
     def _count(self, func, args, kwargs, out, results) -> None:
@@ -183,20 +225,6 @@ class Meter(TorchDispatchMode):
             raise NotImplementedError(f"{packet} has no formula: add it to FACTORISATIONS")
         elif any(x.is_floating_point() for x in results) and packet not in COPIES:
             self._now.elementwise += _entries(func, args, kwargs, results)
-
-    def _hold(self, tensor: Tensor) -> int:
-        """Count the storage of a tensor until it is freed; its bytes where it is a new one."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
-            return 0
-        self._alive[key] = size
-        self._bytes += size
-        weakref.finalize(storage, self._free, key)
-        return size
-
-    def _free(self, key: int) -> None:
-        self._bytes -= self._alive.pop(key)
 
 
 def _entries(func, args, kwargs, results) -> int:

@@ -24,7 +24,7 @@ class TestItem(ItemContract):
 
 def test_the_quick_run_has_what_it_should(fresh):
     assert fresh["title"] == "ViT-S/14, Fashion-MNIST"
-    assert len(fresh["ranks"]) == 2 and len(fresh["cells"]) == 8
+    assert len(fresh["ranks"]) == 2 and len(fresh["cells"]) == 12
     for record in fresh["ranks"]:
         assert [look["step"] for look in record["looks"]] == [2, 4, 6, 8]
         assert record["validation"] == record["looks"][-1]["validation"]
@@ -39,7 +39,7 @@ def test_geolora_keeps_to_its_budget(fresh):
 @pytest.mark.parametrize("quick", [True, False])
 def test_tasks_are_different_runs(quick):
     tasks = start_ranks.tasks(Setting("images"), quick)
-    assert len({repr(arguments) for _, arguments in tasks}) == len(tasks) == (10 if quick else 30)
+    assert len({repr(arguments) for _, arguments in tasks}) == len(tasks) == (14 if quick else 42)
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -63,6 +63,7 @@ def made_up():
     """Two start ranks that end at 100 and 120 parameters; 2 x 2 cells with known accuracies."""
     looks = {2: [(50, 0.5), (100, 0.80)], 4: [(200, 0.6), (120, 0.82)]}
     found = {"geolora-budget": [[0.7, 0.8], [0.82, 0.1]], "adalora": [[0.6, 0.79], [None, 0.5]]}
+    found["geolora-spectral-budget"] = [[0.75, 0.6], [0.81, None]]
     return {
         "title": "made up",
         "settings": {
@@ -101,11 +102,13 @@ def held(data, start):
 def test_statements_say_what_the_records_say(made_up):
     assert held(made_up, "(a)") == (1, 1, "1.20; 2.0 at the start")
     assert held(made_up, "(b)")[:2] == (1, 1)
-    assert held(made_up, "(c, d) GeoLoRA: training")[:2] == (4, 4)
-    assert held(made_up, "(c, d) GeoLoRA: training")[2].startswith("0 nan; 1 at chance")
-    assert held(made_up, "(c, d) AdaLoRA: training")[:2] == (3, 4)
-    assert held(made_up, "(c, d) AdaLoRA: training")[2].startswith("1 nan; 0 at chance")
-    assert held(made_up, "(c, d) GeoLoRA is within")[:2] == (1, 1)
+    assert held(made_up, "(c, d, e) GeoLoRA: training")[:2] == (4, 4)
+    assert held(made_up, "(c, d, e) GeoLoRA: training")[2].startswith("0 nan; 1 at chance")
+    assert held(made_up, "(c, d, e) AdaLoRA: training")[:2] == (3, 4)
+    assert held(made_up, "(c, d, e) AdaLoRA: training")[2].startswith("1 nan; 0 at chance")
+    assert held(made_up, "(c, d, e) GeoLoRA is within")[:2] == (1, 1)  # two cells against none
+    assert held(made_up, "(c, d, e) spectral is within")[:2] == (1, 1)  # one against none
+    assert held(made_up, "(c, e) spectral steps") == (0, 2, "0.750 to 0.810 against 0.800 to 0.820")
     assert held(made_up, "(c, d) at rate 0.001") == (2, 2, "0.700 to 0.820 against 0.600 to 0.600 and nan")
     assert held(made_up, "(c, d) at rate 0.1")[:2] == (1, 2)
 
@@ -131,8 +134,8 @@ def test_cells_are_where_they_belong(made_up):
 def test_the_picture_marks_what_diverged_and_what_learned_nothing(made_up):
     panels = {axes.get_title(): axes for axes in start_ranks.draw(made_up).axes}
     assert sorted(t.get_text() for t in panels["(d) AdaLoRA"].texts) == [".500", ".600", ".790", "nan"]
-    frames = [len(panels[title].patches) for title in ("(c) GeoLoRA", "(d) AdaLoRA")]
-    assert frames == [1, 0]
+    frames = [len(panels[title].patches) for title in ("(c) GeoLoRA", "(d) AdaLoRA", "(e) spectral")]
+    assert frames == [1, 0, 0]
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------
@@ -140,4 +143,4 @@ def test_the_picture_marks_what_diverged_and_what_learned_nothing(made_up):
 
 def test_reference_is_a_full_run(reference):
     assert reference["settings"]["start_ranks"] == list(start_ranks.RANKS)
-    assert len(reference["ranks"]) == 6 and len(reference["cells"]) == 24
+    assert len(reference["ranks"]) == 6 and len(reference["cells"]) == 36

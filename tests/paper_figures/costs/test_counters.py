@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from paper_figures.costs.counters import Meter, cholesky, product, qr, svd, triangular
+from paper_figures.costs.counters import Alive, Meter, cholesky, product, qr, svd, triangular
 
 M, N = 12, 6
 
@@ -84,6 +84,17 @@ def test_bytes_alive(A):
     assert (part.peak, part.largest) == (3 * size, size)
 
 
+def test_bytes_alone(A):
+    """No formula is needed, and a new peak may be sought."""
+    x = torch.ones(N)
+    with Alive([A, x]) as alive:
+        y = (A + 1) @ x
+        assert (alive.bytes, alive.peak) == (4 * (M * N + N + M), 4 * (2 * M * N + N + M))
+        alive.peak = 0
+        y = y + 1
+    assert (alive.bytes, alive.peak) == (4 * (M * N + N + M), 4 * (M * N + N + 2 * M))
+
+
 def test_saved_tensors_are_alive_until_the_backward_pass(A):
     with Meter("forward", [A]) as meter:
         x = torch.zeros(M, N).requires_grad_()
@@ -97,7 +108,7 @@ def test_saved_tensors_are_alive_until_the_backward_pass(A):
     assert meter.parts["forward"].peak >= 4 * size
     del y, z
     gc.collect()
-    assert meter._bytes == 2 * size  # A and x
+    assert meter.bytes == 2 * size  # A and x
 
 
 def test_parts_are_kept_apart(A):
