@@ -223,5 +223,5 @@ display(draw(REFERENCE)["-time"])
 # fine-tuning 0.818, GeoLoRA with Adam 0.80 to 0.805, SVD-LoRA and AdaLoRA 0.78 to 0.79.
 
 # %% [markdown]
-# What to make of it is on the page [which optimiser](../docs/choose/optimiser.md#fine-tuning-with-a-budget); what does
-# not hold, on [its own](../docs/limits.md).
+# What to make of it is on the page "Which optimiser" of the documentation (`docs/choose/optimiser.md`); what does not
+# hold, on a page of its own (`docs/limits.md`).

@@ -46,7 +46,7 @@ def test_command(call, tmp_path):
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert any(line.startswith("epoch 2, loss ") and "total rank" in line for line in lines)
-    assert "geolora-spectral-budget at rate 0.00316" in result.output and "validation loss" in result.output
+    assert "geolora-spectral-budget at rate 0.000316" in result.output and "validation loss" in result.output
     metrics = json.loads((tmp_path / "out/metrics.json").read_text(), parse_constant=pytest.fail)
     assert metrics["settings"]["epochs"] == 2 and len(metrics["losses"]) == 4
     again = call("--epochs", "2", "--batch", "9")
