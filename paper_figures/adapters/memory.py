@@ -13,7 +13,7 @@ from dlrt.finetune.loop import blank, one_thread, training
 from dlrt.finetune.methods import prepare
 from dlrt.runs import run_tasks
 
-from ..costs.counters import Alive
+from ..counters import Alive
 
 
 def memory(setting: Setting, tuned: list[dict], *, rank: int, journal: Path) -> dict[str, dict]:

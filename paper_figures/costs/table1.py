@@ -2,7 +2,7 @@ r"""Table 1 of the GeoLoRA paper, measured: work, memory, gradient tapes and gua
 
 One n x n layer of rank r, ``torch.nn.Linear`` or :class:`dlrt.nn.LowRankLinear`, and one training step on b tokens with
 the plain optimiser, at a rank that is held. All operations and bytes are counted
-(:mod:`paper_figures.costs.counters`), in two parts: the network (forward and backward passes) and the integrator (the
+(:mod:`paper_figures.counters`), in two parts: the network (forward and backward passes) and the integrator (the
 optimiser's step). Beside the counts are formulas in n, r and b, derived from the equations of the methods:
 
 - *network*, for each tape through bases of p columns (p = r, or 2 r where they are augmented): products of b x n and
@@ -31,9 +31,9 @@ from dlrt.plots import WIDTH
 from dlrt.theorems import HOLDS, NOT_APPLICABLE, THEOREMS
 from integrators import INTEGRATORS, Adam, FixedRank, ImportanceBudget, Integrator, Truncation, count_evaluations
 
+from ..counters import Meter, cholesky, product, svd, triangular
 from ..pictures import legend_above, look
 from ..statements import each, finding, where
-from .counters import Meter, cholesky, product, svd, triangular
 
 PACKAGES = ("torch",)
 TOKENS = 256

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from paper_figures.costs.counters import Alive, Meter, cholesky, product, qr, svd, triangular
+from paper_figures.counters import Alive, Meter, cholesky, product, qr, svd, triangular
 
 M, N = 12, 6
 
