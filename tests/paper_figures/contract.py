@@ -3,6 +3,17 @@
 KINDS = {"png": b"\x89PNG", "pdf": b"%PDF"}
 
 
+def assert_best_of_the_tried(tuned):
+    """Rates by the validation loss, and not at an end of those tried; of the decays at that rate the best one."""
+    for row in tuned:
+        losses = {lr: loss for lr, loss, _ in row["rates"] if loss is not None}
+        assert losses[row["lr"]] == min(losses.values())
+        rates = [lr for lr, *_ in row["rates"]]
+        assert min(rates) < row["lr"] < max(rates)
+        decays = {decay: loss for decay, loss, _ in row["decays"] if loss is not None}
+        assert decays[row["weight_decay"]] == min(decays.values()) and decays[0] == losses[row["lr"]]
+
+
 class ItemContract:
     """Tests of a quick run, for a test module that names its ITEMS."""
 

@@ -5,7 +5,7 @@ import pytest
 from paper_figures.adapters.accuracy_table import AT_ALL_SIZES, COMPARED, RANKS, TUNING
 from paper_figures.adapters.study import SEEDS
 from paper_figures.statements import where
-from tests.paper_figures.contract import ItemContract
+from tests.paper_figures.contract import ItemContract, assert_best_of_the_tried
 
 ITEMS = ["table2", "table3"]
 
@@ -21,14 +21,7 @@ def test_reference_is_a_full_run_of_all_methods(reference):
 
 
 def test_rates_are_the_best_ones_tried(reference):
-    """By the validation loss, and not at an end of those tried; of the decays at that rate the best one."""
-    for row in reference["tuned"]:
-        losses = {lr: loss for lr, loss, _ in row["rates"] if loss is not None}
-        assert losses[row["lr"]] == min(losses.values())
-        rates = [lr for lr, *_ in row["rates"]]
-        assert min(rates) < row["lr"] < max(rates)
-        decays = {decay: loss for decay, loss, _ in row["decays"] if loss is not None}
-        assert decays[row["weight_decay"]] == min(decays.values())
+    assert_best_of_the_tried(reference["tuned"])
 
 
 def test_small_run(fresh):

@@ -11,7 +11,7 @@ from paper_figures.adapters.directions import (
 )
 from paper_figures.adapters.study import SEEDS
 from paper_figures.statements import where
-from tests.paper_figures.contract import ItemContract
+from tests.paper_figures.contract import ItemContract, assert_best_of_the_tried
 
 ITEMS = ["directions"]
 
@@ -28,15 +28,8 @@ def test_reference_is_a_full_run_of_all_methods(reference):
 
 
 def test_rates_are_the_best_ones_tried(reference):
-    """By the validation loss, and not at an end of those tried; of the decays at that rate the best one."""
     for task in reference["tasks"].values():
-        for row in task["tuned"]:
-            losses = {lr: loss for lr, loss, _ in row["rates"] if loss is not None}
-            assert losses[row["lr"]] == min(losses.values())
-            rates = [lr for lr, *_ in row["rates"]]
-            assert min(rates) < row["lr"] < max(rates)
-            decays = {decay: loss for decay, loss, _ in row["decays"] if loss is not None}
-            assert decays[row["weight_decay"]] == min(decays.values()) and decays[0] == losses[row["lr"]]
+        assert_best_of_the_tried(task["tuned"])
 
 
 def test_small_run(fresh):
